@@ -1,0 +1,47 @@
+"""Errors that a user can act on: a code, the user's own text, what was expected, what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a source text: characters ``start`` (included) to ``end`` (excluded) of ``text``."""
+
+    file: str
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding: its code (``PKC103``), one line of message, where, a label for the caret line, and ``help:`` notes."""
+
+    code: str
+    message: str
+    span: Span | None = None
+    label: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class PkcError(Exception):
+    """One or more diagnostics, raised together."""
+
+    def __init__(self, *diagnostics: Diagnostic) -> None:
+        self.diagnostics: tuple[Diagnostic, ...] = diagnostics
+        super().__init__("\n".join(f"error[{d.code}]: {d.message}" for d in diagnostics))
+
+
+def fail(code: str, message: str, *notes: str, span: Span | None = None, label: str = "") -> PkcError:
+    """A :class:`PkcError` that holds a single diagnostic (to be raised by the caller)."""
+    return PkcError(Diagnostic(code, message, span, label, notes))
+
+
+def raise_all(diagnostics: Iterable[Diagnostic]) -> None:
+    """Raise every diagnostic at once; return when there is none."""
+    found = tuple(diagnostics)
+    if found:
+        raise PkcError(*found)

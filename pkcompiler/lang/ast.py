@@ -1,0 +1,127 @@
+"""The syntax tree of ``.pkc`` files: frozen dataclasses, every node with its span. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pkcompiler.diagnostics import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    value: float
+    unit: str = ""  # "", "%", "x", "MB", "GB", "KB"
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    value: str
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    value: str
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    function: str
+    args: tuple[Expr, ...]
+    kwargs: tuple[tuple[str, Expr], ...]
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unary:
+    op: str  # "-"
+    operand: Expr
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Binary:
+    op: str  # + - * / ^
+    left: Expr
+    right: Expr
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """``2..20``"""
+
+    start: Expr
+    end: Expr
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """``2:4``"""
+
+    kept: int
+    of: int
+    span: Span | None = field(default=None, compare=False)
+
+
+Expr = Number | Text | Name | Call | Unary | Binary | Range | Ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A checked pass: lets in order, the score, and its settings with the defaults of the word table filled in."""
+
+    name: str
+    source: str
+    doc: str
+    lets: tuple[tuple[str, Expr], ...]
+    score: Expr
+    text: str  # the canonical text of this declaration (what fmt prints)
+    order: str = "largest"
+    rounds: int = 1
+    curve: str = "exponential"
+    mode: str = "eval"
+    among: str = "kept"
+    scope: str = "global"
+    needs_data: bool = False  # reads data, loss or output
+    given: frozenset[str] = frozenset()  # the settings that the text itself gives
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DataSpec:
+    """``digits(per_class = 10, batch = 128)``, ``"file.npz"``, ``"module:factory"``."""
+
+    source: str
+    options: tuple[tuple[str, float | int | str], ...] = ()
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One ``prune PASS { ... }`` of a schedule. Settings that the text does not give are None (command line > stage > pass > default)."""
+
+    pass_name: str
+    density: float  # the final density, whatever word gave it
+    target: tuple[str, float]  # the word and value as written: ("compression", 50.0)
+    rounds: int | None = None
+    curve: str | None = None
+    scope: str | None = None
+    select: str | None = None  # "exact" | "kth_le"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()  # except
+    floors: tuple[tuple[str, float], ...] = ()
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    name: str
+    seed: int | None
+    data: DataSpec | None
+    stages: tuple[Stage, ...]
+    text: str
+    span: Span | None = field(default=None, compare=False)

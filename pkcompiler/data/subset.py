@@ -1,0 +1,231 @@
+"""From samples to the data of a run: whole and in order, or a class-balanced subset drawn with the seed, each sample read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
+from hashlib import sha256
+from random import Random
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from pkcompiler.data.sources import Pair
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+
+PER_CLASS = 10
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedData:
+    """The samples of a run, in the order of ``indices`` (ascending positions in the source).
+
+    ``x`` [n, ...]; ``y`` int64 [n] (of any dtype and shape [n, ...] for a pair given whole); ``sha256`` of dtype, shape and bytes
+    of both; ``classes``: the labels that occur, ascending; ``batch``: samples per forward pass, None for all at once.
+    """
+
+    x: Tensor
+    y: Tensor
+    indices: tuple[int, ...]
+    sha256: str
+    name: str
+    classes: tuple[int, ...]
+    batch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """How many samples are drawn: so many of each class, or so many in all, spread evenly (the first classes get the remainder)."""
+
+    per_class: int | None = None
+    count: int | None = None
+
+    @property
+    def most(self) -> int:
+        """The most that one class can be asked for."""
+        return self.per_class if self.per_class is not None else self.count or 0
+
+    def shares(self, classes: int) -> list[int]:
+        """Samples of each class, classes in ascending order."""
+        if self.per_class is not None:
+            return [self.per_class] * classes
+        each, rest = divmod(self.count or 0, classes)
+        return [each + (position < rest) for position in range(classes)]
+
+
+def subset(
+    data: Pair | Dataset[object], per_class: int = PER_CLASS, seed: int = 0, *, name: str = "data", batch: int | None = None
+) -> LoadedData:
+    """``data`` of the Python API: a pair (x, y) whole and in order, a Dataset by a class-balanced subset of ``per_class`` each.
+
+    Raises ``PkcError``: PKC663 wrong types or shapes, PKC664 no class labels, PKC665 a class with too few samples, PKC666 a
+    NaN or an infinity.
+    """
+    if isinstance(data, tuple | list):
+        return whole(data, name, batch)
+    return balanced(data, Quota(per_class=per_class), seed, name, batch)
+
+
+def whole(pair: Sequence[Tensor], name: str = "data", batch: int | None = None) -> LoadedData:
+    """All samples of a pair, in order; ``y`` may be anything that a loss takes."""
+    x, y = _checked_pair(pair, name)
+    classes = tuple(sorted(set(y.tolist()))) if _is_labels(y) else ()
+    return _finish(x, y, tuple(range(len(x))), name, classes, batch)
+
+
+def balanced(data: Pair | Dataset[object], quota: Quota, seed: int, name: str, batch: int | None = None) -> LoadedData:
+    """A class-balanced subset, ascending in the source. One seed gives one subset, whether arrays or a Dataset hold the samples."""
+    if not isinstance(data, tuple):
+        return _balanced_dataset(data, quota, seed, name, batch)
+    x, y = _checked_pair(data, name)
+    if not _is_labels(y):
+        raise _not_labels(name, f"y is {_describe(y)}")
+    drawn = draw(((label, None) for label in y.tolist()), quota, seed, name)
+    positions = torch.tensor([position for position, _, _ in drawn])
+    return _finish(x[positions], y[positions].long(), tuple(positions.tolist()), name, _classes(drawn), batch)
+
+
+def draw(samples: Iterable[tuple[int, T]], quota: Quota, seed: int, name: str) -> list[tuple[int, int, T]]:
+    """Position, label and content of the drawn samples, ascending by position; one pass, holding ``quota`` of each class at most.
+
+    Reservoir sampling (Vitter 1985, algorithm R) with one generator per class, so that a class's draw does not depend on the
+    others. Raises PKC664 without samples and PKC665 for classes with too few.
+    """
+    held: dict[int, list[tuple[int, int, T]]] = {}
+    seen: dict[int, int] = {}
+    generators: dict[int, Random] = {}
+    for position, (label, content) in enumerate(samples):
+        if label not in held:
+            held[label], seen[label], generators[label] = [], 0, Random(f"{seed}/{label}")
+        seen[label] += 1
+        if len(held[label]) < quota.most:
+            held[label].append((position, label, content))
+            continue
+        slot = generators[label].randrange(seen[label])
+        if slot < quota.most:
+            held[label][slot] = (position, label, content)
+    if not held:
+        raise fail("PKC664", f"the data '{name}' has no samples", "give data with at least one sample of each class")
+    shares = dict(zip(sorted(held), quota.shares(len(held)), strict=True))
+    _enough(seen, shares, quota, name)
+    return sorted(
+        (sample for label, share in shares.items() for sample in generators[label].sample(held[label], share)),
+        key=lambda sample: sample[0],
+    )
+
+
+def _enough(seen: dict[int, int], shares: dict[int, int], quota: Quota, name: str) -> None:
+    least = min(seen.values())
+    option = f"per_class = {least}" if quota.per_class is not None else f"count = {least * len(seen)}"
+    raise_all(
+        Diagnostic(
+            "PKC665", f"class {label} of '{name}' has {seen[label]} samples, {share} are asked for", notes=(f"try {option}",)
+        )
+        for label, share in shares.items()
+        if seen[label] < share
+    )
+
+
+def _balanced_dataset(dataset: Dataset[object], quota: Quota, seed: int, name: str, batch: int | None) -> LoadedData:
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
+        kind = type(dataset).__name__
+        raise fail(
+            "PKC663", f"'{name}' is a {kind}: a Dataset with a length is needed", "give a map-style Dataset, or a pair (x, y)"
+        )
+    targets = _targets(dataset)
+    if targets is None:
+        drawn = draw(_labelled(dataset, range(len(dataset)), name), quota, seed, name)
+    else:
+        positions = [position for position, _, _ in draw(((label, None) for label in targets), quota, seed, name)]
+        samples = zip(positions, _labelled(dataset, positions, name), strict=True)
+        drawn = [(position, label, x) for position, (label, x) in samples]
+    shapes = {tuple(x.shape) for _, _, x in drawn}
+    if len(shapes) > 1:
+        first, second = sorted(shapes)[:2]
+        raise fail(
+            "PKC663", f"the samples of '{name}' differ in shape: {first} and {second}", "resize them in the Dataset's transform"
+        )
+    x = torch.stack([x for _, _, x in drawn])
+    y = torch.tensor([label for _, label, _ in drawn])
+    return _finish(x, y, tuple(position for position, _, _ in drawn), name, _classes(drawn), batch)
+
+
+def _targets(dataset: Sized) -> list[int] | None:
+    """The labels that many Datasets hold beside their samples; they spare reading what is not drawn."""
+    targets = getattr(dataset, "targets", None)
+    if not isinstance(targets, Tensor | list | tuple) or len(targets) != len(dataset):
+        return None
+    labels = targets.tolist() if isinstance(targets, Tensor) else list(targets)
+    return labels if all(type(label) is int for label in labels) else None
+
+
+def _labelled(dataset: Dataset[object], positions: Iterable[int], name: str) -> Iterator[tuple[int, Tensor]]:
+    for position in positions:
+        sample = dataset[position]
+        if not isinstance(sample, tuple | list) or len(sample) != 2:
+            raise _not_labels(name, f"sample {position} is a {type(sample).__name__}, not a pair (x, y)")
+        x, y = sample
+        if not isinstance(x, Tensor):
+            raise fail(
+                "PKC663",
+                f"x of sample {position} of '{name}' is a {type(x).__name__}",
+                "return tensors: add ToTensor() to the transform",
+            )
+        label = y.item() if isinstance(y, Tensor) and y.numel() == 1 else y
+        if not hasattr(label, "__index__"):
+            raise _not_labels(name, f"y of sample {position} is a {type(label).__name__}")
+        yield int(label), x
+
+
+def _checked_pair(pair: Sequence[Tensor], name: str) -> Pair:
+    kinds = ", ".join(type(part).__name__ for part in pair)
+    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
+        raise fail("PKC663", f"'{name}' must be a pair of tensors (x, y), it holds {kinds or 'nothing'}", "give data=(x, y)")
+    x, y = pair
+    if x.ndim < 1 or y.ndim < 1 or len(x) != len(y):
+        raise fail(
+            "PKC663", f"x of '{name}' is {_describe(x)} and y is {_describe(y)}", "give one label per sample: len(x) == len(y)"
+        )
+    if len(x) == 0:
+        raise fail("PKC664", f"the data '{name}' has no samples", "give data with at least one sample of each class")
+    return x, y
+
+
+def _finish(x: Tensor, y: Tensor, indices: tuple[int, ...], name: str, classes: tuple[int, ...], batch: int | None) -> LoadedData:
+    if x.dtype == torch.uint8:
+        raise fail("PKC663", f"x of '{name}' is of dtype uint8, a model takes floats", "convert it: x = x.astype('float32') / 255")
+    bad = [index for index, sample in zip(indices, x, strict=True) if not torch.isfinite(sample).all()]
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        raise fail("PKC666", f"{len(bad)} samples of '{name}' hold a NaN or an infinity: {shown}", "clean them: np.nan_to_num(x)")
+    if y.is_floating_point() and not torch.isfinite(y).all():
+        raise fail("PKC666", f"y of '{name}' holds a NaN or an infinity", "leave these samples out")
+    return LoadedData(x, y, indices, _hash(x, y), name, classes, batch)
+
+
+def _hash(*tensors: Tensor) -> str:
+    digest = sha256()
+    for tensor in tensors:
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.view(torch.uint8).numpy().tobytes() if plain.ndim else b"")
+    return digest.hexdigest()
+
+
+def _classes(drawn: Sequence[tuple[int, int, object]]) -> tuple[int, ...]:
+    return tuple(sorted({label for _, label, _ in drawn}))
+
+
+def _is_labels(y: Tensor) -> bool:
+    return y.ndim == 1 and not y.is_floating_point() and not y.is_complex()
+
+
+def _not_labels(name: str, problem: str) -> PkcError:
+    return fail("PKC664", f"'{name}' has no class labels: {problem}", "give y as one integer class per sample")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} [{', '.join(map(str, tensor.shape))}]"

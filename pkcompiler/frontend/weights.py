@@ -1,0 +1,153 @@
+"""Weights from disk into a model, strictly: tensors only, every name and shape accounted for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.usercode import nearest
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
+
+
+def load_weights(module: nn.Module, path: str | Path) -> str:
+    """Copy the tensors of ``path`` into ``module``; returns the sha256 of the file in hexadecimal.
+
+    ``.safetensors``, or ``.pt``/``.pth``/``.bin`` with ``weights_only=True``. Every name and shape must agree, except that one
+    name of a tied parameter is enough. On an error the module is left as it was. Raises ``PkcError``: PKC640 no such file or not
+    readable, PKC641 holds pickled objects, PKC642 wrapped or prefixed (with the line that converts it), PKC643 missing, PKC644
+    unexpected, PKC645 misshapen or complex entries (all reported at once).
+    """
+    path = Path(path)
+    found = _tensors(_read(path), path)
+    expected = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
+    raise_all(_differences(expected, found, path))
+    module.load_state_dict(found, strict=False)
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def non_finite(module: nn.Module) -> tuple[str, ...]:
+    """The names of the parameters and running statistics that hold a NaN or an infinity."""
+    named = dict(module.named_parameters())
+    named.update((name, buffer) for name, buffer in module.named_buffers() if name.rpartition(".")[2].startswith("running_"))
+    return tuple(name for name, tensor in named.items() if tensor.is_floating_point() and not tensor.isfinite().all())
+
+
+def _read(path: Path) -> object:
+    if path.suffix not in SUFFIXES:
+        raise fail(
+            "PKC640", f"'{path}' is not a weights file", f"expected one of {' '.join(SUFFIXES)}", "try --weights model.safetensors"
+        )
+    if not path.is_file():
+        beside = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES] if path.parent.is_dir() else []
+        raise fail("PKC640", f"there is no file '{path}'", nearest(path.name, beside) or f"run 'ls {path.parent}'")
+    try:
+        if path.suffix == ".safetensors":
+            return load_safetensors(path.read_bytes())
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _pickled(path, error) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise fail(
+            "PKC640", f"'{path}' cannot be read: {str(error).splitlines()[0]}", "save it again: torch.save(model.state_dict(), ...)"
+        ) from None
+
+
+def _pickled(path: Path, error: Exception) -> PkcError:
+    line = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line), "")
+    notes = [line[:200]] if line else []
+    return fail(
+        "PKC641",
+        f"'{path}' holds pickled objects, which could run code; they are never loaded",
+        *notes,
+        f"where the file was made, save tensors alone: torch.save(model.state_dict(), '{path.name}')",
+    )
+
+
+def _tensors(content: object, path: Path) -> dict[str, Tensor]:
+    """The flat mapping of names to tensors, or the error that says how to get one."""
+    if not isinstance(content, Mapping):
+        raise fail(
+            "PKC642",
+            f"'{path}' holds a {type(content).__name__}, not a mapping of names to tensors",
+            f"save it so: torch.save(model.state_dict(), '{path.name}')",
+        )
+    wrappers = [key for key, value in content.items() if _is_state(value)]
+    if wrappers:
+        key = "state_dict" if "state_dict" in wrappers else wrappers[0]
+        line = f"torch.save(torch.load('{path}', weights_only=True)['{key}'], '{path.with_suffix('')}-plain.pt')"
+        raise fail("PKC642", f"'{path}' wraps its weights in the key '{key}'", f'convert it: python -c "import torch; {line}"')
+    odd = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise fail("PKC642", f"'{path}' holds entries that are not tensors: {', '.join(odd)}", "save model.state_dict() alone")
+    return {str(key): value for key, value in content.items()}
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(part, Tensor) for part in value.values())
+
+
+def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: Path) -> list[Diagnostic]:
+    if prefix := _extra_prefix(expected, found):
+        return [_prefixed(path, prefix)]
+    covered = {id(expected[name]) for name in found if name in expected}
+    missing = [name for name, tensor in expected.items() if id(tensor) not in covered]
+    unexpected = [name for name in found if name not in expected]
+    shared = [(name, expected[name], found[name]) for name in found if name in expected]
+    misshapen = [
+        f"{name} is {_shape(have)}, the model's is {_shape(want)}"
+        for name, want, have in shared
+        if want.shape != have.shape or want.is_complex() != have.is_complex()
+    ]
+    last = "give the weights of this very model (and its --arg), or leave out --weights"
+    kinds = (
+        ("PKC643", f"'{path}' lacks {len(missing)} of the model's tensors", missing),
+        ("PKC644", f"'{path}' holds {len(unexpected)} tensors that the model does not have", unexpected),
+        ("PKC645", f"'{path}' holds {len(misshapen)} tensors of other shapes", misshapen),
+    )
+    return [Diagnostic(code, f"{message}: {'; '.join(names)}", notes=(last,)) for code, message, names in kinds if names]
+
+
+def _shape(tensor: Tensor) -> str:
+    return ("complex " if tensor.is_complex() else "") + ("x".join(map(str, tensor.shape)) or "a scalar")
+
+
+def _extra_prefix(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """``module.`` where every name in the file has it and without it the names would be the model's."""
+    for prefix in ("module.", "_orig_mod.", "model.", "network."):
+        if found and all(name.startswith(prefix) for name in found):
+            bare = {name.removeprefix(prefix) for name in found}
+            if bare & expected.keys() and not found.keys() & expected.keys():
+                return prefix
+    return ""
+
+
+def _prefixed(path: Path, prefix: str) -> Diagnostic:
+    plain = f"{path.with_suffix('')}-plain{path.suffix}"
+    if path.suffix == ".safetensors":
+        read, write = f"load_file('{path}')", f"save_file(s, '{plain}')"
+        imports = "from safetensors.torch import load_file, save_file"
+    else:
+        read, write, imports = f"torch.load('{path}', weights_only=True)", f"torch.save(s, '{plain}')", "import torch"
+    line = f"s = {{k.removeprefix('{prefix}'): v for k, v in {read}.items()}}; {write}"
+    origin = (
+        " (saved from DataParallel or DDP)"
+        if prefix == "module."
+        else " (saved from torch.compile)"
+        if prefix == "_orig_mod."
+        else ""
+    )
+    return Diagnostic(
+        "PKC642",
+        f"every name in '{path}' starts with '{prefix}'{origin}, the model's do not",
+        notes=(f'convert it: python -c "{imports}; {line}"',),
+    )

@@ -18,8 +18,8 @@ SAMPLES = 3
 class Case:
     """``example_inputs``: one float64 (or int64) tensor, batch 1. ``data``: SAMPLES inputs in [0, 1], ``signed``: of either sign.
 
-    ``piecewise``: every gate is piecewise linear and nothing is frozen, so that the frozen-gate gradient is the gradient.
-    ``vocabulary``: of an integer input. ``factors``: has modulators, deviations or softmax entries. ``products``: has products of activations.
+    ``piecewise``: slopes are locally constant and nothing is frozen, so that the frozen-gate gradient is the gradient.
+    ``vocabulary``: of an integer input. ``factors``: has modulators, deviations or softmax entries. ``products``: of activations.
     """
 
     name: str

@@ -139,15 +139,15 @@ class Literals(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 2)
+        self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 2), nn.Linear(2, 2)
 
     def forward(self, x):
-        h = self.a(x).relu()
-        return self.b(-2.5 * h + x / 4.0 - 0.75)
+        h = self.b(-2.5 * self.a(x) + x / 4.0 - 0.75)
+        return self.c(h.relu())
 
     def paths(self, g, x):
-        h = g.gate(g.linear(x, self.a), "relu")
-        return g.linear(g.combine([(h, -2.5), (x, 0.25)], constant=-0.75), self.b)
+        h = g.linear(g.combine([(g.linear(x, self.a), -2.5), (x, 0.25)], constant=-0.75), self.b)
+        return g.linear(g.gate(h, "relu"), self.c)
 
 
 @family(3, piecewise=True)

@@ -81,6 +81,12 @@ def grad_of(case: Case, result) -> np.ndarray:
     return np.ldexp(case.flat(given), result.exponent)
 
 
+def prunable_of(case: Case) -> set[str]:
+    layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    named = {id(p): n for n, p in case.module.named_parameters()}
+    return {named[id(m.weight)] for m in case.module.modules() if isinstance(m, layers)}
+
+
 def has_ties(case: Case, setting: Setting) -> bool:
     """Counts of equal size meet in a max-pool: its winner is not unique, nor is the derivative."""
     return setting.edge == "1" and setting.pools == "max" and case.name in HAS_POOLS
@@ -174,7 +180,7 @@ def test_scores(name, pass_name):
         data = (case.data, torch.zeros(len(case.data), dtype=torch.int64)) if pass_name.endswith("dist") else None
         given = pkcompiler.score(case.module, case.example_inputs, pass_name, data=data, masks=masks)
         got = {n: torch.ldexp(t.double(), torch.tensor(float(given.exponent))) for n, t in given.items()}
-        assert {n for n, p in case.module.named_parameters() if p.ndim > 1 and n.endswith("weight") and n != "e.weight"} <= set(got)
+        assert prunable_of(case) <= set(got)
         whole = np.concatenate([got[n].numpy().reshape(-1) for n, _ in case.module.named_parameters() if n in got])
         wanted = np.array([v for (n, _), v in zip(case.dag.parameters, expected, strict=True) if n in got])
         np.testing.assert_allclose(whole, wanted, rtol=TOLERANCE, atol=TOLERANCE * wanted.max())

@@ -12,7 +12,7 @@ Role = Literal["parameter", "buffer", "constant"]
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """Element type (``f32 f64 f16 bf16 i64 i32 bool ...``) and shape; a :class:`Batch` dimension is a multiple of the batch size."""
+    """Element type (``f32 f64 f16 bf16 i64 i32 bool ...``) and shape; a :class:`Batch` dimension is a multiple of the batch."""
 
     dtype: str
     shape: tuple[Dim, ...]

@@ -1,0 +1,74 @@
+"""A path graph as data for other programs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from pkcompiler.ir.forms import Nested, spell
+from pkcompiler.ir.maps import Batch, Fixed, InvSqrt, Literal, Named
+from pkcompiler.ir.text import print_dim
+from pkcompiler.ir.types import Op, PathGraph, TensorType
+
+SCHEMA = 1
+
+
+def to_json(graph: PathGraph) -> dict[str, Any]:
+    """The graph as dictionaries, lists, strings and numbers.
+
+    Dimensions are integers or the text ``B``, ``4*B``; a slot is ``{"slot": name}``; numbers that JSON lacks are the strings ``inf``,
+    ``-inf``, ``nan``. Attributes at their default are left out, as in the printed text.
+    """
+    return {
+        "schema": SCHEMA,
+        "name": graph.name,
+        "inputs": [{"name": v.name, "type": _type(v.type)} for v in graph.inputs],
+        "slots": [{"name": s.name, "type": _type(s.type), "role": s.role, "prunable": s.prunable} for s in graph.slots],
+        "ops": [_op(op) for op in graph.ops],
+        "outputs": list(graph.outputs),
+    }
+
+
+def _type(type: TensorType) -> dict[str, Any]:
+    return {"dtype": type.dtype, "shape": [_value(dim) for dim in type.shape]}
+
+
+def _op(op: Op) -> dict[str, Any]:
+    form = spell(op.map)
+    return {
+        "name": op.name,
+        "type": _type(op.result.type),
+        "map": form.word,
+        "inputs": list(op.inputs),
+        "operands": {key: _operand(value) for key, value in form.operands},
+        "attributes": {key: _value(value) for key, value in form.attributes},
+        "origin": asdict(op.origin),
+    }
+
+
+def _operand(value: Fixed | tuple[str | None, Fixed]) -> Any:
+    match value:
+        case Literal(number):
+            return _value(number)
+        case Named(slot):
+            return {"slot": slot}
+        case InvSqrt(slot, eps):
+            return {"rsqrt": {"slot": slot}, "eps": _value(eps)}
+        case (weight, factor):
+            return {"weight": None if weight is None else {"slot": weight}, "factor": _operand(factor)}
+
+
+def _value(value: object) -> Any:
+    match value:
+        case Named(slot):
+            return {"slot": slot}
+        case Batch():
+            return print_dim(value)
+        case tuple():
+            return [_value(v) for v in value]
+        case Nested(entries):
+            return {key: _value(v) for key, v in entries}
+        case float() if not math.isfinite(value):
+            return repr(value)
+    return value

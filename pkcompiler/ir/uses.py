@@ -1,0 +1,103 @@
+"""Which slots a path map reads, and in which role each must stand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from pkcompiler.ir.maps import (
+    Constant,
+    Conv,
+    Dense,
+    Embed,
+    Fixed,
+    Frozen,
+    Gate,
+    InvSqrt,
+    Literal,
+    Merge,
+    Named,
+    Normalise,
+    PathMap,
+    Product,
+    Reindex,
+    Resample,
+    Scale,
+    Softmax,
+    Source,
+    Window,
+)
+from pkcompiler.ir.types import Role
+
+ANY: frozenset[Role] = frozenset({"parameter", "buffer", "constant"})
+PARAMETER: frozenset[Role] = frozenset({"parameter"})
+FIXED: frozenset[Role] = frozenset({"buffer", "constant"})
+INTEGERS = frozenset({"i64", "i32", "i16", "i8", "u8"})
+BOOL = frozenset({"bool"})
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """The read of ``slot`` as ``part`` of a map; the roles that it may have, and the element types (empty: any)."""
+
+    part: str
+    slot: str
+    roles: frozenset[Role] = ANY
+    dtypes: frozenset[str] = frozenset()
+
+
+def uses(map: PathMap) -> tuple[Use, ...]:
+    """Every slot that ``map`` reads. The weight and bias of a :class:`Scale` are parameters; into fixed factors none enters."""
+    match map:
+        case Dense(weight, bias) | Conv(weight, bias) | Normalise(weight=weight, bias=bias):
+            return _stored(weight, bias, ANY)
+        case Scale(weight, bias):
+            return _stored(weight, bias, PARAMETER) + _fixed("factor", map.factor) + _fixed("center", map.center)
+        case Embed(weight):
+            return _stored(weight, None, ANY)
+        case Source(Named(slot)):
+            return (Use("value", slot),)
+        case Source(value):
+            return _fixed("value", value)
+        case Constant(factor):
+            return _fixed("factor", factor)
+        case Reindex():
+            named = ((key, value) for key, value in map.args if isinstance(value, Named))
+            return tuple(Use(key, value.slot, FIXED, INTEGERS) for key, value in named)
+        case Softmax(allowed=Named(slot)):
+            return (Use("allowed", slot, FIXED, BOOL),)
+        case Softmax() | Resample() | Gate() | Window() | Product() | Merge() | Frozen():
+            return ()
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _stored(weight: str | None, bias: str | None, roles: frozenset[Role]) -> tuple[Use, ...]:
+    return tuple(Use(part, slot, roles) for part, slot in (("weight", weight), ("bias", bias)) if slot is not None)
+
+
+def _fixed(part: str, value: Fixed | None) -> tuple[Use, ...]:
+    match value:
+        case Named(slot) | InvSqrt(slot):
+            return (Use(part, slot, FIXED),)
+        case Literal() | None:
+            return ()
+
+
+def arity(map: PathMap) -> tuple[int, int | None]:
+    """The least and the largest number of inputs (None: any)."""
+    match map:
+        case Source():
+            return 0, 0
+        case Product():
+            return 2, 2
+        case Merge():
+            return 1, None
+        case Reindex():
+            return 1, None if map.fn == "cat" else 1
+        case Frozen():
+            return 0, None
+        case Dense() | Conv() | Scale() | Embed() | Constant() | Resample() | Gate() | Window() | Normalise() | Softmax():
+            return 1, 1
+        case _ as unreachable:
+            assert_never(unreachable)

@@ -1,0 +1,236 @@
+"""``nn.Module`` to a flat ATen graph: ``torch.export``, decomposed except for the operators that mean something to paths."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.ops.decompose import decompositions
+
+PREFIX = "model."
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """An exported model: a flat ``fx`` graph whose placeholders are parameters, buffers, constants and inputs.
+
+    ``parameters`` and ``buffers`` map placeholder names to the model's own names (one per storage), ``tensors`` those names to
+    the model's live tensors, ``lifted`` placeholder names to tensors that the trace created. ``inputs`` are the names of the
+    input placeholders in order; ``batched`` says whether dimension 0 of the inputs is free.
+    """
+
+    module: fx.GraphModule
+    parameters: Mapping[str, str]
+    buffers: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+    lifted: Mapping[str, Tensor]
+    inputs: tuple[str, ...]
+    batched: bool
+    output: str
+
+
+class _Entry(nn.Module):
+    """The model behind flat positional tensors and a single tensor output."""
+
+    def __init__(self, model: nn.Module, spec: pytree.TreeSpec, output: int) -> None:
+        super().__init__()
+        self.model = model
+        self._spec = spec
+        self._output = output
+
+    def forward(self, *flat: Any) -> Tensor:
+        args, kwargs = pytree.tree_unflatten(list(flat), self._spec)
+        result: Tensor = pytree.tree_leaves(self.model(*args, **kwargs))[self._output]
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How the model is called: the flat inputs, how they unflatten, and which flat output is analysed (and its name)."""
+
+    flat: tuple[Any, ...]
+    spec: pytree.TreeSpec
+    output: int
+    output_name: str
+
+    def run(self, model: nn.Module, flat: Sequence[Any]) -> Tensor:
+        """The analysed output of ``model`` at other flat inputs of the same structure."""
+        args, kwargs = pytree.tree_unflatten(list(flat), self.spec)
+        result: Tensor = pytree.tree_leaves(model(*args, **kwargs))[self.output]
+        return result
+
+
+def normalise_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A tensor, a tuple or list of positional inputs, or a dict of keyword inputs, as ``(args, kwargs)``."""
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if hasattr(example_inputs, "args") and hasattr(example_inputs, "kwargs"):
+        return tuple(example_inputs.args), dict(example_inputs.kwargs)
+    if isinstance(example_inputs, tuple | list):
+        return tuple(example_inputs), {}
+    raise fail(
+        "PKC203",
+        f"example inputs are a {type(example_inputs).__name__}",
+        "expected a tensor, a tuple of tensors, or a dict of keyword inputs",
+    )
+
+
+def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = None) -> Call:
+    """Run the model once and choose the output to analyse (by name or index; default: the first floating one).
+
+    Raises ``PKC203`` when the model cannot be called with these inputs and ``PKC204`` when the output does not exist.
+    """
+    args, kwargs = normalise_inputs(example_inputs)
+    flat, spec = pytree.tree_flatten((args, kwargs))
+    try:
+        with evaluating(model), torch.no_grad():
+            result = model(*args, **kwargs)
+    except PkcError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise fail(
+            "PKC203",
+            f"the model cannot be called with inputs of shape {shapes}: {first}",
+            "give inputs that the model accepts, e.g. --input 1x3x32x32",
+        ) from error
+    names = _output_names(result)
+    leaves = pytree.tree_leaves(result)
+    index = _choose_output(leaves, names, output)
+    return Call(tuple(flat), spec, index, names[index])
+
+
+def _output_names(result: Any) -> list[str]:
+    paths, _ = pytree.tree_flatten_with_path(result)
+    return [pytree.keystr(path).strip(".").strip("[]'\"") or "output" for path, _ in paths]
+
+
+def _choose_output(leaves: list[Any], names: list[str], output: str | int | None) -> int:
+    floating = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    known = ", ".join(f"{i} ({names[i]})" for i in floating)
+    if not floating:
+        raise fail("PKC204", "the model returns no floating-point tensor", "path analysis needs one floating output")
+    if output is None:
+        return floating[0]
+    wanted = str(output)
+    for i in floating:
+        if wanted in (str(i), names[i]):
+            return i
+    raise fail("PKC204", f"the model has no floating output '{output}'", f"outputs: {known}", f"try --output {floating[0]}")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode afterwards."""
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def repeat_batch(flat: Sequence[Any], size: int) -> tuple[Any, ...]:
+    """The inputs with the first sample repeated ``size`` times along dimension 0 (scalars and non-tensors as they are)."""
+    return tuple(t[:1].expand(size, *t.shape[1:]).contiguous() if isinstance(t, Tensor) and t.dim() else t for t in flat)
+
+
+def export_program(model: nn.Module, call: Call) -> Program:
+    """Export ``model`` in evaluation mode with a free batch dimension (static where that fails; ``Program.batched`` says which).
+
+    Raises ``PKC205`` when ``torch.export`` cannot trace the model at all.
+    """
+    entry = _Entry(model, call.spec, call.output)
+    with evaluating(model), _quiet():
+        entry.eval()
+        exported, batched = _try_export(entry, call)
+        exported = exported.run_decompositions(decompositions())
+    signature = exported.graph_signature
+    names = _canonical_names(model)
+    tensors = {name: t for name, t in (*model.named_parameters(), *model.named_buffers())}
+    strip = lambda target: names[target.removeprefix(PREFIX)]  # noqa: E731
+    parameters = {p: strip(t) for p, t in signature.inputs_to_parameters.items()}
+    buffers = {p: strip(t) for p, t in signature.inputs_to_buffers.items()}
+    lifted = {p: exported.constants[t] for p, t in signature.inputs_to_lifted_tensor_constants.items()}
+    inputs = tuple(str(name) for name in signature.user_inputs)
+    module = exported.graph_module
+    _keep_first_output(module, len(signature.buffers_to_mutate))
+    return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name)
+
+
+def _keep_first_output(module: fx.GraphModule, mutated: int) -> None:
+    """Drop the buffer updates that export lists before the user's output."""
+    node = module.graph.output_node()
+    outputs = node.args[0]
+    assert isinstance(outputs, tuple | list)
+    node.args = ((outputs[mutated],),)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _canonical_names(model: nn.Module) -> dict[str, str]:
+    """Every name of every parameter and buffer to its one canonical name (the first of ``named_parameters()``)."""
+    first: dict[int, str] = {}
+    names: dict[str, str] = {}
+    everything = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    for name, tensor in everything:
+        names[name] = first.setdefault(id(tensor), name)
+    return names
+
+
+def _try_export(entry: _Entry, call: Call) -> tuple[Any, bool]:
+    dims = tuple({0: torch.export.Dim.AUTO} if isinstance(t, Tensor) and t.dim() else None for t in call.flat)
+    try:
+        flat = repeat_batch(call.flat, 2)
+        exported = torch.export.export(entry, flat, dynamic_shapes=(dims,), strict=False)
+        return exported, _batch_is_free(exported)
+    except Exception as first:
+        try:
+            return torch.export.export(entry, call.flat, strict=False), False
+        except Exception as error:
+            reason = (str(error).strip() or str(first)).splitlines()[0]
+            raise fail(
+                "PKC205",
+                f"torch.export cannot trace the model: {reason}",
+                "the model's forward must not branch on the values of tensors",
+                "run `python -c 'import torch; help(torch.export.draft_export)'` to see how torch lists every offending line",
+            ) from error
+
+
+def _batch_is_free(exported: Any) -> bool:
+    users = set(exported.graph_signature.user_inputs)
+    nodes = [n for n in exported.graph.nodes if n.op == "placeholder" and n.name in users]
+    shapes = [n.meta["val"].shape for n in nodes if isinstance(n.meta.get("val"), Tensor) and n.meta["val"].dim()]
+    return all(not isinstance(shape[0], int) for shape in shapes)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the warnings and log lines of tracing: what matters is reported as diagnostics."""
+    loggers = [logging.getLogger(name) for name in ("torch.fx", "torch.export", "torch._dynamo", "torch.fx.experimental")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+Decompositions = dict[Any, Callable[..., Any]]

@@ -1,0 +1,108 @@
+"""A pointwise region of the program as one gate: its text, its value and slope at 0, and the function itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pkcompiler.frontend.classify import op_name
+from pkcompiler.ir.maps import Gate
+
+
+def region_nodes(node: fx.Node, root: fx.Node) -> list[fx.Node]:
+    """The nodes of the region from ``root`` (excluded) to ``node`` (included), in the program's order."""
+    found: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if here is root or here in found or here.op != "call_function" or (here is not node and not _reads(here, root)):
+            continue
+        found.add(here)
+        stack.extend(here.all_input_nodes)
+    return [n for n in node.graph.nodes if n in found] if len(found) > 1 else [node]
+
+
+def _reads(node: fx.Node, root: fx.Node) -> bool:
+    """Whether ``node`` depends on ``root`` (a pointwise chain: short)."""
+    stack, seen = [node], set()
+    while stack:
+        here = stack.pop()
+        if here is root:
+            return True
+        if here not in seen:
+            seen.add(here)
+            stack.extend(here.all_input_nodes)
+    return False
+
+
+def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> Callable[[Tensor], Tensor]:
+    """The scalar function phi of the region, evaluated elementwise; ``known`` holds the data-free tensors by node name."""
+    nodes = region_nodes(node, root)
+
+    def phi(z: Tensor) -> Tensor:
+        values: dict[fx.Node, Any] = {root: z}
+
+        def read(n: fx.Node) -> Any:
+            if n in values:
+                return values[n]
+            constant = known.get(n.name)
+            if constant is None:
+                raise LookupError(f"{n.name} is no function of the root")
+            return constant.reshape(()).to(z.dtype) if constant.is_floating_point() else constant.reshape(())
+
+        for n in nodes:
+            args = fx.map_arg(n.args, read)
+            kwargs = {k: v for k, v in fx.map_arg(dict(n.kwargs), read).items() if k not in ("dtype", "layout", "device", "pin_memory")}
+            target: Any = n.target
+            values[n] = args[0] if op_name(n) == "aten._to_copy.default" else target(*args, **kwargs)
+        result: Tensor = values[node]
+        return result
+
+    return phi
+
+
+def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None], piecewise: bool) -> tuple[Gate, float] | None:
+    """The gate of a region and its slope at 0, or None when one of phi(0), phi'(0) is not finite."""
+    nodes = region_nodes(node, root)
+    try:
+        zero = value_and_slope_at_zero(region_function(node, root, known))
+    except LookupError:
+        return None
+    if not all(map(math.isfinite, zero)):
+        return None
+    body = _text(node, root)
+    kind = op_name(node).removeprefix("aten.").rsplit(".", 1)[0] if len(nodes) == 1 else "composite"
+    return Gate(kind, body, zero[0], piecewise), zero[1]
+
+
+def value_and_slope_at_zero(phi: Callable[[Tensor], Tensor]) -> tuple[float, float]:
+    """phi(0) and phi'(0) in float64 (torch's own convention at kinks: relu'(0) = 0)."""
+    with torch.enable_grad():
+        z = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        value = phi(z)
+        slope = torch.autograd.grad(value.sum(), z, allow_unused=True)[0] if value.requires_grad else None
+    return float(value.detach()), 0.0 if slope is None else float(slope)
+
+
+def _text(node: fx.Node, root: fx.Node) -> str:
+    """phi as text in ``x``, e.g. ``mul(x, sigmoid(x))``."""
+
+    def show(value: Any) -> str:
+        if value is root:
+            return "x"
+        if isinstance(value, fx.Node):
+            if value.op != "call_function":
+                return value.name
+            short = op_name(value).removeprefix("aten.").rsplit(".", 1)[0]
+            return f"{short}({', '.join(show(a) for a in (*value.args, *value.kwargs.values()) if _shown(a))})"
+        return repr(value)
+
+    return show(node)
+
+
+def _shown(argument: Any) -> bool:
+    return isinstance(argument, fx.Node | int | float | str | bool)

@@ -1,0 +1,115 @@
+"""What an exported program does at concrete inputs: shapes, constants, and which nodes depend on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.export import Program, repeat_batch
+from pkcompiler.ir.maps import Batch, Dim
+
+DTYPES = {
+    torch.float32: "f32", torch.float64: "f64", torch.float16: "f16", torch.bfloat16: "bf16", torch.int64: "i64", torch.int32: "i32",
+    torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8", torch.bool: "bool", torch.complex64: "c64", torch.complex128: "c128",
+}  # fmt: skip
+
+
+class _Run(fx.Interpreter):
+    """Keeps every value (shape, dtype, and the value itself where it is small or free of data)."""
+
+    def __init__(self, module: fx.GraphModule, keep: frozenset[str]) -> None:
+        super().__init__(module)
+        self.keep = keep
+        self.seen: dict[str, Any] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.seen[n.name] = value if n.name in self.keep or not isinstance(value, Tensor) else value.to("meta")
+        return value
+
+
+def run_inputs(program: Program, flat: Sequence[Any], tensors: Mapping[str, Tensor] | None = None) -> list[Any]:
+    """The program's placeholders in order: its tensors (or those given under the model's names) and the flat inputs."""
+    given = program.tensors if tensors is None else tensors
+    inputs = dict(zip(program.inputs, flat, strict=True))
+    values = []
+    for node in program.module.graph.find_nodes(op="placeholder"):
+        name = node.name
+        slot = program.parameters.get(name) or program.buffers.get(name)
+        values.append(given[slot] if slot else program.lifted[name] if name in program.lifted else inputs.get(name))
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Concrete shapes and constants of a program, with the batch dimension recovered from two batch sizes."""
+
+    shapes: Mapping[str, Any]  # node -> tuple[Dim, ...] | int | Batch | list of those
+    dtypes: Mapping[str, str]
+    known: Mapping[str, Tensor | None]  # data-free nodes -> value at batch 1 (None: it differs from sample to sample)
+
+
+def trace(program: Program, flat: Sequence[Any], keep: frozenset[str]) -> Trace:
+    """Run the program at batch 2 and 3 (once, at the example, when its batch is baked in) and unify what was seen."""
+    sizes = (2, 3) if program.batched else (None,)
+    runs = []
+    for size in sizes:
+        run = _Run(program.module, keep)
+        with torch.no_grad():
+            run.run(*run_inputs(program, flat if size is None else repeat_batch(flat, size)))
+        runs.append(run.seen)
+    first, last = runs[0], runs[-1]
+    shapes = {name: _unify(_shape(first[name]), _shape(last[name])) for name in first}
+    dtypes = {name: DTYPES.get(v.dtype, str(v.dtype)) for name, v in first.items() if isinstance(v, Tensor)}
+    known = {n: _one_sample(first[n], last[n], shapes[n]) for n in keep if isinstance(first.get(n), Tensor)}
+    return Trace(shapes, dtypes, known)
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, tuple | list):
+        return [_shape(v) for v in value]
+    return value
+
+
+def _unify(a: Any, b: Any) -> Any:
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return type(a)(_unify(x, y) for x, y in zip(a, b, strict=True))
+    return _unify_dim(a, b)
+
+
+def _unify_dim(a: Any, b: Any) -> Any:
+    if a == b or not (isinstance(a, int) and isinstance(b, int)):
+        return a
+    if a % 2 == 0 and a * 3 == b * 2:
+        return Batch(a // 2)
+    raise fail(
+        "PKC206",
+        f"a dimension is {a} at batch 2 and {b} at batch 3: not a multiple of the batch size",
+        "dimension 0 of every input is the batch; give inputs whose first dimension is the number of samples",
+    )
+
+
+def _one_sample(a: Tensor, b: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
+    """A data-free tensor at batch 1, or None when it is not the same for every sample."""
+    batched = [i for i, dim in enumerate(shape) if isinstance(dim, Batch)]
+    small = a
+    for i in batched:
+        dim = shape[i]
+        assert isinstance(dim, Batch)
+        small = small.narrow(i, 0, dim.factor)
+    for other in (a, b):
+        repeats = [other.shape[i] // small.shape[i] if small.shape[i] else 1 for i in range(small.dim())]
+        if not torch.equal(small.repeat(repeats) if repeats else small, other) and not _both_nan(small.repeat(repeats), other):
+            return None
+    return small.clone()
+
+
+def _both_nan(a: Tensor, b: Tensor) -> bool:
+    return a.is_floating_point() and torch.equal(a.nan_to_num(), b.nan_to_num())

@@ -1,0 +1,154 @@
+"""Sums, products and constants: ``+ - * /``, where, masks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from pkcompiler.ir.maps import Constant, Gate, Literal, Merge, Product, Reindex, Scale, Source
+from pkcompiler.ops.table import Known, Observed, Path, Ref, Stored, Use, path_op
+
+Scalar = int | float
+
+
+def scaled(use: Use, x: Ref, factor: float) -> Ref:
+    """x times a literal (x itself when the literal is 1)."""
+    return x if factor == 1 else use.emit(Constant(Literal(float(factor))), use.path(x), shape=x.shape)
+
+
+def signed_sum(use: Use, left: Ref | Scalar, right: Ref | Scalar, sign: int, alpha: Scalar = 1) -> Ref:
+    if not isinstance(right, Scalar):
+        right = scaled(use, right, alpha)
+    elif alpha != 1:
+        right = right * alpha
+    terms = [(1, left), (sign, right)]
+    terms = [(s, t) for s, t in terms if not (isinstance(t, Scalar) and t == 0)]
+    paths = [use.emit(Source(Literal(float(t))), shape=()) if isinstance(t, Scalar) else use.path(t) for _, t in terms]
+    if len(paths) == 1 and terms[0][0] == 1:
+        return paths[0]
+    return use.emit(Merge(tuple(s for s, _ in terms)), *paths)
+
+
+@path_op("aten.add.Tensor", "aten.add.Scalar")
+def add(use: Use) -> Ref:
+    return signed_sum(use, use["self"], use["other"], 1, use["alpha"])
+
+
+@path_op("aten.sub.Tensor", "aten.sub.Scalar")
+def sub(use: Use) -> Ref:
+    return signed_sum(use, use["self"], use["other"], -1, use["alpha"])
+
+
+@path_op("aten.rsub.Scalar", "aten.rsub.Tensor")
+def rsub(use: Use) -> Ref:
+    return signed_sum(use, use["other"], scaled(use, use["self"], use["alpha"]), -1)
+
+
+@path_op("aten.neg.default")
+def neg(use: Use) -> Ref:
+    return scaled(use, use["self"], -1)
+
+
+@path_op("aten.div.Tensor", "aten.div.Scalar")
+def div(use: Use) -> Ref:
+    other = use["other"]
+    if isinstance(other, Known) and other.tensor.numel() == 1:
+        other = float(other.tensor.item())
+    if not isinstance(other, Scalar):
+        raise use.unsupported("its divisor is no number")
+    return scaled(use, use["self"], 1 / other)
+
+
+@path_op("aten.mul.Tensor", "aten.mul.Scalar")
+def mul(use: Use) -> Ref:
+    left, right = use["self"], use["other"]
+    if isinstance(right, Scalar):
+        return scaled(use, left, right)
+    return times(use, left, right)
+
+
+def times(use: Use, left: Ref, right: Ref) -> Ref:
+    """An elementwise product of two tensors, by what each of them is."""
+    if isinstance(left, Known | Stored) and not isinstance(right, Known | Stored):
+        left, right = right, left
+    if isinstance(right, Known):
+        return by_constant(use, left, right)
+    if isinstance(right, Stored) and isinstance(left, Path) and fits_into(right.shape, left.shape, use.shape):
+        return use.emit(Scale(use.weight(right), None, trailing(right.shape)), left)
+    return use.emit(Product("mul", modulated(use, left, right)), use.factor(left), use.factor(right))
+
+
+def by_constant(use: Use, x: Ref, factor: Known) -> Ref:
+    path = use.path(x)
+    fixed = use.fixed(factor)
+    if not isinstance(fixed, Literal) and not fits_into(factor.shape, path.shape, use.shape):
+        path = use.emit(Reindex("expand", (("shape", use.shape),)), path)
+    return use.emit(Constant(fixed), path)
+
+
+def fits_into(small: tuple, big: tuple, result: tuple) -> bool:
+    """Whether ``small`` broadcasts into ``big`` without changing its shape."""
+    return tuple(big) == tuple(result) and len(small) <= len(big)
+
+
+def trailing(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape without its leading ones."""
+    first = next((i for i, n in enumerate(shape) if n != 1), len(shape))
+    return shape[first:]
+
+
+def modulated(use: Use, left: Ref, right: Ref) -> int:
+    """Which operand (0 or 1) is the value, the other modulating it: frozen, a gate's output, or the one that is broadcast."""
+    if isinstance(left, Observed) or isinstance(right, Observed):
+        return 1 if isinstance(left, Observed) else 0
+    if tuple(left.shape) != tuple(use.shape) or tuple(right.shape) != tuple(use.shape):
+        return 0 if tuple(left.shape) == tuple(use.shape) else 1
+    if use.modulates(left) != use.modulates(right):
+        return 1 if use.modulates(left) else 0
+    return 1 if isinstance(use.map_of(left), Gate) and not isinstance(use.map_of(right), Gate) else 0
+
+
+@path_op("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
+def masked_fill(use: Use) -> Ref:
+    value = use["value"]
+    return choose(use, use["mask"], value, use["self"])
+
+
+@path_op("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther")
+def where(use: Use) -> Ref:
+    return choose(use, use["condition"], use["self"], use["other"])
+
+
+def choose(use: Use, condition: Ref, yes: Ref | Scalar, no: Ref | Scalar) -> Ref:
+    """``where`` by a known condition: both sides times a 0/1 constant. Infinite fillings make sense under a softmax only."""
+    if not isinstance(condition, Known):
+        raise use.unsupported("its condition depends on the data")
+    kept = condition.tensor.to(torch.float32)
+    sides = [(yes, kept, condition.shape), (no, 1 - kept, condition.shape)]
+    terms = [t for t in (part(use, *side) for side in sides) if t is not None]
+    return terms[0] if len(terms) == 1 else use.emit(Merge((1,) * len(terms)), *terms)
+
+
+def part(use: Use, side: Ref | Scalar, kept: torch.Tensor, shape: tuple) -> Path | None:
+    number = side if isinstance(side, Scalar) else float(side.tensor) if isinstance(side, Known) and side.tensor.numel() == 1 else None
+    if number is not None and not math.isfinite(number):
+        raise use.unsupported("it fills with infinity outside of a softmax")
+    if number == 0:
+        return None
+    if number is not None:
+        return use.path(Known(kept * number, shape))
+    path = use.path(side)
+    if not fits_into(shape, path.shape, use.shape):
+        path = use.emit(Reindex("expand", (("shape", use.shape),)), path)
+    return use.emit(Constant(use.fixed(Known(kept, shape))), path)
+
+
+@path_op("aten.tril.default", "aten.triu.default")
+def triangle(use: Use) -> Ref:
+    x = use.path(use["self"])
+    rows, columns = x.shape[-2:]
+    keep = torch.ones(int(rows), int(columns))  # type: ignore[arg-type]
+    diagonal = use["diagonal"]
+    keep = keep.tril(diagonal) if use.name.startswith("aten.tril") else keep.triu(diagonal)
+    return use.emit(Constant(use.constant(keep)), x)

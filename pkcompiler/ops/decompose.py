@@ -1,0 +1,89 @@
+"""Which ATen operators the export keeps whole, and which it rewrites into operators that have a path meaning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+KEPT = """
+linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution conv1d.padding conv2d.padding
+conv3d.padding matmul bmm mm addmm baddbmm embedding layer_norm group_norm instance_norm batch_norm rms_norm native_layer_norm
+native_group_norm softmax.int _softmax _safe_softmax gelu silu hardswish hardsigmoid mish elu celu selu leaky_relu softplus relu6 hardtanh
+log_sigmoid softshrink hardshrink threshold max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
+adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec upsample_bilinear2d.vec
+upsample_trilinear3d.vec upsample_bicubic2d.vec _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec
+_upsample_nearest_exact3d.vec pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+replication_pad3d roll flip dropout mean mean.dim sum.dim_IntList sum unfold masked_fill.Scalar masked_fill.Tensor where.self
+where.ScalarSelf where.ScalarOther tril triu cumsum split.Tensor split_with_sizes chunk stack unbind.int clamp clamp_min clamp_max rsqrt reciprocal
+repeat repeat_interleave.self_int linalg_vector_norm var.correction std.correction amax
+"""
+"""Operators that the lift reads whole. Everything else goes through torch's default decompositions."""
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """torch's default table without :data:`KEPT`, with the rewrites of this file."""
+    table: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions().items())
+    for name in KEPT.split():
+        packet, _, overload = name.partition(".")
+        found = getattr(getattr(aten, packet), overload or "default", None)
+        table.pop(found, None)
+    table.update(REWRITES)
+    return table
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention written out: scores, mask, softmax, values (so that its softmax can be recorded)."""
+    if enable_gqa:
+        key = key.repeat_interleave(query.size(-3) // key.size(-3), -3)
+        value = value.repeat_interleave(query.size(-3) // value.size(-3), -3)
+    factor = 1 / math.sqrt(query.size(-1)) if scale is None else scale
+    scores = torch.matmul(query, key.transpose(-2, -1)) * factor
+    if is_causal:
+        allowed = torch.ones(query.size(-2), key.size(-2), dtype=torch.bool, device=query.device).tril()
+        scores = scores.masked_fill(~allowed, -math.inf)
+    elif attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return torch.matmul(torch.softmax(scores, -1), value)
+
+
+def prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """PReLU as two gates, the second scaled by its parameter: max(x, 0) + a min(x, 0)."""
+    shape = [1, -1] + [1] * (x.dim() - 2) if weight.numel() > 1 else [1] * x.dim()
+    return torch.relu(x) + weight.reshape(shape) * torch.clamp_max(x, 0)
+
+
+def divide(x: Any, y: Any) -> Any:
+    """x / y of two floating tensors as x times the reciprocal of y (which is frozen where y depends on the data)."""
+    if isinstance(x, Tensor) and isinstance(y, Tensor) and x.is_floating_point() and y.is_floating_point():
+        return x * torch.reciprocal(y)
+    return NotImplemented
+
+
+REWRITES: dict[Any, Callable[..., Any]] = {
+    aten.scaled_dot_product_attention.default: attention,
+    aten.prelu.default: prelu,
+    aten._prelu_kernel.default: lambda x, weight: torch.relu(x) + weight * torch.clamp_max(x, 0),
+    aten.div.Tensor: divide,
+    aten.square.default: lambda x: x * x,
+    aten.addcmul.default: lambda x, a, b, *, value=1: x + value * (a * b),
+    aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
+}

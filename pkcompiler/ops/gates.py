@@ -1,0 +1,55 @@
+"""Which pointwise operators are linear, which are gates, which are singular; and what is mere plumbing."""
+
+from __future__ import annotations
+
+import torch
+
+PASS_THROUGH = frozenset(
+    "aten.clone.default aten.alias.default aten._to_copy.default aten.dropout.default aten.contiguous.default aten.lift_fresh_copy.default "
+    "aten.detach_.default aten.feature_dropout.default aten.alpha_dropout.default aten.to.dtype aten.type_as.default".split()
+)
+"""Operators that hand their tensor on unchanged (in evaluation mode; a change of precision is no change of value)."""
+
+IGNORED = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default"})
+
+LINEAR = frozenset(
+    "aten.add.Tensor aten.add.Scalar aten.sub.Tensor aten.sub.Scalar aten.rsub.Scalar aten.rsub.Tensor aten.mul.Tensor aten.mul.Scalar "
+    "aten.div.Tensor aten.div.Scalar aten.neg.default".split()
+)
+"""Pointwise operators that are linear in a path as long as the other operand is no function of the same tensor."""
+
+PIECEWISE = frozenset(
+    "aten.relu.default aten.relu6.default aten.leaky_relu.default aten.hardtanh.default aten.hardsigmoid.default aten.clamp.default "
+    "aten.clamp.Tensor aten.clamp_min.default aten.clamp_max.default aten.abs.default aten.threshold.default aten.hardshrink.default "
+    "aten.softshrink.default aten.maximum.default aten.minimum.default aten.rrelu_with_noise.default aten.sign.default "
+    "aten.sgn.default aten.round.default aten.floor.default aten.ceil.default aten.trunc.default".split()
+)
+"""Gates whose slope is locally constant."""
+
+SINGULAR = frozenset(
+    "aten.log.default aten.log2.default aten.log10.default aten.log1p.default aten.reciprocal.default aten.rsqrt.default "
+    "aten.sqrt.default".split()
+)
+"""Functions singular at 0: frozen, unless they are part of an activation that is regular there (softplus written out)."""
+
+NORMS = frozenset(
+    "aten.rsqrt.default aten.sqrt.default aten.linalg_vector_norm.default aten.var.correction aten.std.correction aten.norm.Scalar".split()
+)
+"""Operators that read the size of their input: what depends on them is a norm, decided by the ``norms`` argument of a functional."""
+
+UNTAGGED = frozenset({"aten.prelu.default", "aten.glu.default", "aten.rrelu_with_noise.default", "aten._to_copy.default"})
+
+FROZEN_LIST = NORMS | SINGULAR | {"aten.pow.Tensor_Scalar", "aten.div.Tensor", "aten.softmax.int", "aten._softmax.default"}
+"""The closed list of floating operators that may be frozen at the data (with what is computed from them alone)."""
+
+
+def is_pointwise(target: object) -> bool:
+    """Whether torch itself tags the operator as pointwise."""
+    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+
+
+def is_singular(name: str, exponent: object = None) -> bool:
+    """log, square root, reciprocal, and powers with a negative or a fractional exponent below 1."""
+    if name in SINGULAR:
+        return True
+    return name == "aten.pow.Tensor_Scalar" and isinstance(exponent, int | float) and exponent < 1

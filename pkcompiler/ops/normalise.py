@@ -1,0 +1,60 @@
+"""Normalisations: BatchNorm in evaluation mode (an affine map), LayerNorm, GroupNorm, InstanceNorm, RMSNorm."""
+
+from __future__ import annotations
+
+from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named, Normalise, Scale
+from pkcompiler.ops.table import Ref, Use, path_op
+
+
+def affine(use: Use, x: Ref, weight: Ref | None, bias: Ref | None, mean: Ref, var: Ref, eps: float) -> Ref:
+    """gamma / sqrt(var + eps) * (x - mean) + beta, per channel."""
+    variance = use.fixed(var)
+    factor: Fixed = InvSqrt(variance.slot, eps) if isinstance(variance, Named) else Literal((variance.value + eps) ** -0.5)
+    rank = len(x.shape)
+    channels = int(x.shape[1])
+    shape = (channels, *([1] * (rank - 2)))
+    return use.emit(Scale(use.weight(weight), use.weight(bias), shape, factor, use.fixed(mean)), x, shape=x.shape)
+
+
+@path_op("aten._native_batch_norm_legit_no_training.default")
+def batch_norm_inference(use: Use) -> Ref | list[Ref]:
+    return [affine(use, use["input"], use["weight"], use["bias"], use["running_mean"], use["running_var"], use["eps"])]
+
+
+@path_op("aten.batch_norm.default")
+def batch_norm(use: Use) -> Ref:
+    if use["training"] or use["running_mean"] is None:
+        raise use.unsupported("a BatchNorm without running statistics depends on the batch")
+    return affine(use, use["input"], use["weight"], use["bias"], use["running_mean"], use["running_var"], use["eps"])
+
+
+@path_op("aten.layer_norm.default")
+def layer_norm(use: Use) -> Ref:
+    shape = tuple(use["normalized_shape"])
+    map = Normalise("layer", shape, use.weight(use["weight"]), use.weight(use["bias"]), use["eps"])
+    return use.record("normalise", use.emit(map, use["input"]))
+
+
+@path_op("aten.rms_norm.default")
+def rms_norm(use: Use) -> Ref:
+    eps = use["eps"] if use["eps"] is not None else 1.1920928955078125e-07  # torch: the machine epsilon of float32
+    map = Normalise("rms", tuple(use["normalized_shape"]), use.weight(use["weight"]), None, eps)
+    return use.record("normalise", use.emit(map, use["input"]))
+
+
+def grouped(use: Use, groups: int) -> Ref:
+    channels = int(use["input"].shape[1])
+    map = Normalise("group", (channels,), use.weight(use["weight"]), use.weight(use["bias"]), use["eps"], groups)
+    return use.record("normalise", use.emit(map, use["input"]))
+
+
+@path_op("aten.group_norm.default")
+def group_norm(use: Use) -> Ref:
+    return grouped(use, use["num_groups"])
+
+
+@path_op("aten.instance_norm.default")
+def instance_norm(use: Use) -> Ref:
+    if not use["use_input_stats"]:
+        return affine(use, use["input"], use["weight"], use["bias"], use["running_mean"], use["running_var"], use["eps"])
+    return grouped(use, int(use["input"].shape[1]))

@@ -1,0 +1,261 @@
+"""Reindexings: every operator that moves, repeats, drops or sums entries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pkcompiler.ir.maps import Batch, Dim, Merge, Reindex
+from pkcompiler.ops.linear import take
+from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored, Use, path_op
+
+
+@path_op(
+    "aten.view.default", "aten.reshape.default", "aten.unsqueeze.default", "aten.squeeze.dim", "aten.squeeze.dims",
+    "aten.squeeze.default", "aten.flatten.using_ints", "aten._unsafe_view.default", "aten.unflatten.int",
+)  # fmt: skip
+def reshape(use: Use) -> Ref:
+    return reshaped(use, use["self"], use.shape)
+
+
+def reshaped(use: Use, x: Ref, shape: Sequence[Dim]) -> Ref:
+    if tuple(x.shape) == tuple(shape):
+        return x
+    if isinstance(x, Index):
+        made = use.emit(Reindex("reshape", (("shape", tuple(shape)),)), x, shape=shape)
+        return Index(made.name, tuple(shape))
+    return use.emit(Reindex("reshape", (("shape", tuple(shape)),)), use.path(x), shape=shape)
+
+
+@path_op("aten.permute.default")
+def permute(use: Use) -> Ref:
+    x = use["self"]
+    dims = tuple(d % len(x.shape) for d in use["dims"])
+    return permuted(use, x, dims)
+
+
+def permuted(use: Use, x: Ref, dims: Sequence[int]) -> Ref:
+    if tuple(dims) == tuple(range(len(dims))):
+        return x
+    return use.emit(Reindex("permute", (("dims", tuple(dims)),)), use.path(x), shape=tuple(x.shape[d] for d in dims))
+
+
+@path_op("aten.transpose.int")
+def transpose(use: Use) -> Ref:
+    rank = len(use["self"].shape)
+    dims = list(range(rank))
+    a, b = use["dim0"] % rank, use["dim1"] % rank
+    dims[a], dims[b] = dims[b], dims[a]
+    return permuted(use, use["self"], dims)
+
+
+@path_op("aten.t.default")
+def t(use: Use) -> Ref:
+    return permuted(use, use["self"], (1, 0) if len(use["self"].shape) == 2 else (0,))
+
+
+@path_op("aten.expand.default")
+def expand(use: Use) -> Ref:
+    x = use["self"]
+    return x if tuple(x.shape) == tuple(use.shape) else use.emit(Reindex("expand", (("shape", use.shape),)), use.path(x))
+
+
+@path_op("aten.slice.Tensor")
+def slice_(use: Use) -> Ref:
+    start, end = use["start"] or 0, use["end"]
+    return sliced(use, use["self"], use["dim"], start, end, use["step"], use.shape)
+
+
+def sliced(use: Use, x: Ref, dim: int, start: int, end: int | None, step: int, shape: Sequence[Dim]) -> Ref:
+    if tuple(x.shape) == tuple(shape):
+        return x
+    dim %= len(x.shape)
+    size = x.shape[dim]
+    if isinstance(size, Batch):
+        raise use.unsupported("it slices the batch")
+    first = max(start + size, 0) if start < 0 else min(start, size)
+    last = size if end is None else max(end + size, 0) if end < 0 else min(end, size)
+    args = (("dim", dim), ("start", first), ("end", last), ("step", step))
+    return use.emit(Reindex("slice", args), use.path(x), shape=shape)
+
+
+@path_op("aten.narrow.default")
+def narrow(use: Use) -> Ref:
+    return sliced(use, use["self"], use["dim"], use["start"], use["start"] + use["length"], 1, use.shape)
+
+
+@path_op("aten.select.int")
+def select(use: Use) -> Ref:
+    x = use["self"]
+    dim = use["dim"] % len(x.shape)
+    size = x.shape[dim]
+    if isinstance(size, Batch):
+        raise use.unsupported("it selects one sample of the batch")
+    return use.emit(Reindex("select", (("dim", dim), ("index", use["index"] % size))), use.path(x))
+
+
+@path_op("aten.cat.default")
+def cat(use: Use) -> Ref:
+    parts = [p for p in use["tensors"] if tuple(p.shape) != (0,)]
+    dim = use["dim"] % len(use.shape)
+    if isinstance(use.shape[dim], Batch):
+        raise use.unsupported("it concatenates along the batch")
+    return use.emit(Reindex("cat", (("dim", dim),)), *(use.path(p) for p in parts))
+
+
+@path_op("aten.stack.default")
+def stack(use: Use) -> Ref:
+    dim = use["dim"] % len(use.shape)
+    single = (*use.shape[:dim], 1, *use.shape[dim + 1 :])
+    parts = [reshaped(use, use.path(p), single) for p in use["tensors"]]
+    return use.emit(Reindex("cat", (("dim", dim),)), *parts)
+
+
+def pieces(use: Use, sizes: Sequence[int], dim: int) -> list[Ref]:
+    x = use["self"]
+    dim %= len(x.shape)
+    out, start = [], 0
+    for size in sizes:
+        shape = (*x.shape[:dim], size, *x.shape[dim + 1 :])
+        out.append(sliced(use, x, dim, start, start + size, 1, shape))
+        start += size
+    return out
+
+
+@path_op("aten.split.Tensor", "aten.split_with_sizes.default", "aten.chunk.default")
+def split(use: Use) -> list[Ref]:
+    dim = use["dim"]
+    shapes = use.shape
+    return pieces(use, [int(s[dim % len(s)]) for s in shapes], dim)  # type: ignore[index, arg-type]
+
+
+@path_op("aten.unbind.int")
+def unbind(use: Use) -> list[Ref]:
+    x = use.path(use["self"])
+    dim = use["dim"] % len(x.shape)
+    shape = (*x.shape[:dim], *x.shape[dim + 1 :])
+    return [use.emit(Reindex("select", (("dim", dim), ("index", i))), x, shape=shape) for i in range(int(x.shape[dim]))]  # type: ignore[arg-type]
+
+
+@path_op("aten.constant_pad_nd.default", "aten.pad.default")
+def pad(use: Use) -> Ref:
+    x = use.path(use["self"])
+    mode = use["mode"] if "mode" in use else "constant"
+    out = use.emit(Reindex("pad", (("pad", tuple(use["pad"])), ("mode", mode))), x)
+    value = use["value"] or 0
+    if mode != "constant" or value == 0:
+        return out
+    inner = [1 if isinstance(d, Batch) else d for d in x.shape]
+    border = torch.nn.functional.pad(torch.zeros(inner), use["pad"], value=value)
+    shape = tuple(1 if isinstance(d, Batch) else d for d in use.shape)
+    return use.emit(Merge((1, 1)), out, use.path(Known(border, shape)))
+
+
+def pad_mode(mode: str) -> None:
+    for rank in (1, 2, 3):
+
+        def entry(use: Use) -> Ref:
+            return use.emit(Reindex("pad", (("pad", tuple(use["padding"])), ("mode", mode))), use.path(use["self"]))
+
+        path_op(f"aten.{mode}_pad{rank}d.default" if mode != "replicate" else f"aten.replication_pad{rank}d.default")(entry)
+
+
+pad_mode("replicate")
+
+
+def _reflect(use: Use) -> Ref:
+    return use.emit(Reindex("pad", (("pad", tuple(use["padding"])), ("mode", "reflect"))), use.path(use["self"]))
+
+
+for _rank in (1, 2, 3):
+    path_op(f"aten.reflection_pad{_rank}d.default")(_reflect)
+
+
+@path_op("aten.roll.default")
+def roll(use: Use) -> Ref:
+    x = use.path(use["self"])
+    dims = tuple(d % len(x.shape) for d in use["dims"])
+    if not dims:
+        raise use.unsupported("it rolls over the batch")
+    return use.emit(Reindex("roll", (("shifts", tuple(use["shifts"])), ("dims", dims))), x)
+
+
+@path_op("aten.flip.default")
+def flip(use: Use) -> Ref:
+    x = use.path(use["self"])
+    return use.emit(Reindex("flip", (("dims", tuple(d % len(x.shape) for d in use["dims"])),)), x)
+
+
+@path_op("aten.repeat.default")
+def repeat(use: Use) -> Ref:
+    return use.emit(Reindex("repeat", (("repeats", tuple(use["repeats"])),)), use.path(use["self"]))
+
+
+@path_op("aten.repeat_interleave.self_int")
+def repeat_interleave(use: Use) -> Ref:
+    x = use.path(use["self"])
+    dim = use["dim"] % len(x.shape)
+    index = torch.arange(int(x.shape[dim])).repeat_interleave(use["repeats"])  # type: ignore[arg-type]
+    return take(use, x, dim, Known(index, (index.numel(),)))
+
+
+@path_op("aten.cumsum.default")
+def cumsum(use: Use) -> Ref:
+    x = use.path(use["self"])
+    return use.emit(Reindex("cumsum", (("dim", use["dim"] % len(x.shape)),)), x)
+
+
+@path_op("aten.unfold.default")
+def unfold(use: Use) -> Ref:
+    x = use.path(use["self"])
+    args = (("dim", use["dimension"] % len(x.shape)), ("size", use["size"]), ("step", use["step"]))
+    return use.emit(Reindex("unfold", args), x)
+
+
+@path_op("aten.diagonal.default")
+def diagonal(use: Use) -> Ref:
+    x = use.path(use["self"])
+    rank = len(x.shape)
+    args = (("offset", use["offset"]), ("dim1", use["dim1"] % rank), ("dim2", use["dim2"] % rank))
+    return use.emit(Reindex("diagonal", args), x)
+
+
+@path_op("aten.index_select.default")
+def index_select(use: Use) -> Ref:
+    rows = use["index"]
+    if not isinstance(rows, Known):
+        raise use.unsupported("its indices depend on the data")
+    x = use.path(use["self"])
+    return take(use, x, use["dim"] % len(x.shape), rows)
+
+
+@path_op("aten.index.Tensor", "aten._unsafe_index.Tensor")
+def index(use: Use) -> Ref:
+    """Constant indices into neighbouring dimensions: those are flattened, then rows are taken."""
+    x, indices = use.path(use["self"]), use["indices"]
+    given = [i for i, ref in enumerate(indices) if ref is not None]
+    refs = [indices[i] for i in given]
+    if not all(isinstance(r, Known) for r in refs) or given != list(range(given[0], given[-1] + 1)):
+        raise use.unsupported("its indices depend on the data or are not adjacent")
+    sizes = [x.shape[i] for i in given]
+    if any(isinstance(s, Batch) for s in sizes):
+        raise use.unsupported("it indexes the batch")
+    tensors = torch.broadcast_tensors(*(_integers(r.tensor, s) for r, s in zip(refs, sizes, strict=True)))
+    flat = torch.zeros_like(tensors[0])
+    for tensor, size in zip(tensors, sizes, strict=True):
+        flat = flat * size + torch.where(tensor < 0, tensor + size, tensor)
+    first, merged = given[0], 1
+    for s in sizes:
+        merged *= int(s)  # type: ignore[arg-type]
+    narrow_shape = (*x.shape[:first], merged, *x.shape[given[-1] + 1 :])
+    merged_x = reshaped(use, x, narrow_shape)
+    assert isinstance(merged_x, Path)
+    return take(use, merged_x, first, Known(flat, tuple(flat.shape)))
+
+
+def _integers(index: torch.Tensor, size: Dim) -> torch.Tensor:
+    return index.nonzero().squeeze(-1) if index.dtype == torch.bool else index.to(torch.int64)
+
+
+__all__ = ["Observed", "Stored", "permuted", "reshaped"]

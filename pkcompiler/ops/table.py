@@ -1,0 +1,127 @@
+"""The operator table: ATen overload -> what it does to paths.
+
+An entry is a function from a :class:`Use` (one call of the operator, arguments bound by the names of its schema) to a reference; it
+emits path maps and nothing else. ``@path_op("aten.relu.default")`` adds one, from a user's plug-in too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from pkcompiler.ir.maps import Dim, Fixed, PathMap
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A value of the path graph."""
+
+    name: str
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A whole parameter, used as it is stored."""
+
+    slot: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """A tensor that no input and no parameter enters; ``slot`` when it is a whole buffer. Batch dimensions have their size at batch 1."""
+
+    tensor: torch.Tensor
+    shape: tuple[Dim, ...]
+    slot: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A data-dependent tensor that is no path: recorded at x, 1 without data."""
+
+    node: str
+    kind: str
+    what: str
+    shape: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An integer input of the model (or a reshaped one)."""
+
+    name: str
+    shape: tuple[Dim, ...]
+
+
+Ref = Path | Stored | Known | Observed | Index
+
+
+class Use(Protocol):
+    """One call of an operator, as its table entry sees it."""
+
+    shape: tuple[Dim, ...]
+    name: str
+
+    def __contains__(self, argument: str) -> bool:
+        """Whether the operator's schema has that argument."""
+
+    def __getitem__(self, argument: str) -> Any:
+        """The argument of that name in the operator's schema: a reference, or a Python value."""
+
+    def path(self, ref: Ref) -> Path:
+        """``ref`` as a path value (a parameter or constant becomes a source)."""
+
+    def fixed(self, ref: Ref) -> Fixed:
+        """A known tensor as a fixed factor."""
+
+    def constant(self, tensor: torch.Tensor) -> Fixed:
+        """A tensor made by the entry, as a fixed factor."""
+
+    def emit(self, map: PathMap, *inputs: Ref, shape: Sequence[Dim] | None = None) -> Path:
+        """One more operation of the path graph (``shape`` defaults to that of the operator's result)."""
+
+    def weight(self, ref: Ref | None) -> Any:
+        """The slot of a parameter used as stored (None for None)."""
+
+    def factor(self, ref: Ref) -> Path:
+        """``ref`` as an operand of a product: constants and observed tensors stay when constant sources are off."""
+
+    def boolean(self, tensor: torch.Tensor) -> Any:
+        """A boolean constant slot."""
+
+    def record(self, kind: str, result: Path) -> Path:
+        """Ask for an observation of this node (``window``, ``normalise``, ``softmax``) under the name of ``result``."""
+
+    def step_back(self, argument: str) -> Use | None:
+        """The use that computed an argument, if an operator did."""
+
+    def map_of(self, ref: Ref) -> PathMap | None:
+        """The map that made a path value, seen through reindexings."""
+
+    def modulates(self, ref: Ref) -> bool:
+        """Whether a value is made by a softmax or a bounded gate, so that it modulates what it multiplies."""
+
+    def unsupported(self, why: str) -> Exception:
+        """The error to raise when this use has no meaning for paths."""
+
+
+Entry = Callable[[Use], "Ref | list[Ref]"]
+
+TABLE: dict[str, Entry] = {}
+"""Operators with a meaning of their own. Gates and plumbing are in :mod:`pkcompiler.ops.gates`."""
+
+
+def path_op(*names: str) -> Callable[[Entry], Entry]:
+    """Register an entry for one or several overloads, e.g. ``@path_op("aten.linear.default")``."""
+
+    def register(entry: Entry) -> Entry:
+        for name in names:
+            TABLE[name] = entry
+        return entry
+
+    return register

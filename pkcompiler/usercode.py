@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from hashlib import sha256
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from traceback import walk_tb
 from types import ModuleType, TracebackType
@@ -169,11 +170,8 @@ def _run_file(spec: UserSpec) -> ModuleType:
 
 
 def _import_module(spec: UserSpec) -> ModuleType:
-    with _importable(spec.folder):
-        try:
-            found = importlib.util.find_spec(spec.place)
-        except (ImportError, ValueError):
-            found = None
+    with _running(spec.folder, None, f"importing {spec.place}"):
+        found = _find(spec.place)
     if found is None:
         files = [path.name for path in Path.cwd().glob("*.py")]
         hint = nearest(f"{spec.place}.py", files) if get_close_matches(f"{spec.place}.py", files, cutoff=0.5) else ""
@@ -182,6 +180,16 @@ def _import_module(spec: UserSpec) -> ModuleType:
     source = Path(found.origin) if found.has_location and found.origin else None
     with _running(spec.folder, source, f"importing {spec.place}"):
         return importlib.import_module(spec.place)
+
+
+def _find(place: str) -> ModuleSpec | None:
+    """The module's import spec; None where it, or a package on the way to it, does not exist. Packages on the way are imported."""
+    try:
+        return importlib.util.find_spec(place)
+    except ModuleNotFoundError as error:
+        if error.name and (place == error.name or place.startswith(f"{error.name}.")):
+            return None
+        raise
 
 
 def _no_file(path: Path) -> PkcError:

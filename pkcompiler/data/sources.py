@@ -67,9 +67,12 @@ def _npz(path: Path) -> Pair:
             if missing:
                 raise _without(path, missing, archive.files)
             return _tensor(archive["x"], path, "x"), _tensor(archive["y"], path, "y")
-    except (ValueError, OSError, EOFError) as error:
+    except PkcError:
+        raise
+    except Exception as error:  # a damaged archive can make the reader raise anything
         remedy = f"save plain arrays: np.savez('{path.name}', x=x, y=y), x float [N, ...], y int [N]"
-        raise fail("PKC662", f"'{path}' cannot be read: {str(error).splitlines()[0]}", remedy) from None
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise fail("PKC662", f"'{path}' cannot be read: {reason}", remedy) from None
 
 
 def _without(path: Path, missing: list[str], present: list[str]) -> PkcError:

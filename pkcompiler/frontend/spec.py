@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def _choose(python: ModuleType, source: Path | None, spec: UserSpec, args: Mappi
         raise fail(
             "PKC245", f"{spec.text} holds {len(fitting)} possible models", *specs[1:], f"name one of them, such as {specs[0]}"
         )
-    needing = [f"{spec.text}:{name} takes {name}{inspect.signature(value)}" for name, value in candidates.items()]
+    needing = [f"{spec.text}:{name} takes {name}{inspect.signature(value)}" for name, value in candidates.items() if callable(value)]
     last = "give its arguments with --arg key=value" if needing else "add to it: def model(): return ..."
     raise fail("PKC245", f"{spec.text} holds no model that can be built without arguments", *needing, last)
 
@@ -131,9 +132,9 @@ def _imported_names(source: Path | None) -> set[str]:
     return {alias.asname or alias.name.partition(".")[0] for alias in aliases}
 
 
-def _binds(value: object, args: Mapping[str, object]) -> bool:
+def _binds(value: Any, args: Mapping[str, object]) -> bool:
     try:
-        inspect.signature(value).bind(**args)  # type: ignore[arg-type]
+        inspect.signature(value).bind(**args)
     except (TypeError, ValueError):
         return False
     return True

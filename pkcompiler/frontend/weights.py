@@ -8,7 +8,6 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -37,7 +36,7 @@ def load_weights(module: nn.Module, path: str | Path) -> str:
 
 def non_finite(module: nn.Module) -> tuple[str, ...]:
     """The names of the parameters and running statistics that hold a NaN or an infinity."""
-    named = dict(module.named_parameters())
+    named: dict[str, Tensor] = dict(module.named_parameters())
     named.update((name, buffer) for name, buffer in module.named_buffers() if name.rpartition(".")[2].startswith("running_"))
     return tuple(name for name, tensor in named.items() if tensor.is_floating_point() and not tensor.isfinite().all())
 
@@ -56,10 +55,10 @@ def _read(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _pickled(path, error) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise fail(
-            "PKC640", f"'{path}' cannot be read: {str(error).splitlines()[0]}", "save it again: torch.save(model.state_dict(), ...)"
-        ) from None
+    except Exception as error:  # a damaged file can make either reader raise anything
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        remedy = f"save it again: torch.save(model.state_dict(), '{path.with_suffix('.pt').name}')"
+        raise fail("PKC640", f"'{path}' cannot be read: {reason}", remedy) from None
 
 
 def _pickled(path: Path, error: Exception) -> PkcError:

@@ -1,0 +1,9 @@
+"""Masks into a network that trains: ``lower`` weaves them into a copy's graph, ``apply_masks`` keeps the given module."""
+
+from __future__ import annotations
+
+from pkcompiler.lower.apply import apply_masks
+from pkcompiler.lower.lowering import lower
+from pkcompiler.lower.modules import Lowered, ModePair
+
+__all__ = ["Lowered", "ModePair", "apply_masks", "lower"]

@@ -1,0 +1,144 @@
+"""Masks kept in place: the user's own class and training code, with nothing renamed and no parametrization.
+
+What keeps a pruned weight at exactly zero:
+
+- its stored value and gradient are zeroed now;
+- a hook on the parameter replaces the incoming gradient by zero there (``torch.where``: infinite and NaN too), in
+  ``backward()`` and in ``torch.autograd.grad``;
+- a hook that torch runs after any optimizer's step zeroes it again, so that momentum gathered earlier does no harm;
+- after ``load_state_dict`` it is zeroed again.
+
+All of it survives ``.to()``, ``.half()``, ``.cuda()``, ``copy.deepcopy`` and ``load_state_dict(assign=True)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pkcompiler.lower.masks import canonical_names, check_masks, zero_pruned
+
+ATTRIBUTE = "_kept_masks"
+
+
+class Cell:
+    """A mask that may be tightened and that follows the device on which it is asked for."""
+
+    __slots__ = ("mask",)
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    def on(self, device: torch.device) -> Tensor:
+        if self.mask.device != device:
+            self.mask = self.mask.to(device)
+        return self.mask
+
+
+class Keeper:
+    """The masks that one module keeps: names to bool tensors, beside the parameters that carry the hooks.
+
+    Copying (or loading) it hooks the copied parameters, for a copy of the module holds them too.
+    """
+
+    def __init__(self) -> None:
+        self.masks: dict[str, Tensor] = {}
+        self.parameters: dict[str, nn.Parameter] = {}
+
+    def keep(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
+        self.parameters[name] = parameter
+        self.masks[name] = _attach(parameter, mask)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name, parameter in self.parameters.items():
+            self.masks[name] = _attach(parameter, self.masks[name])
+
+
+def apply_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+    """Zero the pruned weights of ``module`` in place and keep them zero through its training; returns ``module``.
+
+    Keys, classes, parameter objects and the training flag stay as they are. Applying the same masks again changes nothing;
+    other masks only tighten: a weight is kept when every mask so far keeps it.
+
+    :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept.
+    :raises PkcError: as :func:`pkcompiler.lower.masks.check_masks`.
+    """
+    checked = check_masks(module, masks)
+    keeper = module.__dict__.get(ATTRIBUTE)
+    if keeper is None:
+        keeper = module.__dict__[ATTRIBUTE] = Keeper()
+        module.register_load_state_dict_post_hook(after_load)
+    canonical = canonical_names(module)
+    for name, parameter in module.named_parameters():
+        if canonical[name] in checked:
+            keeper.keep(name, parameter, checked[canonical[name]])
+    return module
+
+
+def applied_masks(module: nn.Module) -> dict[str, Tensor]:
+    """The masks that :func:`apply_masks` put on ``module`` itself, by parameter name."""
+    keeper = module.__dict__.get(ATTRIBUTE)
+    return {} if keeper is None else dict(keeper.masks)
+
+
+def is_mask_hook(hook: object) -> bool:
+    """Whether a parameter's gradient hook is one of ours."""
+    return isinstance(hook, partial) and hook.func is _mask_gradient
+
+
+_CELLS = WeakTensorKeyDictionary()
+
+
+def _attach(parameter: nn.Parameter, mask: Tensor) -> Tensor:
+    cell = _CELLS.get(parameter)
+    if cell is None:
+        cell = _CELLS[parameter] = Cell(mask.to(parameter.device, copy=True))
+        _hook_gradient(parameter, cell)
+        _hook_optimizers_once()
+    else:
+        cell.mask = cell.on(parameter.device) & mask.to(parameter.device)
+    zero_pruned(parameter, cell.mask)
+    return cell.mask
+
+
+def _hook_gradient(parameter: nn.Parameter, cell: Cell) -> None:
+    """Hooks need ``requires_grad``; a frozen parameter gets its hook for the day it is thawed."""
+    frozen = not parameter.requires_grad
+    parameter.requires_grad_(True)
+    parameter.register_hook(partial(_mask_gradient, cell))
+    parameter.requires_grad_(not frozen)
+
+
+def _mask_gradient(cell: Cell, gradient: Tensor) -> Tensor:
+    return torch.where(cell.on(gradient.device), gradient, 0)
+
+
+_optimizer_hook: list[Any] = []
+
+
+def _hook_optimizers_once() -> None:
+    if not _optimizer_hook:
+        _optimizer_hook.append(register_optimizer_step_post_hook(_after_step))
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            cell = _CELLS.get(parameter)
+            if cell is not None:
+                with torch.no_grad():
+                    parameter.masked_fill_(~cell.on(parameter.device), 0)
+
+
+def after_load(module: nn.Module, incompatible_keys: Any) -> None:
+    keeper: Keeper = module.__dict__[ATTRIBUTE]
+    parameters = dict(module.named_parameters())
+    for name, mask in list(keeper.masks.items()):
+        keeper.keep(name, parameters[name], mask)

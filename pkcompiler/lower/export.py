@@ -1,0 +1,97 @@
+"""The exported programs of both modes, for models that a symbolic trace cannot follow."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ShapesCollection
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.lower.trace import Trace, scratch_copy
+
+Shapes = tuple[tuple[int | str, ...] | None, ...]
+
+
+def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace, Shapes]:
+    """Evaluation and training program over the tensors of ``model``, and the shapes that both were recorded for.
+
+    Dimension 0 is the batch, of any size; where that fails, the programs are for the example's batch size only, with a warning.
+
+    :returns: the two traces; for each example tensor its sizes, a letter for one that may vary.
+    :raises PkcError: PKC273 when export fails.
+    """
+    for dynamic in (True, False):
+        example = _example(args, kwargs, dynamic)
+        try:
+            evaluation, training = (_export(scratch_copy(model).train(mode), *example, dynamic) for mode in (False, True))
+        except Exception as error:
+            reason = error
+            continue
+        shapes = tuple(_common(a, b) for a, b in zip(_shapes(evaluation), _shapes(training)))
+        batch = next((shape[0] for shape in shapes if shape), None)
+        if isinstance(batch, int):
+            warnings.warn(f"{type(model).__name__} could only be recorded for a batch of {batch}", stacklevel=3)
+        return Trace(_bare(evaluation), evaluation), Trace(_bare(training), training), shapes
+    raise fail(
+        "PKC273",
+        f"{type(model).__name__} can be neither traced nor exported: {str(reason).splitlines()[0]}",
+        "keep its class and mask it in place: pkcompiler.apply_masks(model, masks)",
+    ) from reason
+
+
+def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example, repeated to a batch of two where the batch is one, which export would take for a constant."""
+    batch = _batch((args, kwargs))
+    if not dynamic or batch != 1:
+        return args, dict(kwargs)
+    return tree_map(lambda x: torch.cat([x, x]) if _is_batched(x, 1) else x, (args, dict(kwargs)))
+
+
+def _batch(inputs: Any) -> int | None:
+    return next((leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), None)
+
+
+def _is_batched(leaf: object, batch: int | None) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: bool) -> fx.GraphModule:
+    shapes = ShapesCollection()
+    batch = _batch((args, kwargs))
+    for leaf in tree_leaves((args, kwargs)) if dynamic else []:
+        if _is_batched(leaf, batch):
+            shapes[leaf] = {0: Dim.AUTO}
+    specification = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=specification, strict=False)
+        return program.module(check_guards=False)
+
+
+def _shapes(program: fx.GraphModule) -> Shapes:
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+    return tuple(
+        tuple(size if isinstance(size, int) else str(size) for size in value.shape) if isinstance(value, Tensor) else None
+        for value in values
+    )
+
+
+def _common(a: tuple[int | str, ...] | None, b: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
+    """Sizes that either program fixed stay fixed."""
+    return a if a is None or b is None else tuple(x if isinstance(x, int) else y for x, y in zip(a, b))
+
+
+def _bare(program: fx.GraphModule) -> fx.Graph:
+    """The graph without the checks of dtype and device that recording left, which would forbid ``.to()``, and without facts."""
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+    for node in graph.nodes:
+        node.meta.clear()
+    return graph

@@ -1,0 +1,140 @@
+"""A trainable copy of a model with its masks as graph nodes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.lower.apply import ATTRIBUTE, after_load, applied_masks
+from pkcompiler.lower.export import export_modes
+from pkcompiler.lower.masks import canonical_names, check_masks
+from pkcompiler.lower.modules import Lowered, ModePair
+from pkcompiler.lower.refuse import refuse_unkept
+from pkcompiler.lower.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
+from pkcompiler.lower.weave import weave
+
+
+def lower(model: nn.Module, masks: Mapping[str, Tensor], example_inputs: Any = None) -> Lowered | ModePair:
+    """A copy of ``model`` that trains with ``masks``: every use of a masked parameter reads ``torch.where(mask, weight, 0)``.
+
+    The copy shares nothing with ``model``. Its outputs equal the masked model's to the bit on CPU, its parameter names and
+    ``state_dict`` keys equal the dense model's (masks are non-persistent buffers). Stored pruned weights are zero now, after
+    ``load_state_dict``, and under any optimizer, since their gradients are zero whatever flows back.
+
+    Symbolic tracing gives a :class:`Lowered` (an ``fx.GraphModule``), or a :class:`ModePair` where the two modes compute
+    differently (``F.dropout(training=self.training)``). A model that cannot be traced is exported in both modes, also a
+    :class:`ModePair`; that takes ``example_inputs``. The mode of such a pair is that of the root.
+
+    :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept.
+    :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch.
+    :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
+        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273).
+    """
+    refuse_unkept(model)
+    checked = check_masks(model, masks)
+    for name, mask in applied_masks(model).items():
+        checked[name] = checked.get(name, mask).to(mask.device) & mask
+    root = _private_copy(model)
+    args, kwargs = _arguments(example_inputs)
+    try:
+        traces, shapes = trace_modes(root, args, kwargs), ()
+    except NotTraceable as reason:
+        if example_inputs is None:
+            raise fail(
+                "PKC272",
+                f"{type(model).__name__} cannot be traced symbolically ({reason}), recording it takes an example",
+                "pass the third argument: lower(model, masks, example_inputs)",
+            ) from reason
+        *traces, shapes = export_modes(root, args, kwargs)
+    return _assemble(root, checked, traces[0], traces[1], shapes)
+
+
+def _assemble(
+    root: nn.Module, masks: Mapping[str, Tensor], evaluation: Trace, training: Trace, shapes: Any
+) -> Lowered | ModePair:
+    canonical = canonical_names(root)
+    single = not shapes and same_program(evaluation, training)
+    for trace in (training,) if single else (evaluation, training):
+        _adopt_constants(root, trace)
+    mask_names = {name: _register_mask(root, name, mask) for name, mask in masks.items()}
+    for trace in (training,) if single else (evaluation, training):
+        weave(trace.graph, root, canonical, mask_names)
+    lowered: Lowered | ModePair
+    if single:
+        lowered = Lowered(root, training.graph, mask_names)
+    else:
+        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, shapes)
+    lowered.zero_pruned()
+    lowered.register_load_state_dict_post_hook(_zero_after_load)
+    return lowered
+
+
+def _zero_after_load(module: Lowered | ModePair, incompatible_keys: Any) -> None:
+    module.zero_pruned()
+
+
+def _private_copy(model: nn.Module) -> nn.Module:
+    """A deep copy; tensors that a norm computed from its parameters (``weight_norm``) are copied as values."""
+    memo = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    }
+    root = copy.deepcopy(model, memo)
+    if root.__dict__.pop(ATTRIBUTE, None) is not None:
+        hooks = root._load_state_dict_post_hooks
+        for key in [key for key, hook in hooks.items() if hook is after_load]:
+            del hooks[key]
+    return root
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if example_inputs is None:
+        return (), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
+
+
+def _register_mask(root: nn.Module, name: str, mask: Tensor) -> str:
+    owner, _, leaf = name.rpartition(".")
+    module = root.get_submodule(owner)
+    mask_leaf = _free(module, f"{leaf}_mask")
+    module.register_buffer(mask_leaf, mask.to(getattr(module, leaf).device, copy=True), persistent=False)
+    return f"{owner}.{mask_leaf}" if owner else mask_leaf
+
+
+def _adopt_constants(root: nn.Module, trace: Trace) -> None:
+    """Tensors and modules that recording made, and tensors that are plain attributes: members of ``root`` outside its keys."""
+    members = {name for name, _ in root.named_parameters(remove_duplicate=False)}
+    members |= {name for name, _ in root.named_buffers(remove_duplicate=False)}
+    members |= {name for name, _ in root.named_modules(remove_duplicate=False)}
+    renamed = {}
+    for name in attribute_names(trace.graph):
+        if name not in members:
+            renamed[name] = _adopt(root, name, fetch(trace.source, name))
+    for node in trace.graph.nodes:
+        if node.op in ("get_attr", "call_module"):
+            node.target = renamed.get(str(node.target), node.target)
+
+
+def _adopt(root: nn.Module, name: str, value: Any) -> str:
+    free = _free(root, "constant_" + name.replace(".", "_").strip("_"))
+    if isinstance(value, Tensor):
+        root.register_buffer(free, value.detach().clone(), persistent=False)
+    elif isinstance(value, fx.GraphModule):
+        root.add_module(free, value)
+    else:
+        raise fail("PKC274", f"the recorded graph holds a {type(value).__name__}", "keep the class: pkcompiler.apply_masks(model, masks)")
+    return free
+
+
+def _free(module: nn.Module, name: str) -> str:
+    while hasattr(module, name):
+        name += "_"
+    return name

@@ -1,0 +1,102 @@
+"""Masks by parameter name: checked against a module, one per storage."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pkcompiler.diagnostics import Diagnostic, raise_all
+
+
+def canonical_names(module: nn.Module) -> dict[str, str]:
+    """Every name of every parameter, aliases included, to the first name that ``named_parameters()`` gives its storage."""
+    first: dict[object, str] = {}
+    return {
+        name: first.setdefault(_storage_key(parameter), name)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+
+
+def check_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks by canonical parameter name (bool, True = kept, the parameter's shape).
+
+    :raises PkcError: all at once: PKC470 unknown name, PKC471 shape, PKC472 not a bool tensor, PKC473 two masks for one
+        tied parameter that differ, PKC474 a parameter that cannot be masked.
+    """
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    canonical = canonical_names(module)
+    raise_all([*_misfits(parameters, masks), *_conflicts(canonical, masks), *_unmaskable(module, canonical, masks)])
+    return {canonical[name]: mask.detach() for name, mask in masks.items()}
+
+
+def zero_pruned(parameter: Tensor, mask: Tensor) -> None:
+    """Store zero in ``parameter``, and in its gradient, wherever ``mask`` is False (NaN and infinities included)."""
+    pruned = ~mask.to(parameter.device)
+    with torch.no_grad():
+        parameter.masked_fill_(pruned, 0)
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.masked_fill(pruned, 0)
+
+
+def _storage_key(parameter: Tensor) -> object:
+    if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta or parameter.numel() == 0:
+        return id(parameter)
+    return parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride(), parameter.dtype
+
+
+def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+    for name, mask in masks.items():
+        if name not in parameters:
+            close = difflib.get_close_matches(name, parameters, 3) or list(parameters)[:3]
+            yield Diagnostic(
+                "PKC470",
+                f"mask {name!r} names no parameter of the model",
+                notes=(f"closest names: {', '.join(close)}", "list them: [n for n, _ in model.named_parameters()]"),
+            )
+        elif not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            kind = str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
+            yield Diagnostic(
+                "PKC472",
+                f"mask {name!r} is {kind}, expected a torch.bool tensor (True = kept)",
+                notes=(f"masks[{name!r}] = masks[{name!r}] != 0",),
+            )
+        elif isinstance(parameters[name], nn.parameter.UninitializedParameter):
+            yield Diagnostic(
+                "PKC474", f"parameter {name!r} has no shape yet (lazy module)", notes=("call the model once first: model(x)",)
+            )
+        elif mask.shape != parameters[name].shape:
+            yield Diagnostic(
+                "PKC471",
+                f"mask {name!r} has shape {tuple(mask.shape)}, the parameter has {tuple(parameters[name].shape)}",
+                notes=("make the masks from this model: pkcompiler.prune(model, example_inputs, ...).masks",),
+            )
+
+
+def _conflicts(canonical: Mapping[str, str], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+    seen: dict[str, str] = {}
+    for name in (name for name in masks if name in canonical and isinstance(masks[name], Tensor)):
+        other = seen.setdefault(canonical[name], name)
+        if not torch.equal(masks[other].cpu(), masks[name].cpu()):
+            yield Diagnostic(
+                "PKC473",
+                f"masks {other!r} and {name!r} differ, yet both name one tied parameter",
+                notes=(f"keep one of them: del masks[{name!r}]",),
+            )
+
+
+def _unmaskable(module: nn.Module, canonical: Mapping[str, str], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+    wanted = {canonical[name]: name for name in masks if name in canonical}
+    for path, child in module.named_modules():
+        if not isinstance(child, nn.Embedding | nn.EmbeddingBag):
+            continue
+        name = wanted.get(canonical.get(f"{path}.weight" if path else "weight", ""))
+        odd = "sparse=True" if child.sparse else f"max_norm={child.max_norm}" if child.max_norm is not None else ""
+        if name and odd:
+            yield Diagnostic(
+                "PKC474",
+                f"mask {name!r} is for an embedding with {odd}, which rewrites or sends gradients to single rows only",
+                notes=(f"leave it dense: del masks[{name!r}]",),
+            )

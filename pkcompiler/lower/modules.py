@@ -1,0 +1,169 @@
+"""What :func:`pkcompiler.lower.lower` returns: one graph, or one for each mode, over one tree of parameters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.lower.masks import zero_pruned
+
+TREE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
+STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
+
+
+class MaskedTree:
+    """What both kinds share: the masks as non-persistent buffers, and stored zeros restored after ``load_state_dict``.
+
+    ``mask_names`` holds the canonical name of each masked parameter and the name of its mask buffer.
+    """
+
+    mask_names: dict[str, str]
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Canonical parameter name to its mask (bool, True = kept), the buffers themselves."""
+        return {name: _tensor(self, mask) for name, mask in self.mask_names.items()}
+
+    def zero_pruned(self) -> None:
+        """Store zero in every pruned weight."""
+        for name, mask in self.mask_names.items():
+            zero_pruned(_tensor(self, name), _tensor(self, mask))
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise fail(
+            "PKC275",
+            "a lowered network is not pickled: reading it back can silently change its operators",
+            "save the weights, and lower again after loading: torch.save(net.state_dict(), path)",
+        )
+
+
+def adopt_tree(module: nn.Module, root: nn.Module, mask_names: Mapping[str, str]) -> None:
+    """Make ``module`` own the very parameters, buffers and submodules of ``root``, in root's order, under its names."""
+    for attribute in (*TREE, *STATE_HOOKS):
+        module.__dict__[attribute] = root.__dict__[attribute]
+    module.training = root.training
+    module.__dict__["mask_names"] = dict(mask_names)
+
+
+class Lowered(MaskedTree, fx.GraphModule):
+    """A trainable graph with masks as nodes; also keeps what the graph does not use, so that keys equal the dense model's."""
+
+    def __init__(self, root: nn.Module, graph: fx.Graph, mask_names: Mapping[str, str]) -> None:
+        fx.GraphModule.__init__(self, root, graph, class_name="Lowered")
+        adopt_tree(self, root, mask_names)
+        self.graph.lint()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lowered:
+        state = {key: copy.deepcopy(value, memo) for key, value in self.__dict__.items() if key != "_graph"}
+        root = nn.Module()
+        root.__dict__.update({key: state[key] for key in (*TREE, *STATE_HOOKS)})
+        twin = Lowered(root, copy.deepcopy(self.graph), self.mask_names)
+        twin.__dict__.update(state)
+        memo[id(self)] = twin
+        return twin
+
+    def __copy__(self) -> Lowered:
+        twin = Lowered(self, copy.deepcopy(self.graph), self.mask_names)
+        twin.__dict__.update({key: value for key, value in self.__dict__.items() if key != "_graph"})
+        return twin
+
+
+class ModePair(MaskedTree, nn.Module):
+    """A training and an evaluation graph over the same parameters; ``.train()`` and ``.eval()`` switch.
+
+    :ivar programs: the evaluation and the training graph (index by the training flag); neither is registered as a submodule.
+    :ivar static_batch: the batch size, where the graphs could only be recorded for one size; else None.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        evaluation: fx.Graph,
+        training: fx.Graph,
+        mask_names: Mapping[str, str],
+        input_shapes: tuple[tuple[int | str, ...] | None, ...] = (),
+    ) -> None:
+        nn.Module.__init__(self)
+        adopt_tree(self, root, mask_names)
+        self.programs = (Lowered(root, evaluation, mask_names), Lowered(root, training, mask_names))
+        self.input_shapes = input_shapes
+
+    @property
+    def static_batch(self) -> int | None:
+        sizes = [shape[0] for shape in self.input_shapes if shape]
+        return sizes[0] if sizes and isinstance(sizes[0], int) else None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.input_shapes:
+            check_shapes(self.input_shapes, (args, kwargs))
+        return self.programs[int(self.training)](*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModePair:
+        twin = ModePair.__new__(ModePair)
+        memo[id(self)] = twin
+        nn.Module.__init__(twin)
+        twin.__dict__.update({key: copy.deepcopy(value, memo) for key, value in self.__dict__.items()})
+        return twin
+
+    def _apply(self, fn: Any, recurse: bool = True) -> ModePair:
+        super()._apply(fn, recurse)
+        device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
+        for program in self.programs:
+            if device is not None and _move(program.graph, device):
+                program.recompile()
+        return self
+
+
+def check_shapes(expected: tuple[tuple[int | str, ...] | None, ...], inputs: Any) -> None:
+    """Sizes recorded as numbers must be equal, sizes recorded under one letter must agree; None is not a tensor.
+
+    :raises PkcError: PKC276.
+    """
+    leaves = torch.utils._pytree.tree_leaves(inputs)
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    shapes = [shape for shape in expected if shape is not None]
+    sizes: dict[str, int] = {}
+    fits = len(tensors) == len(shapes) and all(
+        len(shape) == tensor.dim()
+        and all(size == (want if isinstance(want, int) else sizes.setdefault(want, size)) for want, size in zip(shape, tensor.shape))
+        for shape, tensor in zip(shapes, tensors)
+    )
+    if not fits:
+        raise fail(
+            "PKC276",
+            f"the graph was recorded for inputs of shape {', '.join(map(_shape_text, shapes))}, "
+            f"it was called with {', '.join(_shape_text(tuple(t.shape)) for t in tensors)}",
+            "lower again for these sizes: lower(model, masks, example_inputs)",
+        )
+
+
+def _shape_text(shape: tuple[int | str, ...]) -> str:
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _tensor(module: Any, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    value: Tensor = getattr(module.get_submodule(owner), leaf)
+    return value
+
+
+def _move(graph: fx.Graph, device: torch.device) -> bool:
+    """Point every device that recording baked into ``graph`` to ``device``; whether any changed."""
+    changed = False
+
+    def moved(value: Any) -> Any:
+        nonlocal changed
+        if not isinstance(value, torch.device) or value == device:
+            return value
+        changed = True
+        return device
+
+    for node in graph.nodes:
+        node.args = torch.utils._pytree.tree_map(moved, node.args)
+        node.kwargs = torch.utils._pytree.tree_map(moved, node.kwargs)
+    return changed

@@ -1,0 +1,59 @@
+"""What a lowered copy could not keep, refused by name before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.lower.apply import is_mask_hook
+
+HOOKS = {
+    "_forward_pre_hooks": "forward pre-hook",
+    "_forward_hooks": "forward hook",
+    "_backward_pre_hooks": "backward pre-hook",
+    "_backward_hooks": "backward hook",
+}
+OVERRIDES = ("train", "state_dict", "load_state_dict", "_save_to_state_dict", "_load_from_state_dict", "get_extra_state")
+KEEP_CLASS = "keep the class and its hooks: pkcompiler.apply_masks(model, masks)"
+
+
+def refuse_unkept(model: nn.Module) -> None:
+    """Refuse hooks (except those of torch's own weight and spectral norm on submodules) and methods that a graph loses.
+
+    :raises PkcError: PKC270 for each hook, PKC271 for each overridden method of the root, all at once.
+    """
+    raise_all([*_module_hooks(model), *_parameter_hooks(model), *_overrides(model)])
+
+
+def _module_hooks(model: nn.Module) -> Iterator[Diagnostic]:
+    for path, module in model.named_modules():
+        for attribute, kind in HOOKS.items():
+            for hook in getattr(module, attribute).values():
+                if path and isinstance(hook, WeightNorm | SpectralNorm):
+                    continue
+                where = f"module {path!r}" if path else "the model"
+                yield Diagnostic("PKC270", f"{kind} {_name(hook)} on {where} would be lost", notes=(KEEP_CLASS,))
+
+
+def _parameter_hooks(model: nn.Module) -> Iterator[Diagnostic]:
+    for name, parameter in model.named_parameters():
+        hooks = [*(parameter._backward_hooks or {}).values(), *(parameter._post_accumulate_grad_hooks or {}).values()]
+        for hook in (hook for hook in hooks if not is_mask_hook(hook)):
+            yield Diagnostic("PKC270", f"gradient hook {_name(hook)} on parameter {name!r} would be lost", notes=(KEEP_CLASS,))
+
+
+def _overrides(model: nn.Module) -> Iterator[Diagnostic]:
+    for method in OVERRIDES:
+        defined_by = next(cls for cls in type(model).__mro__ if method in vars(cls))
+        if defined_by.__module__.split(".")[0] not in ("torch", "transformers", "pkcompiler"):
+            yield Diagnostic(
+                "PKC271", f"{type(model).__name__}.{method} is overridden, a lowered graph would not run it", notes=(KEEP_CLASS,)
+            )
+
+
+def _name(hook: object) -> str:
+    return repr(getattr(hook, "__qualname__", type(hook).__name__))

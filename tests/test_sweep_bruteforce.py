@@ -16,10 +16,20 @@ from oracle.families import FAMILIES
 import pkcompiler
 
 TOLERANCE = 1e-12
+GATES = ("data", "data^2")
 EDGES = ("abs(theta)", "theta^2", "theta", "1")
 HAS_POOLS = ("max_pool",)
 HAS_CONSTANTS = ("batch_norm", "gate_constants", "literals", "squeeze_excite")
 HAS_DEVIATIONS = ("layer_norm", "rms_norm", "group_norm", "unit_vector")
+INPUTS = (
+    ("abs(theta)", "data"),
+    ("abs(theta)", "mean(data)"),
+    ("theta^2", "data^2"),
+    ("theta^2", "mean(data)"),
+    ("theta^2", "mean(data^2)"),
+    ("theta", "data"),
+    ("1", "data^2"),
+)
 POWER = {"abs(theta)": "data", "theta": "data", "theta^2": "data^2", "1": "data^2"}
 """The power of the slopes at which frozen factors and fixed factors have the same one (for a count: of the NTK's bound)."""
 
@@ -34,8 +44,8 @@ def open_settings(case: Case) -> list[Setting]:
     constants = ("off", "on") if case.name in HAS_CONSTANTS else ("off",)
     products = ("pairs", "value") if case.products else ("pairs",)
     plain = [Setting(edge=e, pools=p, constants=c, products=m) for e, p, c, m in product(EDGES, pools, constants, products)]
-    inputs = ("data", "data^2") if case.vocabulary else ("data", "data^2", "mean(data)", "mean(data^2)")
-    return plain + [Setting(edge=e, input=i, pools="sum") for e, i in product(EDGES, inputs)]
+    weighed = [Setting(edge=e, input=i, pools="sum") for e, i in INPUTS if not (case.vocabulary and "mean" in i)]
+    return plain + weighed
 
 
 def data_settings(case: Case) -> list[Setting]:
@@ -43,11 +53,9 @@ def data_settings(case: Case) -> list[Setting]:
     constants = ("off", "on") if case.name in HAS_CONSTANTS else ("off",)
     products = ("pairs", "value") if case.products else ("pairs",)
     norms = ("unit", "data") if case.name in HAS_DEVIATIONS else ("unit",)
-    inputs = ("ones", "data")
-    gates = ("data", "data^2")
-    every = [
-        Setting(e, i, g, p, n, m, c) for e, i, g, p, n, m, c in product(EDGES, inputs, gates, pools, norms, products, constants)
-    ]
+    inputs = ("data", "ones", "data", "ones", "ones", "data^2", "ones", "data^2")
+    pairs = [(e, g, i) for (g, e), i in zip(product(GATES, EDGES), inputs, strict=True)]
+    every = [Setting(e, i, g, p, n, m, c) for (e, g, i), p, n, m, c in product(pairs, pools, norms, products, constants)]
     return [s for s in every if not case.factors or s.gates == POWER[s.edge]]
 
 
@@ -71,12 +79,12 @@ def functional(case: Case, setting: Setting, x: torch.Tensor | None, **more):
 
 
 def value_of(result) -> np.ndarray:
-    mantissa = torch.as_tensor(result.mantissa).double().reshape(-1).numpy()
+    mantissa = torch.as_tensor(result.mantissa, dtype=torch.float64).reshape(-1).numpy()
     return np.ldexp(mantissa, result.exponent)
 
 
 def grad_of(case: Case, result) -> np.ndarray:
-    given = {n: torch.as_tensor(g).double() for n, g in result.grad.items()}
+    given = {n: torch.as_tensor(g, dtype=torch.float64) for n, g in result.grad.items()}
     assert set(given) == {n for n, _ in case.module.named_parameters()}
     return np.ldexp(case.flat(given), result.exponent)
 

@@ -18,13 +18,17 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding: its code (``PKC103``), one line of message, where, a label for the caret line, and ``help:`` notes."""
+    """One finding: its code (``PKC103``), one line of message, where, a label for the caret line, and ``help:`` notes.
+
+    ``severity`` is ``"error"`` or ``"warning"``; only errors are raised and only errors make ``pkc check`` exit with 1.
+    """
 
     code: str
     message: str
     span: Span | None = None
     label: str = ""
     notes: tuple[str, ...] = ()
+    severity: str = "error"
 
 
 class PkcError(Exception):

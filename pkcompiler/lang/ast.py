@@ -9,6 +9,8 @@ from pkcompiler.diagnostics import Span
 
 @dataclass(frozen=True, slots=True)
 class Number:
+    """A literal: whole numbers are ``int`` of any size, others ``float``."""
+
     value: float
     unit: str = ""  # "", "%", "x", "MB", "GB", "KB"
     span: Span | None = field(default=None, compare=False)
@@ -71,6 +73,49 @@ Expr = Number | Text | Name | Call | Unary | Binary | Range | Ratio
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """``setting = value, value``: one of the three shapes. ``name`` holds the span of the word alone."""
+
+    name: Name
+    values: tuple[Expr, ...]
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """``keyword LABEL = value``: ``let NAME``, ``floor "GLOB"``."""
+
+    name: Name
+    label: Name | Text
+    values: tuple[Expr, ...]
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """``kind NAME { ... }``. ``damaged``: something inside could not be read, so that nothing may be called missing."""
+
+    name: Name
+    label: Name | Text | None
+    items: tuple[Item, ...]
+    damaged: bool = False
+    span: Span | None = field(default=None, compare=False)
+
+
+Item = Setting | Labelled | Block
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A file as it was written: its items in order and its comments (``# ...``, each a Text with its span)."""
+
+    items: tuple[Item, ...]
+    comments: tuple[Text, ...] = field(default=(), compare=False)
+    text: str = field(default="", compare=False)
+    file: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Pass:
     """A checked pass: lets in order, the score, and its settings with the defaults of the word table filled in."""
 
@@ -111,8 +156,8 @@ class Stage:
     curve: str | None = None
     scope: str | None = None
     select: str | None = None  # "exact" | "kth_le"
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()  # except
+    include: tuple[str, ...] = ()  # globs; the words bias, norm, embedding are written "@bias", "@norm", "@embedding"
+    exclude: tuple[str, ...] = ()  # except; as include
     floors: tuple[tuple[str, float], ...] = ()
     span: Span | None = field(default=None, compare=False)
 
@@ -124,4 +169,5 @@ class Schedule:
     data: DataSpec | None
     stages: tuple[Stage, ...]
     text: str
+    passes: tuple[tuple[str, Pass], ...] = ()  # (Stage.pass_name, the pass that it names), each once, in order of use
     span: Span | None = field(default=None, compare=False)

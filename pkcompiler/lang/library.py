@@ -1,0 +1,221 @@
+"""Finding passes and schedules: by name in the library, by path, or as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+from pkcompiler import resources
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.lang.ast import Block, Document, Pass, Schedule
+from pkcompiler.lang.check import Checked, check
+from pkcompiler.lang.format import format_text
+from pkcompiler.lang.parse import parse
+from pkcompiler.lang.printing import schedule_block
+from pkcompiler.lang.tokens import MAX_BYTES
+from pkcompiler.lang.words import suggest
+
+__all__ = [
+    "check_files",
+    "find_pass",
+    "find_schedule",
+    "format_text",
+    "library_names",
+    "list_passes",
+    "print_schedule",
+    "read_source",
+]
+
+_Declared = TypeVar("_Declared", Pass, Schedule)
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Resolves the pass names of a file: paths relative to ``folder``, bare names in the library."""
+
+    folder: Path
+
+    def __call__(self, name: str) -> Pass:
+        return find_pass(name, folder=self.folder)
+
+
+def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
+    """The pass that is meant: a text (it holds a ``{``), a file (``/`` or ``.pkc`` in it; ``file.pkc:name`` picks one of several), or a
+    name of the library. Paths are relative to ``folder`` (default: the working directory). Raises PkcError with everything wrong."""
+    given = name_or_path_or_text
+    if "{" in given:
+        return _pick(_passes(given, "<text>"), "the text", "", "pass")
+    if is_path(given):
+        path, name = split_path(given)
+        text = read_source(_within(path, folder))
+        return _pick(_passes(text, path), path, name, "pass")
+    if given not in library_names():
+        close = suggest(given, list(library_names()))
+        note = f"did you mean '{close}'?" if close else "'pkc passes' lists the library; a file is given by its path: ./my-pass.pkc"
+        raise fail("PKC117", f"no pass '{given}' in the library", note)
+    return _library_pass(given)
+
+
+def find_schedule(path_or_text: str, *, folder: Path | None = None) -> Schedule:
+    """The schedule of a text (it holds a ``{``) or of a file (``file.pkc:name`` picks one of several). Raises PkcError."""
+    given = path_or_text
+    if "{" in given:
+        return _pick(_checked(given, "<text>", folder or Path()).schedules, "the text", "", "schedule")
+    path, name = split_path(given)
+    text = read_source(_within(path, folder))
+    return _pick(_checked(text, path, _within(path, folder).parent).schedules, path, name, "schedule")
+
+
+def list_passes() -> list[Pass]:
+    """Every pass of the library, by name."""
+    return [_library_pass(name) for name in library_names()]
+
+
+@cache
+def library_names() -> tuple[str, ...]:
+    """The names of the library's passes."""
+    files = (resources.folder("passes") / "prune").iterdir()
+    return tuple(sorted(f.name.removesuffix(".pkc") for f in files if f.name.endswith(".pkc")))
+
+
+@cache
+def _library_pass(name: str) -> Pass:
+    file = f"passes/prune/{name}.pkc"
+    text = (resources.folder("passes") / "prune" / f"{name}.pkc").read_text(encoding="utf-8")
+    return _pick(_checked(text, file, Path(), library=True).passes, file, name, "pass")
+
+
+def check_files(paths: Iterable[str]) -> list[Diagnostic]:
+    """Every error and warning of every file. Never raises for what the files hold."""
+    found: list[Diagnostic] = []
+    for path in paths:
+        try:
+            text = read_source(Path(path))
+        except PkcError as error:
+            found += error.diagnostics
+            continue
+        document, syntax = parse(text, path)
+        found += _in_order(document, syntax, Path(path).parent, library=False)[1]
+    return found
+
+
+def print_schedule(schedule: Schedule, *, with_passes: bool = False) -> str:
+    """The canonical text of a schedule; ``find_schedule`` of it is equal. ``with_passes`` puts the text of every pass that it uses
+    before it and calls each by its plain name, so that the text needs no other file."""
+    names = {label: _plain_name(label, schedule) for label, _ in schedule.passes} if with_passes else {}
+    needed = [(label, p) for label, p in schedule.passes if with_passes or not _found_again(label, p)]
+    texts = [_renamed(p, names.get(label, p.name)) for label, p in needed]
+    return "\n".join([*texts, schedule_block(schedule, names)])
+
+
+def _found_again(label: str, found: Pass) -> bool:
+    """Whether the label alone leads to this pass: a path, or a name of the library."""
+    return is_path(label) or (label in library_names() and _library_pass(label) == found)
+
+
+def _plain_name(label: str, schedule: Schedule) -> str:
+    """The pass's own name, with a number where two passes of different files share it."""
+    before = [(other, p) for other, p in schedule.passes[: [o for o, _ in schedule.passes].index(label)]]
+    own = dict(schedule.passes)[label]
+    same = sum(p.name == own.name for _, p in before)
+    return own.name if not same else f"{own.name}-{same + 1}"
+
+
+def _renamed(found: Pass, name: str) -> str:
+    return found.text if found.name == name else found.text.replace(f"pass {found.name} {{", f"pass {name} {{", 1)
+
+
+def is_path(given: str) -> bool:
+    """Whether a pass is given as a file: ``/`` or ``.pkc`` in it."""
+    return "/" in given or given.endswith(".pkc") or ".pkc:" in given
+
+
+def split_path(given: str) -> tuple[str, str]:
+    """``file.pkc:name`` to its parts; the name may be empty."""
+    path, mark, name = given.rpartition(".pkc:")
+    return (path + ".pkc", name) if mark else (given, "")
+
+
+def read_source(path: Path) -> str:
+    """The text of a file. Raises PkcError (PKC611 unreadable, PKC006 too large, PKC008 no text)."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    if len(content) > MAX_BYTES:
+        raise fail("PKC006", f"'{path}' is larger than {MAX_BYTES // 1_000_000} MB", "split it into several files")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise fail(
+            "PKC008", f"'{path}' is not UTF-8 text (byte {error.start})", "save it as UTF-8, or give the right file"
+        ) from None
+    if "\0" in text:
+        raise fail("PKC008", f"'{path}' is a binary file", "give a .pkc file")
+    return text
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> PkcError:
+    if isinstance(error, FileNotFoundError):
+        note = "a pass of the library is given by its bare name; 'pkc passes' lists them"
+        try:
+            near = suggest(path.name, [p.name for p in path.parent.iterdir() if p.suffix == ".pkc"])
+        except OSError:
+            near = ""
+        return fail("PKC611", f"there is no file '{path}'", f"did you mean '{path.parent / near}'?" if near else note)
+    if isinstance(error, IsADirectoryError):
+        return fail("PKC611", f"'{path}' is a folder", f"name the files in it: {path}/*.pkc")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return fail("PKC611", f"cannot read '{path}': {reason}", "check the path and its permissions")
+
+
+def _within(path: str, folder: Path | None) -> Path:
+    return (folder or Path()) / path
+
+
+def _in_order(document: Document, syntax: list[Diagnostic], folder: Path, *, library: bool) -> tuple[Checked, list[Diagnostic]]:
+    checked = check(document, _Files(folder), library=library)
+    every = [*syntax, *checked.diagnostics]
+    return checked, sorted(every, key=lambda d: d.span.start if d.span else 0)
+
+
+def _passes(text: str, file: str) -> tuple[Pass, ...]:
+    """The passes of a text. Its schedules are left alone: they may name passes of this very file."""
+    document, syntax = parse(text, file)
+    only = replace(document, items=tuple(i for i in document.items if not (isinstance(i, Block) and i.name.value == "schedule")))
+    checked, every = _in_order(only, syntax, Path(), library=False)
+    raise_all(d for d in every if d.severity == "error")
+    return checked.passes
+
+
+def _checked(text: str, file: str, folder: Path, *, library: bool = False) -> Checked:
+    """Parse and check; raise every error at once."""
+    document, syntax = parse(text, file)
+    checked, every = _in_order(document, syntax, folder, library=library)
+    raise_all(d for d in every if d.severity == "error")
+    return checked
+
+
+def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str) -> _Declared:
+    """The only declaration, or the one of this name."""
+    if name:
+        chosen = next((d for d in found if d.name == name), None)
+        if chosen is not None:
+            return chosen
+        close = suggest(name, [d.name for d in found])
+        note = f"did you mean '{where}:{close}'?" if close else f"it declares {', '.join(d.name for d in found) or 'none'}"
+        raise fail("PKC117", f"no {what} '{name}' in {where}", note)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        example = {
+            "pass": "pass my-pass { score = abs(theta) }",
+            "schedule": "schedule my-schedule { prune synflow { sparsity = 90% } }",
+        }
+        raise fail("PKC119", f"{where} declares no {what}", f"add one: {example[what]}")
+    prefix = where if is_path(where) else "file.pkc"
+    raise fail("PKC119", f"{where} declares {len(found)} {what}s", "pick one: " + ", ".join(f"{prefix}:{d.name}" for d in found))

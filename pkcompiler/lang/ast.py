@@ -147,7 +147,10 @@ class DataSpec:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One ``prune PASS { ... }`` of a schedule. Settings that the text does not give are None (command line > stage > pass > default)."""
+    """One ``prune PASS { ... }`` of a schedule.
+
+    Settings that the text does not give are None (command line > stage > pass > default).
+    """
 
     pass_name: str
     density: float  # the final density, whatever word gave it

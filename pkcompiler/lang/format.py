@@ -212,7 +212,10 @@ def _wrapped(expr: Expr, indent: int) -> list[str]:
 
 
 def _align(lines: list[str | _Line], indent: int) -> list[str]:
-    """Puts the ``=`` of neighbouring lines of one group under each other; empty lines and blocks end a neighbourhood, comments do not."""
+    """Puts the ``=`` of neighbouring lines of one group under each other.
+
+    Empty lines and blocks end a neighbourhood, comments do not.
+    """
     done: list[str] = []
     run: list[_Line] = []
     width: dict[int, int] = {}

@@ -2,77 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Range, Ratio, Text, Unary
+from pkcompiler.lang.facts import NUMBER, OVER, PARAM, UNKNOWN, Facts, Scope, edge_of, resolve, show_axes
 from pkcompiler.lang.format import print_expr
+from pkcompiler.lang.paths import path_facts
 from pkcompiler.lang.report import Findings
-
-Axes = frozenset[str]
-NUMBER: Axes = frozenset()
-PARAM: Axes = frozenset({"param"})
-EDGES = ("abs(theta)", "theta^2", "theta", "1")
-_OVER = {"sample": "sample", "output": "output", "param": "param", "layer": "param"}
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What is known of an expression. ``axes`` is None after an error inside it, so that nothing is reported twice."""
-
-    axes: Axes | None
-    edges: frozenset[str] = frozenset()  # the edges of the path functionals in it that grad would see
-    theta: bool = False  # reads theta, mask, loss or output outside of an edge, where grad would see it
-    data: bool = False  # reads data, loss or output
-    second: bool = False  # holds a grad that is not detached
-
-    def join(self, other: Facts, axes: Axes | None) -> Facts:
-        """Both together, with these axes."""
-        return Facts(
-            axes, self.edges | other.edges, self.theta or other.theta, self.data or other.data, self.second or other.second
-        )
-
-
-UNKNOWN = Facts(None)
-
-
-@dataclass(slots=True)
-class Scope:
-    """The ``let`` names so far, and what was read of them."""
-
-    lets: dict[str, Expr] = field(default_factory=dict)
-    facts: dict[str, Facts] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    damaged: bool = False  # an unreadable line may have held a let: unknown names are not reported
-
-
-def show_axes(axes: Axes) -> str:
-    """``[sample, output]``, or ``a number``."""
-    order = [a for a in ("sample", "output", "input", "param") if a in axes]
-    return f"[{', '.join(order)}]" if order else "a number"
-
-
-def edge_of(expr: Expr, lets: Mapping[str, Expr]) -> str:
-    """One of EDGES when the expression is, after substitution of ``let``, exactly that; else ''."""
-    expr = _resolve(expr, lets)
-    match expr:
-        case Name("theta"):
-            return "theta"
-        case Number(1, ""):
-            return "1"
-        case Call("abs", (inner,), ()) if _resolve(inner, lets) == Name("theta"):
-            return "abs(theta)"
-        case Binary("^", base, power) if _resolve(base, lets) == Name("theta") and _resolve(power, lets) == Number(2):
-            return "theta^2"
-    return ""
-
-
-def _resolve(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
-    while isinstance(expr, Name) and expr.value in lets:
-        expr = lets[expr.value]
-    return expr
 
 
 class KindChecker:
@@ -152,7 +90,7 @@ class KindChecker:
             return left.join(right, None)
         if left.axes and right.axes and left.axes != right.axes:
             message = f"'{expr.op}' between {show_axes(left.axes)} and {show_axes(right.axes)}"
-            extra = sorted(left.axes ^ right.axes & frozenset(_OVER))
+            extra = sorted(left.axes ^ right.axes & frozenset(OVER))
             note = f"reduce one side, e.g. sum(E, over = {extra[0]})" if extra else "use two values with the same axes, or a number"
             self.findings.error("PKC111", message, expr.span, "the axes differ and nothing broadcasts", note)
             return left.join(right, None)
@@ -167,8 +105,6 @@ class KindChecker:
             self.findings.later(word, call.span)
             return UNKNOWN
         if word.kind == "paths":
-            from pkcompiler.lang.paths import path_facts
-
             return path_facts(self, call)
         allowed = [w.name for w in words.rows("argument", call.function)]
         if not self._shape(call, word, allowed):
@@ -254,7 +190,7 @@ class KindChecker:
             return inner
         if over is None and inner.axes == {"sample", "input"}:
             return replace(inner, axes=inner.axes - {"sample"})
-        possible = [a for a in words.AXES if _OVER[a] in inner.axes]
+        possible = [a for a in words.AXES if OVER[a] in inner.axes]
         if not possible:
             message = f"{call.function}() of {show_axes(inner.axes)}"
             note = f"write {print_expr(call.args[0])} alone" if not inner.axes else "reduce over sample, output, param or layer"
@@ -298,7 +234,7 @@ class KindChecker:
             self.scope.used.add(by.value)
 
     def _check_by(self, of: Facts, shown: str, by: Expr) -> None:
-        resolved = _resolve(by, self.scope.lets)
+        resolved = resolve(by, self.scope.lets)
         edge = edge_of(by, self.scope.lets)
         depends = of.theta or bool(of.edges - {"1"})
         if resolved == Name("mask") or edge == "theta":

@@ -43,8 +43,11 @@ class _Files:
 
 
 def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
-    """The pass that is meant: a text (it holds a ``{``), a file (``/`` or ``.pkc`` in it; ``file.pkc:name`` picks one of several), or a
-    name of the library. Paths are relative to ``folder`` (default: the working directory). Raises PkcError with everything wrong."""
+    """The pass that is meant: a text (it holds a ``{``), a file (``/`` or ``.pkc`` in it), or a name of the library.
+
+    ``file.pkc:name`` picks one of several. Paths are relative to ``folder`` (default: the working directory).
+    Raises PkcError with everything wrong.
+    """
     given = name_or_path_or_text
     if "{" in given:
         return _pick(_passes(given, "<text>"), "the text", "", "pass")

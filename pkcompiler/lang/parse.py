@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from copy import copy
 from functools import cache
+from typing import cast
 
-from lark import Lark, Token, Tree
+from lark import Lark, Token
 from lark.exceptions import UnexpectedToken
 from lark.lexer import Lexer, PatternStr
 from lark.parsers.lalr_parser_state import ParserState
@@ -14,7 +15,7 @@ from lark.parsers.lalr_parser_state import ParserState
 from pkcompiler import resources
 from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.lang.ast import Document, Text
-from pkcompiler.lang.build import Builder
+from pkcompiler.lang.build import Branch, Builder
 from pkcompiler.lang.prose import unclosed, unexpected
 from pkcompiler.lang.tokens import MAX_BYTES, MAX_ERRORS, MAX_NESTING, Lexeme, Source, check_tokens, scan, scanner
 
@@ -34,7 +35,7 @@ class _NoLexer(Lexer):
 
 @cache
 def _machine() -> tuple[Lark, re.Pattern[str]]:
-    lark = Lark(resources.read("grammar", "language.lark"), parser="lalr", lexer=_NoLexer)
+    lark = Lark(resources.read("grammar", "language.lark"), parser="lalr", lexer=_NoLexer, tree_class=Branch)
     patterns = [
         (t.name, re.escape(t.pattern.value) if isinstance(t.pattern, PatternStr) else t.pattern.value) for t in lark.terminals
     ]
@@ -42,7 +43,10 @@ def _machine() -> tuple[Lark, re.Pattern[str]]:
 
 
 def parse(text: str, file: str = "<text>") -> tuple[Document, list[Diagnostic]]:
-    """The document and its syntax errors, in order of position. Items that could not be read are left out; their block is ``damaged``."""
+    """The document and its syntax errors, in order of position.
+
+    Items that could not be read are left out; the block that held them is ``damaged``.
+    """
     source = Source(file, text)
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         message = f"the file is larger than {MAX_BYTES // 1_000_000} MB"
@@ -67,9 +71,9 @@ def parse(text: str, file: str = "<text>") -> tuple[Document, list[Diagnostic]]:
 def _check_nesting(source: Source, tokens: tuple[Lexeme, ...]) -> Diagnostic | None:
     depth = 0
     for token in tokens:
-        if token.kind in _OPENING:
+        if token.type in _OPENING:
             depth += 1
-        elif token.kind in _OPENING.values():
+        elif token.type in _OPENING.values():
             depth = max(0, depth - 1)
         if depth > MAX_NESTING:
             span = source.span(token.start, token.end)
@@ -87,7 +91,7 @@ class _Run:
         self.diagnostics: list[Diagnostic] = []
         self.open: list[int] = []  # the index of each open block's "{"
 
-    def tree(self) -> Tree[Token]:
+    def tree(self) -> Branch:
         """The tree of everything readable."""
         index = 0
         while index < len(self.tokens) and len(self.diagnostics) < MAX_ERRORS:
@@ -97,17 +101,17 @@ class _Run:
     def _step(self, index: int) -> int:
         token = self.tokens[index]
         try:
-            self._feed(token.kind, token.text, token.start, token.end)
+            self._feed(token)
         except UnexpectedToken as error:
             return self._recover(index, set(error.expected))
-        if token.kind == "LBRACE":
+        if token.type == "LBRACE":
             self.open.append(index)
-        elif token.kind == "RBRACE":
+        elif token.type == "RBRACE":
             self.open.pop()
         return index + 1
 
-    def _feed(self, kind: str, text: str, start: int, end: int) -> None:
-        self.state.feed_token(Token(kind, text, start_pos=start, end_pos=end))
+    def _feed(self, token: Lexeme) -> None:
+        self.state.feed_token(cast(Token, token))
 
     def _recover(self, index: int, expected: set[str]) -> int:
         """Report the token, forget the unfinished item, and return the index of the token to go on with."""
@@ -127,15 +131,15 @@ class _Run:
 
     def _resume(self, index: int) -> int:
         """The next index at which an item begins or a block ends; balanced parentheses around ``index`` are skipped first."""
-        if self.tokens[index].kind == "EQUAL" and index and self._begins_line(index - 1):
+        if self.tokens[index].type == "EQUAL" and index and self._begins_line(index - 1):
             return index - 1
         index = self._past_parentheses(index)
         while index < len(self.tokens):
             token = self.tokens[index]
-            if token.kind == "RBRACE" and self.open:
+            if token.type == "RBRACE" and self.open:
                 return index
-            if token.kind == "LBRACE":
-                self._feed("NAME", "?", token.start, token.start)
+            if token.type == "LBRACE":
+                self._feed(Lexeme("NAME", "?", token.start, token.start))
                 return index
             if self._begins_item(index):
                 return index
@@ -145,15 +149,15 @@ class _Run:
     def _past_parentheses(self, index: int) -> int:
         """Past the ``)`` that closes the parentheses open at ``index``; ``index`` itself when they are never closed."""
         depth, at = self._depth(index), index
-        while depth > 0 and at < len(self.tokens) and self.tokens[at].kind not in ("LBRACE", "RBRACE"):
-            depth += {"LPAR": 1, "RPAR": -1}.get(self.tokens[at].kind, 0)
+        while depth > 0 and at < len(self.tokens) and self.tokens[at].type not in ("LBRACE", "RBRACE"):
+            depth += {"LPAR": 1, "RPAR": -1}.get(self.tokens[at].type, 0)
             at += 1
         return at if depth == 0 else index
 
     def _depth(self, index: int) -> int:
         depth = 0
         for at in range(index - 1, -1, -1):
-            kind = self.tokens[at].kind
+            kind = self.tokens[at].type
             if kind in ("LBRACE", "RBRACE"):
                 break
             depth += {"LPAR": 1, "RPAR": -1}.get(kind, 0)
@@ -162,7 +166,7 @@ class _Run:
         return max(depth, 0)
 
     def _begins_item(self, index: int) -> bool:
-        kinds = [t.kind for t in self.tokens[index : index + 3]]
+        kinds = [t.type for t in self.tokens[index : index + 3]]
         if not kinds or kinds[0] != "NAME":
             return False
         return kinds[1:2] in (["EQUAL"], ["LBRACE"]) or (
@@ -172,11 +176,11 @@ class _Run:
     def _begins_line(self, index: int) -> bool:
         token = self.tokens[index]
         before = self.tokens[index - 1] if index else None
-        if before is None or token.kind != "NAME" or before.kind in ("COMMA", "LPAR"):
+        if before is None or token.type != "NAME" or before.type in ("COMMA", "LPAR"):
             return False
         return "\n" in self.source.text[before.end : token.start]
 
-    def _finish(self) -> Tree[Token]:
+    def _finish(self) -> Branch:
         end = len(self.source.text)
         expected = self._missing_at_end()
         if expected and len(self.diagnostics) < MAX_ERRORS:
@@ -184,9 +188,8 @@ class _Run:
         if expected:
             self._forget()
         for _ in self.open:
-            self._feed("RBRACE", "}", end, end)
-        tree: Tree[Token] = self.state.feed_token(Token(_END, "", start_pos=end, end_pos=end), is_end=True)
-        return tree
+            self._feed(Lexeme("RBRACE", "}", end, end))
+        return cast(Branch, self.state.feed_token(Token(_END, ""), is_end=True))
 
     def _report_end(self, expected: set[str]) -> None:
         if self.open:
@@ -197,7 +200,7 @@ class _Run:
     def _missing_at_end(self) -> set[str]:
         """What had to come before the text may end; empty when it may. Tried on a copy that builds nothing."""
         conf = copy(self.state.parse_conf)
-        conf.callbacks = {}  # type: ignore[assignment]
+        conf.callbacks = {}
         probe = ParserState(conf, self.state.lexer, list(self.state.state_stack), list(self.state.value_stack))
         try:
             probe.feed_token(Token(_END, ""), is_end=True)

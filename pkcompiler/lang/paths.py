@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number
+from pkcompiler.lang.facts import EDGES, Facts, Scope, edge_of, show_axes
 from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.kinds import EDGES, Facts, KindChecker, edge_of, show_axes
+from pkcompiler.lang.report import Findings
 
 DEFAULTS: Mapping[str, str] = {w.name: w.default for w in words.rows("argument", "paths")}
 
 
-def path_facts(checker: KindChecker, call: Call) -> Facts:
-    """Check every argument of a ``paths`` call; its axes are [output] with ``output = each``, plus [sample] where un-averaged data is read."""
+class Checker(Protocol):
+    """What this module needs of the checker of expressions."""
+
+    scope: Scope
+    findings: Findings
+
+    def facts(self, expr: Expr) -> Facts:
+        """The facts of any expression."""
+
+    def keywords(self, call: Call, allowed: list[str]) -> bool:
+        """Report keywords that are unknown or given twice."""
+
+
+def path_facts(checker: Checker, call: Call) -> Facts:
+    """Check every argument of a ``paths`` call.
+
+    Its axes are [output] with ``output = each``, plus [sample] where un-averaged data is read.
+    """
     if call.args:
         example = "write paths(edge = abs(theta))"
         checker.findings.error("PKC110", "paths() takes named arguments only", call.args[0].span, "which argument?", example)
@@ -34,7 +52,7 @@ def path_facts(checker: KindChecker, call: Call) -> Facts:
     return Facts(axes, both.edges | ({edge} if edge else set()), both.theta, both.data or run, both.second)
 
 
-def _edge(checker: KindChecker, expr: Expr | None) -> str:
+def _edge(checker: Checker, expr: Expr | None) -> str:
     if expr is None:
         return DEFAULTS["edge"]
     edge = edge_of(expr, checker.scope.lets)
@@ -46,7 +64,7 @@ def _edge(checker: KindChecker, expr: Expr | None) -> str:
     return ""
 
 
-def _choice(checker: KindChecker, key: str, expr: Expr) -> str:
+def _choice(checker: Checker, key: str, expr: Expr) -> str:
     """The word given, ``data^2`` included; '' after an error."""
     if key == "gates" and expr == Binary("^", Name("data"), Number(2)):
         return "data^2"
@@ -64,7 +82,7 @@ def _choice(checker: KindChecker, key: str, expr: Expr) -> str:
     return ""
 
 
-def _input(checker: KindChecker, expr: Expr | None) -> Facts:
+def _input(checker: Checker, expr: Expr | None) -> Facts:
     if expr is None or expr == Name("ones"):
         return Facts(frozenset())
     facts = checker.facts(expr)
@@ -75,7 +93,7 @@ def _input(checker: KindChecker, expr: Expr | None) -> Facts:
     return Facts(None, data=facts.data)
 
 
-def _output(checker: KindChecker, expr: Expr | None) -> Facts:
+def _output(checker: Checker, expr: Expr | None) -> Facts:
     if expr is None or expr == Name("ones"):
         return Facts(frozenset())
     if expr == Name("each"):

@@ -39,7 +39,7 @@ def unexpected(source: Source, tokens: tuple[Lexeme, ...], index: int, expected:
     """The diagnostic for the token at ``index`` (the end of the file where there is none)."""
     token = tokens[index] if index < len(tokens) else None
     before = tokens[index - 1] if index else None
-    if token is not None and token.kind == "EQUAL" and before is not None and before.kind == "NAME" and index > 1:
+    if token is not None and token.type == "EQUAL" and before is not None and before.type == "NAME" and index > 1:
         return _no_value(source, tokens, index, expected)
     if token is None:
         at = before.end if before else 0
@@ -47,18 +47,18 @@ def unexpected(source: Source, tokens: tuple[Lexeme, ...], index: int, expected:
         return Diagnostic(
             "PKC001", "the file ends too early", span, f"expected {describe(expected)} after this", (_note(expected, "", before),)
         )
-    shown = "this text" if token.kind == "STRING" else f"'{_short(token.text)}'"
+    shown = "this text" if token.type == "STRING" else f"'{_short(token.text)}'"
     message = f"unexpected {shown}"
-    if before is not None and before.kind in ("EQUAL", "COMMA", "STAR", "PLUS", "MINUS", "CIRCUMFLEX", "LPAR"):
+    if before is not None and before.type in ("EQUAL", "COMMA", "STAR", "PLUS", "MINUS", "CIRCUMFLEX", "LPAR"):
         message += f" after '{before.text}'"
-    note = _open_parenthesis(source, tokens, index, expected) or _note(expected, token.kind, before)
+    note = _open_parenthesis(source, tokens, index, expected) or _note(expected, token.type, before)
     return Diagnostic("PKC001", message, source.span(token.start, token.end), f"expected {describe(expected)}", (note,))
 
 
 def unclosed(source: Source, tokens: tuple[Lexeme, ...], index: int) -> Diagnostic:
     """The ``{`` at ``index`` has no ``}``."""
     start = index
-    while start and tokens[start - 1].kind in ("NAME", "STRING") and start > index - 2:
+    while start and tokens[start - 1].type in ("NAME", "STRING") and start > index - 2:
         start -= 1
     header = " ".join(t.text for t in tokens[start:index])
     span = source.span(tokens[index].start, tokens[index].end)
@@ -70,7 +70,7 @@ def unclosed(source: Source, tokens: tuple[Lexeme, ...], index: int) -> Diagnost
 def _no_value(source: Source, tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> Diagnostic:
     """``score =`` and then ``rounds = 1`` on the next line reads as ``score = rounds`` followed by a stray ``=``."""
     name, equal = tokens[index - 1], tokens[index - 2]
-    if equal.kind == "EQUAL" and "\n" in source.text[equal.end : name.start] and index > 2:
+    if equal.type == "EQUAL" and "\n" in source.text[equal.end : name.start] and index > 2:
         setting = tokens[index - 3]
         span = source.span(setting.start, equal.end)
         example = f"write the value after it: {_short(setting.text)} = ..."
@@ -85,7 +85,7 @@ def _open_parenthesis(source: Source, tokens: tuple[Lexeme, ...], index: int, ex
         return ""
     depth = 0
     for token in reversed(tokens[:index]):
-        depth += {"RPAR": 1, "LPAR": -1}.get(token.kind, 0)
+        depth += {"RPAR": 1, "LPAR": -1}.get(token.type, 0)
         if depth < 0:
             line = source.text.count("\n", 0, token.start) + 1
             return f"close the '(' of line {line} with ')'"
@@ -97,7 +97,7 @@ def _note(expected: set[str], kind: str, before: Lexeme | None) -> str:
         return "delete it, or open it first" if "NUMBER" not in expected else "write a value before it"
     if "NUMBER" in expected:
         return "write a value here: a number, a name, a call such as abs(theta), or a text in double quotes"
-    if before is not None and before.kind == "NAME" and ("EQUAL" in expected or "LBRACE" in expected):
+    if before is not None and before.type == "NAME" and ("EQUAL" in expected or "LBRACE" in expected):
         return f"write '{_short(before.text)} = value', or '{_short(before.text)} NAME {{ ... }}'"
     if kind in ("NAME", "NUMBER", "STRING", "LPAR") and "STAR" in expected:
         return "put an operator or a comma between the two values, or begin a new setting: NAME = value"

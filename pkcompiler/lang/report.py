@@ -14,6 +14,10 @@ class Findings:
 
     items: list[Diagnostic] = field(default_factory=list)
 
+    def errors(self) -> int:
+        """How many errors so far."""
+        return sum(d.severity == "error" for d in self.items)
+
     def error(self, code: str, message: str, span: Span | None, label: str, note: str) -> None:
         """One error; ``note`` is what to do."""
         self.items.append(Diagnostic(code, message, span, label, (note,)))

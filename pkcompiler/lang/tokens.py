@@ -28,9 +28,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Lexeme:
-    """One token: the name of its terminal, its text, and where it lies."""
+    """One token: the name of its terminal, its text, and where it lies. (lark reads the attribute ``type``.)"""
 
-    kind: str
+    type: str
     text: str
     start: int
     end: int
@@ -59,12 +59,12 @@ def scan(source: Source, pattern: re.Pattern[str]) -> Scan:
     bad: list[int] = []
     diagnostics: list[Diagnostic] = []
     for lexeme in _lexemes(source.text, pattern):
-        if lexeme.kind == "COMMENT":
+        if lexeme.type == "COMMENT":
             comments.append(lexeme)
-        elif lexeme.kind == "":
+        elif lexeme.type == "":
             bad.append(lexeme.start)
             diagnostics.append(_unreadable(source, lexeme, tokens[-1] if tokens else None))
-        elif lexeme.kind != "SPACE":
+        elif lexeme.type != "SPACE":
             tokens.append(lexeme)
         if len(diagnostics) >= MAX_ERRORS:
             break
@@ -106,7 +106,7 @@ def _unreadable(source: Source, lexeme: Lexeme, before: Lexeme | None) -> Diagno
 def _hint(first: str, lexeme: Lexeme, before: Lexeme | None) -> str:
     if first == "'":
         return 'texts stand in double quotes: "like this"'
-    if first == "%" and before is not None and before.kind == "NUMBER":
+    if first == "%" and before is not None and before.type == "NUMBER":
         return f"write the percent sign directly after the number: {before.text}%"
     if first in "‘’“”":
         return 'use the plain double quote: "'
@@ -123,9 +123,9 @@ def check_tokens(source: Source, tokens: tuple[Lexeme, ...]) -> list[Diagnostic]
     """Bounds on digits, and texts whose backslashes mean nothing."""
     found = []
     for token in tokens:
-        if token.kind == "NUMBER":
+        if token.type == "NUMBER":
             found += _check_number(source, token)
-        elif token.kind == "STRING":
+        elif token.type == "STRING":
             found += _check_escapes(source, token)
     return found[:MAX_ERRORS]
 

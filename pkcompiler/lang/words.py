@@ -1,7 +1,7 @@
 """THE table of words. The grammar knows none of them: a new setting, function or value is one row here.
 
-``role``: what the word is. ``of``: where it may stand (block kinds of a setting, functions of an argument, settings or arguments of a
-value). ``kind``: which values it takes. ``due = False``: known, not in this version.
+``role``: what the word is. ``of``: where it may stand (block kinds of a setting, functions of an argument, settings or arguments
+of a value). ``kind``: which values it takes. ``due = False``: known, not in this version.
 """
 
 from __future__ import annotations

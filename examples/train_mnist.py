@@ -1,6 +1,6 @@
 """Prune at initialisation, lower, train: the accuracy of the dense network, of the pruned one, and of random masks of its density.
 
-python examples/train_mnist.py --density 0.02
+python examples/train_mnist.py --density 0.05
 """
 
 import argparse
@@ -57,7 +57,7 @@ def train(network: nn.Module, seed: int = 0, device: str = "cpu", epochs: int = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pass", dest="pass_", default="synflow-l2", help="the criterion (default: synflow-l2)")
-    parser.add_argument("--density", type=float, default=0.02, help="the fraction of weights to keep (default: 0.02)")
+    parser.add_argument("--density", type=float, default=0.05, help="the fraction of weights to keep (default: 0.05)")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

@@ -90,6 +90,7 @@ def test_the_seed_matters_and_other_classes_do_not() -> None:
     assert first.sha256 == again.sha256 != other.sha256
     alone = balanced((x[:30], y[:30]), Quota(per_class=5), 0, "d")
     assert first.indices[:5] == alone.indices
+    assert first.indices[:5] != tuple(position - 30 for position in first.indices[5:])
 
 
 def test_count_is_spread_evenly() -> None:

@@ -216,6 +216,14 @@ def test_a_prefix_is_explained_with_a_line_that_works(tmp_path: Path, prefix: st
     assert same(target, network(1))
 
 
+def test_a_prefix_that_the_model_has_too_is_not_blamed(tmp_path: Path) -> None:
+    target = nn.Linear(2, 2)
+    target.model = nn.Linear(2, 2)
+    with pytest.raises(PkcError) as caught:
+        load_weights(target, save({"model.weight": torch.ones(2, 2)}, tmp_path / "w.pt"))
+    assert codes(caught) == ["PKC643"]
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model"])
 def test_a_wrapped_checkpoint_is_explained_with_a_line_that_works(tmp_path: Path, key: str) -> None:
     torch.save({"epoch": 3, key: network(1).state_dict()}, tmp_path / "w.pt")

@@ -54,11 +54,13 @@ def width(loaded: LoadedModel) -> int:
         "def main() -> None: pass\nnet = nn.Linear(2, 5)",
         "def example_inputs(): return torch.ones(1, 2)\ndef loss(): return 0\nnet = nn.Linear(2, 5)",
         "from torch.nn import ReLU\nfrom random import random\nnet = nn.Linear(2, 5)",
+        "from functions import *\nnet = nn.Linear(2, 5)",
         "from shared import given\nnet = nn.Linear(2, 5)",
     ],
 )
 def test_the_only_candidate_is_meant(write, text: str) -> None:
     write("given = nn.Linear(1, 1)\ndef helper(): pass", "shared.py")
+    write("def helper(): pass", "functions.py")
     assert width(load_model(write(text))) == 5
 
 
@@ -163,6 +165,7 @@ def test_prints_of_the_file_do_not_reach_stdout(write, capsys: pytest.CaptureFix
         ("def model():\n    x = torch.zeros(2)\n    return nn.Linear(2, 3)(x.view(5))", 5, "RuntimeError: shape"),
         ("import pkc_absent_package", 3, "ModuleNotFoundError"),
         ("import sys\nsys.exit(3)", 4, "SystemExit: 3"),
+        ("def deep(): raise KeyError('k')\n\ndeep()", 3, "KeyError: 'k'"),
         ("raise ValueError", 3, "ValueError: (no message)"),
     ],
 )
@@ -179,6 +182,11 @@ def test_an_exception_is_reported_at_the_users_line(write, text: str, line: int,
 
 def test_an_absent_package_is_named(write) -> None:
     assert refused(write("import pkc_absent.part")).diagnostics[0].notes[-1] == "install it: pip install pkc_absent"
+
+
+def test_our_own_errors_pass_unchanged(write) -> None:
+    spec = write("from pkcompiler.diagnostics import fail\nraise fail('PKC999', 'inner', 'do this')")
+    assert refused(spec).diagnostics[0].code == "PKC999"
 
 
 def test_interruption_is_not_swallowed(write) -> None:

@@ -36,7 +36,7 @@ def read(source: str) -> Pair | Dataset[object]:
 def _digits() -> Pair:
     if importlib.util.find_spec("sklearn") is None:
         raise fail("PKC661", "the data set 'digits' needs scikit-learn", "pip install scikit-learn")
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 
     images, labels = load_digits(return_X_y=True)
     return torch.from_numpy(images).float().reshape(-1, 1, 8, 8) / 16, torch.from_numpy(labels).long()

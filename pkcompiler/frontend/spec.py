@@ -100,7 +100,9 @@ def _choose(python: ModuleType, source: Path | None, spec: UserSpec, args: Mappi
         raise fail(
             "PKC245", f"{spec.text} holds {len(fitting)} possible models", *specs[1:], f"name one of them, such as {specs[0]}"
         )
-    needing = [f"{spec.text}:{name} takes {name}{inspect.signature(value)}" for name, value in candidates.items() if callable(value)]
+    needing = [
+        f"{spec.text}:{name} takes {name}{inspect.signature(value)}" for name, value in candidates.items() if callable(value)
+    ]
     last = "give its arguments with --arg key=value" if needing else "add to it: def model(): return ..."
     raise fail("PKC245", f"{spec.text} holds no model that can be built without arguments", *needing, last)
 

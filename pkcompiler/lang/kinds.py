@@ -240,7 +240,7 @@ class KindChecker:
         if resolved == Name("mask") or edge == "theta":
             if not depends:
                 note = (
-                    "write grad(R, 1) for the number of paths through each weight"
+                    f"write grad({shown}, 1) for the number of paths through each weight"
                     if of.edges
                     else "give grad() a value that reads theta"
                 )

@@ -53,7 +53,7 @@ def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
         return _pick(_passes(given, "<text>"), "the text", "", "pass")
     if is_path(given):
         path, name = split_path(given)
-        text = read_source(_within(path, folder))
+        text = read_source(_within(path, folder), path)
         return _pick(_passes(text, path), path, name, "pass")
     if given not in library_names():
         close = suggest(given, list(library_names()))
@@ -68,7 +68,7 @@ def find_schedule(path_or_text: str, *, folder: Path | None = None) -> Schedule:
     if "{" in given:
         return _pick(_checked(given, "<text>", folder or Path()).schedules, "the text", "", "schedule")
     path, name = split_path(given)
-    text = read_source(_within(path, folder))
+    text = read_source(_within(path, folder), path)
     return _pick(_checked(text, path, _within(path, folder).parent).schedules, path, name, "schedule")
 
 
@@ -142,38 +142,39 @@ def split_path(given: str) -> tuple[str, str]:
     return (path + ".pkc", name) if mark else (given, "")
 
 
-def read_source(path: Path) -> str:
-    """The text of a file. Raises PkcError (PKC611 unreadable, PKC006 too large, PKC008 no text)."""
+def read_source(path: Path, shown: str = "") -> str:
+    """The text of a file, called ``shown`` in errors. Raises PkcError (PKC611 unreadable, PKC006 too large, PKC008 no text)."""
+    shown = shown or str(path)
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, shown, error) from None
     if len(content) > MAX_BYTES:
-        raise fail("PKC006", f"'{path}' is larger than {MAX_BYTES // 1_000_000} MB", "split it into several files")
+        raise fail("PKC006", f"'{shown}' is larger than {MAX_BYTES // 1_000_000} MB", "split it into several files")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise fail(
-            "PKC008", f"'{path}' is not UTF-8 text (byte {error.start})", "save it as UTF-8, or give the right file"
+            "PKC008", f"'{shown}' is not UTF-8 text (byte {error.start})", "save it as UTF-8, or give the right file"
         ) from None
     if "\0" in text:
-        raise fail("PKC008", f"'{path}' is a binary file", "give a .pkc file")
+        raise fail("PKC008", f"'{shown}' is a binary file", "give a .pkc file")
     return text
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> PkcError:
+def _unreadable(path: Path, shown: str, error: OSError | ValueError) -> PkcError:
     if isinstance(error, FileNotFoundError):
         note = "a pass of the library is given by its bare name; 'pkc passes' lists them"
         try:
             near = suggest(path.name, [p.name for p in path.parent.iterdir() if p.suffix == ".pkc"])
         except OSError:
             near = ""
-        return fail("PKC611", f"there is no file '{path}'", f"did you mean '{path.parent / near}'?" if near else note)
+        return fail("PKC611", f"there is no file '{shown}'", f"did you mean '{path.parent / near}'?" if near else note)
     if isinstance(error, IsADirectoryError):
-        return fail("PKC611", f"'{path}' is a folder", f"name the files in it: {path}/*.pkc")
+        return fail("PKC611", f"'{shown}' is a folder", f"name the files in it: {shown.rstrip('/')}/*.pkc")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return fail("PKC611", f"cannot read '{path}': {reason}", "check the path and its permissions")
+    return fail("PKC611", f"cannot read '{shown}': {reason}", "check the path and its permissions")
 
 
 def _within(path: str, folder: Path | None) -> Path:

@@ -74,7 +74,7 @@ def _choice(checker: Checker, key: str, expr: Expr) -> str:
         return row.name
     known = [w.name for w in rows if w.due] + (["data^2"] if key == "gates" else [])
     if row is not None:
-        checker.findings.later(row, expr.span, f"write {key} = {' | '.join(known)}")
+        checker.findings.later(row, expr.span, f"write {key} = {known[0]}")
         return ""
     close = words.suggest(print_expr(expr), known)
     note = f"did you mean '{close}'?" if close else f"write {key} = {known[0]}"

@@ -32,7 +32,7 @@ class Findings:
         """A word that no row of the table, and no ``let``, knows; ``known`` are the words that may stand there."""
         close = suggest(name, known)
         note = f"did you mean '{close}'?" if close else f"known here: {', '.join(known)}" if known else "delete it"
-        self.error(code, f"unknown {what} '{name}'{where}", span, label or f"not a {what}", note)
+        self.error(code, f"unknown {what} '{name}'{where}", span, label or f"not {'an' if what[0] in 'aeio' else 'a'} {what}", note)
 
     def later(self, word: Word, span: Span | None, note: str = "") -> None:
         """A word of the language that this version does not carry out yet."""

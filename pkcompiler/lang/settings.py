@@ -200,6 +200,10 @@ class SettingReader:
                 label = f"must be a whole number from 1 to {MAX_ROUNDS}"
                 self.findings.error("PKC106", f"{key} = {print_expr(value)}", span, label, f"write {key} = 10")
             good = False
+        if "per_class" in found and "count" in found:
+            good = False
+            span = next(v.span for k, v in kwargs if k == "count")
+            self.findings.error("PKC110", "data takes per_class or count, not both", span, "a second amount", "keep one of them")
         return tuple(found.items()) if good else None
 
 

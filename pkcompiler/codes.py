@@ -1,0 +1,104 @@
+"""THE table of error codes: what each means and what to do. Every layer adds rows for its own; ``pkc explain CODE`` prints one.
+
+0xx syntax, 1xx declarations, 2xx models and operators, 3xx IR invariants, 4xx pruning, 5xx numerics, 6xx files.
+"""
+
+from __future__ import annotations
+
+from textwrap import fill
+
+GROUPS = {
+    "0": "syntax",
+    "1": "declarations",
+    "2": "models and operators",
+    "3": "IR invariants",
+    "4": "pruning",
+    "5": "numerics",
+    "6": "files",
+}
+
+CODES: dict[str, str] = {
+    "PKC001": (
+        "The text does not have one of the three shapes: setting = value, keyword LABEL = value, kind NAME { ... }. The "
+        "carets stand at the first piece that does not fit, and the label says what could have stood there. Reading goes "
+        "on at the next setting, so one mistake does not hide the others."
+    ),
+    "PKC002": (
+        "A character that the language does not use, or a backslash in a text that stands before something else than a "
+        "double quote or a backslash. Outside of texts there are names, numbers, # comments and = , ( ) { } + - * / ^ .. "
+        ": only."
+    ),
+    "PKC003": "A text begins with a double quote and must end with one on the same line.",
+    "PKC004": "A block is opened with { and the file ends before its }.",
+    "PKC005": "Parentheses, blocks or operations are nested more than 100 deep. Name inner parts with let.",
+    "PKC006": "A file of the language may have at most 1 MB.",
+    "PKC007": "A number has more than 40 digits, or is larger than 1.8e308.",
+    "PKC008": "A file of the language is UTF-8 text. This one holds other bytes.",
+    "PKC101": "A block begins with a word that is none: a file declares pass and schedule, a schedule holds prune.",
+    "PKC102": "A setting that this block does not have. Either it is misspelled, or it belongs in another block.",
+    "PKC103": "Something is called that is not a function. 'pkc explain FUNCTION' explains one of them.",
+    "PKC104": (
+        "A name that is neither a let above the line nor one of theta, mask, data, loss, output. Names may contain "
+        "hyphens, so a minus needs spaces around it. A let is known from its own line on."
+    ),
+    "PKC105": "The value is not one of those that this setting or argument takes. The label lists them.",
+    "PKC106": (
+        "A number out of its range, without its unit, or with one that does not belong there. Parts are written 98% or "
+        "0.98, never 98; a compression 50x or 50; rounds and seeds are whole numbers."
+    ),
+    "PKC107": (
+        "A setting, an argument or a name is given twice, or a let takes a word of the language. Nothing is overwritten silently."
+    ),
+    "PKC108": "A declaration lacks what it cannot do without: a pass its score, a schedule at least one prune.",
+    "PKC109": (
+        "The word is spelled correctly and belongs to the language, but this version does not carry it out yet. Leave it "
+        "out, or use a later version."
+    ),
+    "PKC110": "A function is given too many, too few or unknown arguments. Reductions name their axis: sum(E, over = sample).",
+    "PKC111": (
+        "Kinds do not fit. The kind of an expression is its set of axes out of sample, output, input, param: theta and "
+        "mask have [param], data [sample, input], output [sample, output], a number none. A number combines with "
+        "anything; else the axes must be equal, for nothing broadcasts. A score has [param]."
+    ),
+    "PKC112": (
+        "grad(F, u) needs a number F and, as u, exactly theta, mask, or the edge of F (after substitution of let). By "
+        "theta it is the derivative by the effective weight theta * mask; grad(F, mask) = theta * grad(F, theta); grad(F, "
+        "theta^2) is dF/dw of a functional whose edge is w = theta^2. Of several path functionals with different edges "
+        "only theta and mask are left."
+    ),
+    "PKC113": (
+        "A stage has exactly one target: density (what is kept), sparsity (what is removed) or compression (weights per "
+        "kept weight)."
+    ),
+    "PKC114": (
+        "Stages run in order, each from the mask that the last one left, and a mask only shrinks. So a target may not be "
+        "looser than the one that is already reached."
+    ),
+    "PKC115": (
+        "A pass does not say where it was published. In the library that is an error; in a file of your own it is a warning."
+    ),
+    "PKC116": "A let that nothing reads. It changes nothing; perhaps the score was meant to use it. A warning.",
+    "PKC117": (
+        "There is no such pass or schedule. A bare name is looked up in the library, anything with / or .pkc is a file, "
+        "and file.pkc:name picks one of several."
+    ),
+    "PKC118": (
+        "A word in the wrong place or shape: a setting outside of a declaration, a block where a value belongs, a name in quotes."
+    ),
+    "PKC119": "The file declares none of what is looked for, or several of them. file.pkc:name picks one.",
+    "PKC121": (
+        "A stage's pass reads data, the loss or the output, and the schedule names no data. The data can still be given "
+        "on the command line or by the caller. A warning."
+    ),
+    "PKC122": "'pkc explain' knows passes, words of the language and error codes.",
+    "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
+    "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
+}
+
+
+def explain_code(code: str) -> str | None:
+    """One paragraph on a code, or None where there is no such code."""
+    text = CODES.get(code.upper())
+    if text is None:
+        return None
+    return f"{code.upper()} ({GROUPS[code[3]]})\n{fill(text, 100, initial_indent='  ', subsequent_indent='  ')}\n"

@@ -1,0 +1,120 @@
+"""``pkc explain``: a pass with its formula, a word of the language, or an error code."""
+
+from __future__ import annotations
+
+from pkcompiler.codes import CODES, explain_code
+from pkcompiler.diagnostics import fail
+from pkcompiler.lang import words
+from pkcompiler.lang.ast import Pass
+from pkcompiler.lang.formula import formula
+from pkcompiler.lang.library import find_pass, is_path, library_names
+from pkcompiler.lang.words import Word
+
+_KINDS = {
+    "text": "a text in double quotes",
+    "count": "a whole number",
+    "rounds": "a whole number from 1",
+    "seed": "a whole number from 0",
+    "fraction": "a part: 98% or 0.98",
+    "factor": "a factor: 50x or 50",
+    "bytes": "an amount: 4MB",
+    "globs": "globs in double quotes, separated by commas, and these words:",
+    "data": 'these, "file.npz" or "module:factory":',
+    "expression": "an expression",
+    "score": "an expression with the axis [param]",
+    "edge": "abs(theta), theta^2, theta or 1",
+    "input": "these, or an expression with the axes of the input, such as mean(data):",
+    "output": "these, or an expression with the axis [output]:",
+    "gates": "these, or data^2:",
+}
+
+
+def explain(word: str) -> str:
+    """What a pass (name, path or text), a word or an error code means. Raises PkcError (PKC122) for anything else."""
+    code = explain_code(word)
+    if code is not None:
+        return code
+    parts = [_explain_row(row) for row in words.WORDS if row.name == word]
+    if "{" in word or is_path(word) or word in library_names():
+        parts.insert(0, explain_pass(find_pass(word)))
+    if parts:
+        return "\n".join(parts)
+    known = [*library_names(), *dict.fromkeys(w.name for w in words.WORDS), *CODES]
+    close = words.suggest(word, known)
+    note = (
+        f"did you mean 'pkc explain {close}'?"
+        if close
+        else "'pkc passes' lists the passes; 'pkc explain pass' lists the settings of a pass"
+    )
+    raise fail("PKC122", f"'{word}' is neither a pass, nor a word of the language, nor an error code", note)
+
+
+def explain_pass(found: Pass) -> str:
+    """Source, what it reads, its settings with the defaults, its formula, its text."""
+    head = [f"{found.name}: a pass" + (f", {found.doc}" if found.doc else "")]
+    head += [f"  source  {found.source or 'not given'}", f"  reads   {reads(found)}"]
+    settings = [("rounds", str(found.rounds)), ("curve", found.curve), ("scope", found.scope), ("order", found.order)]
+    settings += [("among", found.among), ("mode", found.mode)]
+    rows = [f"  {name:<7} {value}" + ("" if name in found.given else "  (default)") for name, value in settings]
+    lines = formula(found).split("\n")
+    shown = ["", f"  {lines[0]}", *(f"    {line}" for line in lines[1:]), ""]
+    text = ["  " + line for line in found.text.rstrip("\n").split("\n")]
+    return "\n".join([*head, *rows, *shown, *text]) + "\n"
+
+
+def reads(found: Pass) -> str:
+    """``weights``, or ``weights and data``."""
+    return "weights and data" if found.needs_data else "weights"
+
+
+def _explain_row(row: Word) -> str:
+    lines = [f"{row.name}: {_what(row)}", f"  {row.doc}"]
+    if not row.due:
+        lines.append("  known, but not in this version")
+    values = words.rows("value", row.name) if row.role in ("setting", "argument") else ()
+    if row.role in ("setting", "argument", "labelled"):
+        lines.append(f"  takes    {_KINDS.get(row.kind, 'one of these words:' if values else 'a value')}")
+    lines += [f"             {_entry(v)}" for v in values]
+    if row.default:
+        lines.append(f"  default  {row.default}")
+    if row.role == "name":
+        axes = row.kind.replace(" ", ", ")
+        lines.append(f"  kind     {f'[{axes}]' if axes else 'a number'}")
+    if row.example:
+        lines.append(f"  example  {row.example}" + (" ... }" if row.role == "block" else ""))
+    return "\n".join([*lines, *_contents(row)]) + "\n"
+
+
+def _contents(row: Word) -> list[str]:
+    """The settings of a block, the arguments of a function."""
+    if row.role == "block":
+        inner = [w for role in ("setting", "labelled", "block") for w in words.rows(role, row.name) if row.name in w.of]
+        return ["  holds"] + [f"    {_entry(w)}" for w in inner] if inner else []
+    if row.role == "function":
+        inner = [w for w in words.rows("argument", row.name) if row.name in w.of]
+        return (
+            ["  arguments"] + [f"    {_entry(w)}" + (f" (default {w.default})" if w.default else "") for w in inner]
+            if inner
+            else []
+        )
+    return []
+
+
+def _entry(row: Word) -> str:
+    return f"{row.name:<14} {row.doc}" + ("" if row.due else " (not in this version)")
+
+
+def _what(row: Word) -> str:
+    places = " and ".join("a file" if p == "file" else f"a {p}" for p in row.of)
+    match row.role:
+        case "block":
+            return f"a block of {places}"
+        case "setting" | "labelled":
+            return f"a setting of {places}"
+        case "argument":
+            return f"an argument of {', '.join(row.of)}()"
+        case "value":
+            return f"a value of {', '.join(row.of)}"
+        case "name":
+            return "a reserved name"
+    return "a function"

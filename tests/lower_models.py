@@ -137,7 +137,14 @@ class Branching(nn.Module):
 
 def weight_norm_net() -> nn.Module:
     norm, spectral = nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm
-    layers = norm(nn.Conv2d(3, 4, 3)), nn.ReLU(), spectral(nn.Conv2d(4, 4, 3)), nn.Flatten(), norm(nn.Linear(64, 5)), nn.Linear(5, 2)
+    layers = (
+        norm(nn.Conv2d(3, 4, 3)),
+        nn.ReLU(),
+        spectral(nn.Conv2d(4, 4, 3)),
+        nn.Flatten(),
+        norm(nn.Linear(64, 5)),
+        nn.Linear(5, 2),
+    )
     return nn.Sequential(*layers)
 
 
@@ -229,10 +236,8 @@ def random_masks(net: nn.Module, density: float = 0.5, seed: int = 1) -> dict[st
 def call(net: nn.Module, inputs: Any, seed: int = 2) -> list[Tensor]:
     """All output tensors, with the same random numbers each time."""
     torch.manual_seed(seed)
-    if isinstance(inputs, dict):
-        outputs = net(**inputs)
-    else:
-        outputs = net(*inputs) if isinstance(inputs, tuple) else net(inputs)
+    args, kwargs = ((), inputs) if isinstance(inputs, dict) else (inputs if isinstance(inputs, tuple) else (inputs,), {})
+    outputs = net(*args, **kwargs)
     leaves = torch.utils._pytree.tree_leaves(dict(outputs) if hasattr(outputs, "keys") else outputs)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
 

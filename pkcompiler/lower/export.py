@@ -12,17 +12,15 @@ from torch.export import Dim, ShapesCollection
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.lower.call import Shapes, check_shapes
 from pkcompiler.lower.trace import Trace, scratch_copy
 
-Shapes = tuple[tuple[int | str, ...] | None, ...]
 
-
-def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace, Shapes]:
-    """Evaluation and training program over the tensors of ``model``, and the shapes that both were recorded for.
+def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace, int | None]:
+    """Evaluation and training program over the tensors of ``model``, and the batch size when it is the only one they take.
 
     Dimension 0 is the batch, of any size; where that fails, the programs are for the example's batch size only, with a warning.
 
-    :returns: the two traces; for each example tensor its sizes, a letter for one that may vary.
     :raises PkcError: PKC273 when export fails.
     """
     for dynamic in (True, False):
@@ -32,11 +30,12 @@ def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         except Exception as error:
             reason = error
             continue
-        shapes = tuple(_common(a, b) for a, b in zip(_shapes(evaluation), _shapes(training)))
+        shapes = tuple(_common(a, b) for a, b in zip(_shapes(evaluation), _shapes(training), strict=True))
         batch = next((shape[0] for shape in shapes if shape), None)
         if isinstance(batch, int):
             warnings.warn(f"{type(model).__name__} could only be recorded for a batch of {batch}", stacklevel=3)
-        return Trace(_bare(evaluation), evaluation), Trace(_bare(training), training), shapes
+        traces = [Trace(_bare(program, shapes), program) for program in (evaluation, training)]
+        return traces[0], traces[1], batch if isinstance(batch, int) else None
     raise fail(
         "PKC273",
         f"{type(model).__name__} can be neither traced nor exported: {str(reason).splitlines()[0]}",
@@ -83,15 +82,18 @@ def _shapes(program: fx.GraphModule) -> Shapes:
 
 def _common(a: tuple[int | str, ...] | None, b: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
     """Sizes that either program fixed stay fixed."""
-    return a if a is None or b is None else tuple(x if isinstance(x, int) else y for x, y in zip(a, b))
+    return a if a is None or b is None else tuple(x if isinstance(x, int) else y for x, y in zip(a, b, strict=True))
 
 
-def _bare(program: fx.GraphModule) -> fx.Graph:
-    """The graph without the checks of dtype and device that recording left, which would forbid ``.to()``, and without facts."""
+def _bare(program: fx.GraphModule, shapes: Shapes) -> fx.Graph:
+    """The graph, checking the shapes of its inputs, not types and devices, which recording checks and ``.to()`` changes."""
     graph = program.graph
     for node in list(graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
     for node in graph.nodes:
         node.meta.clear()
+    placeholders = graph.find_nodes(op="placeholder")
+    with graph.inserting_after(placeholders[-1]):
+        graph.call_function(check_shapes, (shapes, tuple(placeholders)))
     return graph

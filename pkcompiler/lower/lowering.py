@@ -41,7 +41,7 @@ def lower(model: nn.Module, masks: Mapping[str, Tensor], example_inputs: Any = N
     root = _private_copy(model)
     args, kwargs = _arguments(example_inputs)
     try:
-        traces, shapes = trace_modes(root, args, kwargs), ()
+        evaluation, training = trace_modes(root, args, kwargs)
     except NotTraceable as reason:
         if example_inputs is None:
             raise fail(
@@ -49,25 +49,28 @@ def lower(model: nn.Module, masks: Mapping[str, Tensor], example_inputs: Any = N
                 f"{type(model).__name__} cannot be traced symbolically ({reason}), recording it takes an example",
                 "pass the third argument: lower(model, masks, example_inputs)",
             ) from reason
-        *traces, shapes = export_modes(root, args, kwargs)
-    return _assemble(root, checked, traces[0], traces[1], shapes)
+        return _assemble(root, checked, *export_modes(root, args, kwargs))
+    if same_program(evaluation, training):
+        return _assemble(root, checked, None, training)
+    return _assemble(root, checked, evaluation, training)
 
 
 def _assemble(
-    root: nn.Module, masks: Mapping[str, Tensor], evaluation: Trace, training: Trace, shapes: Any
+    root: nn.Module, masks: Mapping[str, Tensor], evaluation: Trace | None, training: Trace, static_batch: int | None = None
 ) -> Lowered | ModePair:
+    """The result over ``root``, which it takes over; no evaluation trace: the training trace serves both modes."""
     canonical = canonical_names(root)
-    single = not shapes and same_program(evaluation, training)
-    for trace in (training,) if single else (evaluation, training):
+    traces = [trace for trace in (evaluation, training) if trace is not None]
+    for trace in traces:
         _adopt_constants(root, trace)
     mask_names = {name: _register_mask(root, name, mask) for name, mask in masks.items()}
-    for trace in (training,) if single else (evaluation, training):
+    for trace in traces:
         weave(trace.graph, root, canonical, mask_names)
     lowered: Lowered | ModePair
-    if single:
+    if evaluation is None:
         lowered = Lowered(root, training.graph, mask_names)
     else:
-        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, shapes)
+        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, static_batch)
     lowered.zero_pruned()
     lowered.register_load_state_dict_post_hook(_zero_after_load)
     return lowered
@@ -130,7 +133,9 @@ def _adopt(root: nn.Module, name: str, value: Any) -> str:
     elif isinstance(value, fx.GraphModule):
         root.add_module(free, value)
     else:
-        raise fail("PKC274", f"the recorded graph holds a {type(value).__name__}", "keep the class: pkcompiler.apply_masks(model, masks)")
+        raise fail(
+            "PKC274", f"the recorded graph holds a {type(value).__name__}", "keep the class: pkcompiler.apply_masks(model, masks)"
+        )
     return free
 
 

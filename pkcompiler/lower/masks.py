@@ -15,8 +15,7 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     """Every name of every parameter, aliases included, to the first name that ``named_parameters()`` gives its storage."""
     first: dict[object, str] = {}
     return {
-        name: first.setdefault(_storage_key(parameter), name)
-        for name, parameter in module.named_parameters(remove_duplicate=False)
+        name: first.setdefault(_storage_key(parameter), name) for name, parameter in module.named_parameters(remove_duplicate=False)
     }
 
 

@@ -86,21 +86,14 @@ class ModePair(MaskedTree, nn.Module):
         evaluation: fx.Graph,
         training: fx.Graph,
         mask_names: Mapping[str, str],
-        input_shapes: tuple[tuple[int | str, ...] | None, ...] = (),
+        static_batch: int | None = None,
     ) -> None:
         nn.Module.__init__(self)
         adopt_tree(self, root, mask_names)
         self.programs = (Lowered(root, evaluation, mask_names), Lowered(root, training, mask_names))
-        self.input_shapes = input_shapes
-
-    @property
-    def static_batch(self) -> int | None:
-        sizes = [shape[0] for shape in self.input_shapes if shape]
-        return sizes[0] if sizes and isinstance(sizes[0], int) else None
+        self.static_batch = static_batch
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.input_shapes:
-            check_shapes(self.input_shapes, (args, kwargs))
         return self.programs[int(self.training)](*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModePair:
@@ -111,45 +104,31 @@ class ModePair(MaskedTree, nn.Module):
         return twin
 
     def _apply(self, fn: Any, recurse: bool = True) -> ModePair:
+        before = next(filter(torch.is_floating_point, (*self.parameters(), *self.buffers())), torch.empty(0))
+        after = fn(torch.empty(0, dtype=before.dtype, device=before.device))
+        if after.dtype != before.dtype and any(_names_dtype(program.graph) for program in self.programs):
+            raise fail(
+                "PKC277",
+                f"the graph was recorded in {before.dtype}, which it names; it cannot become {after.dtype}",
+                "change the type first: lower(model.to(dtype), masks, example_inputs)",
+            )
         super()._apply(fn, recurse)
-        device = next((tensor.device for tensor in (*self.parameters(), *self.buffers())), None)
         for program in self.programs:
-            if device is not None and _move(program.graph, device):
+            if _move(program.graph, after.device):
                 program.recompile()
         return self
-
-
-def check_shapes(expected: tuple[tuple[int | str, ...] | None, ...], inputs: Any) -> None:
-    """Sizes recorded as numbers must be equal, sizes recorded under one letter must agree; None is not a tensor.
-
-    :raises PkcError: PKC276.
-    """
-    leaves = torch.utils._pytree.tree_leaves(inputs)
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    shapes = [shape for shape in expected if shape is not None]
-    sizes: dict[str, int] = {}
-    fits = len(tensors) == len(shapes) and all(
-        len(shape) == tensor.dim()
-        and all(size == (want if isinstance(want, int) else sizes.setdefault(want, size)) for want, size in zip(shape, tensor.shape))
-        for shape, tensor in zip(shapes, tensors)
-    )
-    if not fits:
-        raise fail(
-            "PKC276",
-            f"the graph was recorded for inputs of shape {', '.join(map(_shape_text, shapes))}, "
-            f"it was called with {', '.join(_shape_text(tuple(t.shape)) for t in tensors)}",
-            "lower again for these sizes: lower(model, masks, example_inputs)",
-        )
-
-
-def _shape_text(shape: tuple[int | str, ...]) -> str:
-    return "[" + ", ".join(map(str, shape)) + "]"
 
 
 def _tensor(module: Any, name: str) -> Tensor:
     owner, _, leaf = name.rpartition(".")
     value: Tensor = getattr(module.get_submodule(owner), leaf)
     return value
+
+
+def _names_dtype(graph: fx.Graph) -> bool:
+    """Whether recording baked a floating type into ``graph``."""
+    leaves = (leaf for node in graph.nodes for leaf in torch.utils._pytree.tree_leaves((node.args, node.kwargs)))
+    return any(isinstance(leaf, torch.dtype) and leaf.is_floating_point for leaf in leaves)
 
 
 def _move(graph: fx.Graph, device: torch.device) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pkcompiler.lower.call import call_with
+
 SCALARS = (type(None), bool, int, float, str)
 
 
@@ -27,13 +29,39 @@ class NotTraceable(Exception):
     """Why the symbolic trace does not stand for the module."""
 
 
+class BufferProxy(fx.Proxy):
+    """A buffer read at run time, whose shape is known now."""
+
+    def __init__(self, node: fx.Node, tracer: fx.Tracer, buffer: Tensor) -> None:
+        super().__init__(node, tracer)
+        self.shape, self.ndim = buffer.shape, buffer.ndim
+        self.size, self.dim, self.numel = buffer.size, buffer.dim, buffer.numel
+
+    def __len__(self) -> int:
+        return len(self.shape) and self.shape[0]
+
+
 class MaskTracer(fx.Tracer):
     """Buffers are read at run time, not folded at trace time; shapes of parameters and buffers are numbers."""
 
-    proxy_buffer_attributes = True
-
     def __init__(self) -> None:
-        super().__init__(param_shapes_constant=True)
+        super().__init__(autowrap_functions=(call_with,), param_shapes_constant=True)
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, nn.Module):
+            return self.create_node("get_attr", self.path_of_module(a), (), {})
+        return super().create_arg(a)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        buffers = self.root.named_buffers() if isinstance(attr_val, Tensor) else ()
+        name = next((name for name, buffer in buffers if buffer is attr_val), None)
+        if name is None:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy(
+                "get_attr", name, (), {}, proxy_factory_fn=lambda node: BufferProxy(node, self, attr_val)
+            )
+        return parameter_proxy_cache[name]
 
 
 def trace_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace]:

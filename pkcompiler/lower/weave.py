@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
-from torch.func import functional_call
+
+from pkcompiler.lower.call import call_with
 
 
 def weave(graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_names: Mapping[str, str]) -> None:
@@ -20,19 +21,18 @@ def weave(graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_n
     """
     loom = _Loom(graph, root, canonical, mask_names)
     for node in list(graph.nodes):
+        loom.operands(node)
         if node.op == "call_module":
             loom.call(node)
-        else:
-            loom.operands(node)
+        elif node.target is call_with:
+            loom.call_again(node)
     for node in reversed(list(graph.nodes)):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
 
 
 class _Loom:
-    def __init__(
-        self, graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_names: Mapping[str, str]
-    ) -> None:
+    def __init__(self, graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_names: Mapping[str, str]) -> None:
         self.graph, self.root, self.canonical, self.mask_names = graph, root, canonical, mask_names
         self.woven: dict[str, fx.Node] = {}
 
@@ -60,9 +60,8 @@ class _Loom:
                     node.replace_input_with(source, self.weight(first))
 
     def call(self, node: fx.Node) -> None:
-        self.operands(node)
         path, module = str(node.target), self.root.get_submodule(str(node.target))
-        masked = {name: first for name, _ in module.named_parameters(remove_duplicate=False) if (first := self.masked(f"{path}.{name}"))}
+        masked = self.masked_within(path)
         if not masked:
             return
         plain = _functional(module, node)
@@ -70,6 +69,21 @@ class _Loom:
             new = self.plain_call(node, path, module, *plain) if plain else self.module_call(node, path, masked)
         node.replace_all_uses_with(new)
         self.graph.erase_node(node)
+
+    def call_again(self, node: fx.Node) -> None:
+        """A module that an earlier lowering calls with some weights gets those masked now as well."""
+        module, weights, *operands = cast("tuple[Any, ...]", node.args)
+        with self.graph.inserting_before(node):
+            more = {
+                name: self.weight(first) for name, first in self.masked_within(str(module.target)).items() if name not in weights
+            }
+        node.args = (module, {**weights, **more}, *operands)
+
+    def masked_within(self, path: str) -> dict[str, str]:
+        """Names of the masked parameters of the module at ``path``, relative to it, to their canonical names."""
+        module = self.root.get_submodule(path)
+        full = {name: f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)}
+        return {name: first for name, whole in full.items() if (first := self.masked(whole))}
 
     def plain_call(
         self, node: fx.Node, path: str, module: nn.Module, function: Callable[..., Any], settings: tuple[Any, ...]
@@ -80,7 +94,7 @@ class _Loom:
 
     def module_call(self, node: fx.Node, path: str, masked: Mapping[str, str]) -> fx.Node:
         weights = {name: self.weight(first) for name, first in masked.items()}
-        return self.graph.call_function(functional_call, (self.graph.get_attr(path), weights, node.args, dict(node.kwargs)))
+        return self.graph.call_function(call_with, (self.graph.get_attr(path), weights, node.args, dict(node.kwargs)))
 
 
 def _linear(module: nn.Linear) -> tuple[Any, ...]:

@@ -86,10 +86,11 @@ def window(length: int, kernel: int, stride: int, padding: int, dilation: int = 
     :raises ShapeError: none fits
     """
     room = length + 2 * padding - dilation * (kernel - 1) - 1
-    if room < 0:
-        raise ShapeError(f"a window of {dilation * (kernel - 1) + 1} does not fit into {length} with padding {padding}")
     found = (room + stride - 1 if ceil_mode else room) // stride + 1
-    return found - 1 if ceil_mode and (found - 1) * stride >= length + padding else found
+    found -= ceil_mode and (found - 1) * stride >= length + padding
+    if found < 1:
+        raise ShapeError(f"a window of {dilation * (kernel - 1) + 1} does not fit into {length} with padding {padding}")
+    return found
 
 
 def sizes(shape: Shape) -> tuple[int, ...] | None:

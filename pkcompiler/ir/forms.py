@@ -110,7 +110,8 @@ class Nested:
 
 
 def _record(conv: Conv) -> Nested:
-    slots: Record = tuple((f.name, Named(getattr(conv, f.name))) for f in fields_of(Conv) if f.slot and getattr(conv, f.name))
+    slots: Record = (("weight", Named(conv.weight)),) if conv.weight else ()
+    slots += () if conv.bias is None else (("bias", Named(conv.bias)),)
     rest: Record = tuple((f.name, getattr(conv, f.name)) for f in fields_of(Conv) if not f.slot and not _is_default(conv, f))
     return Nested(slots + rest)
 

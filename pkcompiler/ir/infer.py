@@ -156,7 +156,7 @@ def _conv_length(map: Conv, i: int, length: int, kernel: int) -> int:
         return window(length, kernel, map.stride[i], map.padding[i], map.dilation[i])
     extra = map.output_padding[i] if map.output_padding else 0
     found = (length - 1) * map.stride[i] - 2 * map.padding[i] + map.dilation[i] * (kernel - 1) + extra + 1
-    if found < 1:
+    if found < 0:
         raise ShapeError(f"the transposed convolution leaves {found} positions")
     return found
 

@@ -35,6 +35,7 @@ def _sized(fn: str, name: str, value: Attr, slots: Slots) -> Attr:
 
 def _cat(shapes: tuple[Shape, ...], dim: int) -> Shape | None:
     at = axis(dim, len(shapes[0]))
+    _at(shapes[0], dim)
     rests = {shape[:at] + shape[at + 1 :] for shape in shapes}
     if len(rests) > 1 or len({len(shape) for shape in shapes}) > 1:
         raise ShapeError(f"{' and '.join(show(s) for s in shapes)} differ besides dimension {at}")
@@ -60,6 +61,7 @@ def _expand(x: Shape, shape: tuple[Dim, ...]) -> Shape:
 
 
 def _replace(x: Shape, dim: int, size: Dim) -> Shape:
+    _at(x, dim)
     at = axis(dim, len(x))
     return (*x[:at], size, *x[at + 1 :])
 
@@ -69,7 +71,8 @@ def _slice(x: Shape, dim: int, start: int | None, end: int | None, step: int) ->
         raise ShapeError(f"a slice with step {step}")
     size = _at(x, dim)
     if isinstance(size, int):
-        return _replace(x, dim, len(range(size)[start:end:step]))
+        first, last, _ = slice(start, end, step).indices(max(size, 0))
+        return _replace(x, dim, max(0, (last - first + step - 1) // step))
     whole = not start and step == 1 and (end is None or end >= 2**31)
     return x if whole else None
 
@@ -155,12 +158,6 @@ def _diagonal(x: Shape, offset: int, dim1: int, dim2: int) -> Shape | None:
     return (*rest, max(0, min(rows + min(offset, 0), columns - max(offset, 0))))
 
 
-def _scatter(x: Shape, dim: int, length: int, size: Dim) -> Shape:
-    if _at(x, dim) != length:
-        raise ShapeError(f"{length} positions for a dimension of {show((_at(x, dim),))}")
-    return _replace(x, dim, size)
-
-
 def _cumsum(x: Shape, dim: int) -> Shape:
     axis(dim, len(x))
     return x
@@ -180,7 +177,6 @@ _RULES: dict[str, Callable[..., Shape | None]] = {
     "repeat": _repeat,
     "unfold": _unfold,
     "diagonal": _diagonal,
-    "scatter": _scatter,
     "cumsum": _cumsum,
 }
 
@@ -212,7 +208,6 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "index": (lambda v: isinstance(v, Named), "a slot"),
     "select.index": _INTEGER,
     "sum.dims": (lambda v: v is None or _ints(v), "a list of integers or none"),
-    "scatter.size": (is_dim, "a dimension"),
 }
 """What an attribute takes, by ``function.attribute`` or by attribute; an integer where nothing is said."""
 

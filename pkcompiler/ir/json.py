@@ -17,7 +17,7 @@ SCHEMA = 1
 def to_json(graph: PathGraph) -> dict[str, Any]:
     """The graph as dictionaries, lists, strings and numbers.
 
-    Dimensions are integers or the text ``B``, ``4*B``; a slot is ``{"slot": name}``; numbers that JSON lacks are the strings ``inf``,
+    Dimensions are integers or the text ``B``, ``4*B``; a slot is ``{"slot": name}``; numbers that JSON lacks are strings, ``inf``,
     ``-inf``, ``nan``. Attributes at their default are left out, as in the printed text.
     """
     return {

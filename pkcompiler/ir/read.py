@@ -87,7 +87,7 @@ class _Reader:
     def result(self, node: Any, position: int) -> TensorType | None:
         if node.data == "unknown":
             return None
-        self.mark(("result", position), _first(node))
+        self.mark(("result", position), _first(node), _last(node))
         return self.type(node)
 
     def slot(self, node: Node, position: int) -> Slot:

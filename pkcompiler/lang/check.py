@@ -69,7 +69,7 @@ class _Checker:
         if isinstance(block.label, Name):
             return True
         example = words.find(block.name.value, "block", "file")
-        note = f"write {example.example}" if example else ""
+        note = f"write {example.line}" if example else ""
         message = (
             f"this {block.name.value} has no name" if block.label is None else f"the name of a {block.name.value} has no quotes"
         )

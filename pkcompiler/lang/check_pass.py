@@ -31,7 +31,8 @@ class PassChecker(Declarations):
         mode = self.word(settings, "mode", "pass")
         among = self.word(settings, "among", "pass")
         common = self.common(settings, "pass")
-        self._unused(scope, lets)
+        if self.findings.errors() == before:
+            self._unused(block, scope)
         if self.findings.errors() > before or block.damaged or score is None:
             return None
         assert isinstance(block.label, Name)
@@ -86,12 +87,12 @@ class PassChecker(Declarations):
             return True
         return False
 
-    def _unused(self, scope: Scope, lets: list[tuple[str, Expr]]) -> None:
-        for name, expr in lets:
-            if name not in scope.used and not scope.damaged:
-                self.findings.warning(
-                    "PKC116", f"'{name}' is never used", expr.span, "computed for nothing", f"delete let {name} = ..."
-                )
+    def _unused(self, block: Block, scope: Scope) -> None:
+        for item in block.items:
+            if isinstance(item, Labelled) and item.label.value not in scope.used and not scope.damaged:
+                name = item.label.value
+                note = f"delete let {name} = ..."
+                self.findings.warning("PKC116", f"'{name}' is never used", item.label.span, "computed for nothing", note)
 
     def _score(self, block: Block, item: Setting | None, kinds: KindChecker) -> tuple[Expr | None, Facts]:
         if item is None:
@@ -109,7 +110,7 @@ class PassChecker(Declarations):
                 else "write score = abs(theta)"
             )
             self.findings.error(
-                "PKC111", f"a score of kind {show_axes(facts.axes)}", score.span, "must have one value per parameter: [param]", note
+                "PKC111", f"the score is {show_axes(facts.axes)}", score.span, "must have one value per parameter: [param]", note
             )
         return score, facts
 

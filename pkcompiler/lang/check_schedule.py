@@ -24,6 +24,7 @@ class ScheduleChecker(Declarations):
     def __init__(self, findings: Findings, passes: Mapping[str, Pass | None], resolve: Resolve) -> None:
         super().__init__(findings)
         self.passes, self.resolve = passes, resolve
+        self.targets: dict[int, tuple[str, float] | None] = {}  # by the identity of the block
 
     def declare(self, block: Block) -> Schedule | None:
         before = self.findings.errors()
@@ -35,7 +36,7 @@ class ScheduleChecker(Declarations):
         blocks = [i for i in block.items if isinstance(i, Block) and i.name.value == "prune"]
         used: dict[str, Pass] = {}
         stages = [self._stage(b, used) for b in blocks]
-        self._tightening(blocks, stages)
+        self._tightening(blocks)
         if not blocks and not block.damaged:
             name = block.label.value if block.label else ""
             note = "add a stage: prune synflow { sparsity = 90% }"
@@ -64,6 +65,7 @@ class ScheduleChecker(Declarations):
         settings = self.settings(block, "prune")
         self._stage_pass(block, used)
         target = self._target(block, settings)
+        self.targets[id(block)] = target
         common = self.common(settings, "prune")
         select = self.word(settings, "select", "prune")
         include = self._globs(settings, "include")
@@ -168,25 +170,25 @@ class ScheduleChecker(Declarations):
             found[glob] = value or 0.0
         return tuple(found.items())
 
-    def _tightening(self, blocks: list[Block], stages: list[Stage | None]) -> None:
+    def _tightening(self, blocks: list[Block]) -> None:
         """Each stage starts from the mask that the last one left, so its target may not be looser."""
-        reached: Stage | None = None
-        for block, stage in zip(blocks, stages, strict=True):
-            if stage is None:
+        reached: tuple[Block, tuple[str, float]] | None = None
+        for block in blocks:
+            target = self.targets[id(block)]
+            if target is None:
                 continue
-            if reached is not None and stage.density > reached.density * (1 + 1e-12):
-                self._looser(block, stage, reached)
+            if reached is not None and _density(target) > _density(reached[1]) * (1 + 1e-12):
+                self._looser(block, target, *reached)
                 continue
-            reached = stage
+            reached = block, target
 
-    def _looser(self, block: Block, stage: Stage, reached: Stage) -> None:
-        word = stage.target[0]
+    def _looser(self, block: Block, target: tuple[str, float], before: Block, reached: tuple[str, float]) -> None:
+        word = target[0]
         span: Span | None = next((i.span for i in block.items if i.name.value == word), block.span)
-        message = (
-            f"{show_target(stage.target)} is looser than {show_target(reached.target)}, which '{reached.pass_name}' has reached"
-        )
-        label = f"density {stage.density:.6g} after density {reached.density:.6g}"
-        note = f"write {show_target(_as(word, reached.density))} or a tighter target, or reorder the stages"
+        stage = before.label.value if before.label else "an earlier stage"
+        message = f"{show_target(target)} is looser than {show_target(reached)}, which '{stage}' has reached"
+        label = f"density {_density(target):.6g} after density {_density(reached):.6g}"
+        note = f"write {show_target(_as(word, _density(reached)))} or a tighter target, or reorder the stages"
         self.findings.error("PKC114", message, span, label, note)
 
 

@@ -43,13 +43,14 @@ class Declarations:
             places = " or ".join("a file" if p == "file" else f"a {p}" for p in elsewhere.of)
             label = f"belongs in {places}"
             self.findings.error(
-                "PKC118", f"'{name}' cannot stand here", block.name.span, label, f"write it in {places}: {elsewhere.example}"
+                "PKC118", f"'{name}' cannot stand here", block.name.span, label, f"write it in {places}: {elsewhere.line}"
             )
             return None
         if any(words.find(name, role, of) for role in ("setting", "labelled")):
             self._wrong_shape(block, of)
             return None
-        known = [w.name for w in words.rows("block", of)] + ([w.name for w in words.rows("setting", of)] if of != "file" else [])
+        known = [w.name for w in words.rows("block", of)]
+        known += [w.name for w in words.rows("setting", of)] if of != "file" else []
         self.findings.unknown("PKC101", "declaration", name, block.name.span, known)
         return None
 
@@ -58,9 +59,7 @@ class Declarations:
         word = words.find(name, "setting", of) or words.find(name, "labelled", of) or words.find(name, "block", of)
         assert word is not None
         shape = {"setting": "setting = value", "labelled": "keyword LABEL = value", "block": "kind NAME { ... }"}[word.role]
-        self.findings.error(
-            "PKC118", f"'{name}' has another shape: {shape}", item.name.span, "wrong shape", f"write {word.example}"
-        )
+        self.findings.error("PKC118", f"'{name}' has another shape: {shape}", item.name.span, "wrong shape", f"write {word.line}")
 
     def settings(self, block: Block, of: str) -> dict[str, Setting]:
         """The settings of a block by name, unknown words, wrong shapes and repetitions reported."""
@@ -107,7 +106,7 @@ class Declarations:
         if block.damaged or any(i.name.value == name for i in block.items):
             return
         word = words.find(name, "setting", of)
-        example = f"add a line: {word.example}" if word else ""
+        example = f"add a line: {word.line}" if word else ""
         label = block.label.value if block.label else ""
         self.findings.error("PKC108", f"{of} '{label}' has no {name}", block.name.span, f"'{name}' is missing", example)
 

@@ -80,8 +80,8 @@ def _explain_row(row: Word) -> str:
     if row.role == "name":
         axes = row.kind.replace(" ", ", ")
         lines.append(f"  kind     {f'[{axes}]' if axes else 'a number'}")
-    if row.example:
-        lines.append(f"  example  {row.example}" + (" ... }" if row.role == "block" else ""))
+    if row.line:
+        lines.append(f"  example  {row.line}")
     return "\n".join([*lines, *_contents(row)]) + "\n"
 
 

@@ -146,7 +146,7 @@ class KindChecker:
         if len(call.args) != count:
             said = {0: "no argument", 1: "one argument"}.get(count, f"{count} arguments")
             message = f"'{call.function}' takes {said}, not {len(call.args)}"
-            self.findings.error("PKC110", message, call.span, f"{len(call.args)} given", f"write it like {word.example}")
+            self.findings.error("PKC110", message, call.span, f"{len(call.args)} given", f"write it like {word.line}")
             return False
         return good
 

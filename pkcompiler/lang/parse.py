@@ -16,7 +16,7 @@ from pkcompiler import resources
 from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.lang.ast import Document, Text
 from pkcompiler.lang.build import Branch, Builder
-from pkcompiler.lang.prose import unclosed, unexpected
+from pkcompiler.lang.prose import no_value, unclosed, unexpected
 from pkcompiler.lang.tokens import MAX_BYTES, MAX_ERRORS, MAX_NESTING, Lexeme, Source, check_tokens, scan, scanner
 
 _END = "$END"
@@ -100,6 +100,10 @@ class _Run:
 
     def _step(self, index: int) -> int:
         token = self.tokens[index]
+        if self._lacks_value(index):
+            self._report(no_value(self.source, self.tokens, index), token.end, self.tokens[index + 1].start)
+            self._forget()
+            return index + 1
         try:
             self._feed(token)
         except UnexpectedToken as error:
@@ -115,13 +119,21 @@ class _Run:
 
     def _recover(self, index: int, expected: set[str]) -> int:
         """Report the token, forget the unfinished item, and return the index of the token to go on with."""
-        before = self.tokens[index - 1] if index else None
-        token = self.tokens[index]
-        between = (before.end if before else 0, token.end)
-        if not any(between[0] <= b < between[1] for b in self.bad):
-            self.diagnostics.append(unexpected(self.source, self.tokens, index, expected))
+        before = self.tokens[index - 1].end if index else 0
+        self._report(unexpected(self.source, self.tokens, index, expected), before, self.tokens[index].end)
         self._forget()
         return self._resume(index)
+
+    def _report(self, diagnostic: Diagnostic, start: int, end: int) -> None:
+        """Report an error, unless an unreadable character between these positions is the cause."""
+        if not any(start <= at < end for at in self.bad):
+            self.diagnostics.append(diagnostic)
+
+    def _lacks_value(self, index: int) -> bool:
+        """Whether this is a ``=`` after which the next line begins another item."""
+        if self.tokens[index].type != "EQUAL" or not self._begins_line(index + 1) or not self._begins_item(index + 1):
+            return False
+        return self._depth(index) == 0
 
     def _forget(self) -> None:
         table = self.state.parse_conf.states
@@ -131,8 +143,10 @@ class _Run:
 
     def _resume(self, index: int) -> int:
         """The next index at which an item begins or a block ends; balanced parentheses around ``index`` are skipped first."""
-        if self.tokens[index].type == "EQUAL" and index and self._begins_line(index - 1):
-            return index - 1
+        if self.tokens[index].type == "RBRACE" and not self.open:
+            return index + 1
+        if self._kinds(index, 2) == ["NAME", "LBRACE"] and not self._begins_line(index):
+            index += 1
         index = self._past_parentheses(index)
         while index < len(self.tokens):
             token = self.tokens[index]
@@ -165,18 +179,20 @@ class _Run:
                 break
         return max(depth, 0)
 
+    def _kinds(self, index: int, count: int) -> list[str]:
+        return [t.type for t in self.tokens[index : index + count]]
+
     def _begins_item(self, index: int) -> bool:
-        kinds = [t.type for t in self.tokens[index : index + 3]]
-        if not kinds or kinds[0] != "NAME":
-            return False
-        return kinds[1:2] in (["EQUAL"], ["LBRACE"]) or (
-            kinds[1:2] in (["NAME"], ["STRING"]) and kinds[2:] in (["EQUAL"], ["LBRACE"])
-        )
+        match self._kinds(index, 3):
+            case ["NAME", "EQUAL" | "LBRACE", *_] | ["NAME", "NAME" | "STRING", "EQUAL" | "LBRACE"]:
+                return True
+        return False
 
     def _begins_line(self, index: int) -> bool:
-        token = self.tokens[index]
-        before = self.tokens[index - 1] if index else None
-        if before is None or token.type != "NAME" or before.type in ("COMMA", "LPAR"):
+        if not 0 < index < len(self.tokens):
+            return False
+        before, token = self.tokens[index - 1], self.tokens[index]
+        if token.type != "NAME" or before.type in ("COMMA", "LPAR"):
             return False
         return "\n" in self.source.text[before.end : token.start]
 

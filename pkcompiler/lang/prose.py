@@ -39,8 +39,6 @@ def unexpected(source: Source, tokens: tuple[Lexeme, ...], index: int, expected:
     """The diagnostic for the token at ``index`` (the end of the file where there is none)."""
     token = tokens[index] if index < len(tokens) else None
     before = tokens[index - 1] if index else None
-    if token is not None and token.type == "EQUAL" and before is not None and before.type == "NAME" and index > 1:
-        return _no_value(source, tokens, index, expected)
     if token is None:
         at = before.end if before else 0
         span = source.span(max(0, at - 1), at)
@@ -67,16 +65,18 @@ def unclosed(source: Source, tokens: tuple[Lexeme, ...], index: int) -> Diagnost
     )
 
 
-def _no_value(source: Source, tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> Diagnostic:
-    """``score =`` and then ``rounds = 1`` on the next line reads as ``score = rounds`` followed by a stray ``=``."""
-    name, equal = tokens[index - 1], tokens[index - 2]
-    if equal.type == "EQUAL" and "\n" in source.text[equal.end : name.start] and index > 2:
-        setting = tokens[index - 3]
-        span = source.span(setting.start, equal.end)
-        example = f"write the value after it: {_short(setting.text)} = ..."
-        return Diagnostic("PKC001", f"'{_short(setting.text)}' has no value", span, "expected a value", (example,))
-    span = source.span(tokens[index].start, tokens[index].end)
-    return Diagnostic("PKC001", "unexpected '='", span, f"expected {describe(expected)}", (_note(expected, "EQUAL", name),))
+def no_value(source: Source, tokens: tuple[Lexeme, ...], index: int) -> Diagnostic:
+    """The ``=`` at ``index`` has nothing after it."""
+    start = index
+    while start and tokens[start - 1].type in ("NAME", "STRING") and start > index - 2:
+        start -= 1
+        if "\n" in source.text[tokens[start - 1].end : tokens[start].start] or start == 0:
+            break
+    header = _short(" ".join(t.text for t in tokens[start:index]))
+    span = source.span(tokens[start].start, tokens[index].end)
+    return Diagnostic(
+        "PKC001", f"'{header}' has no value", span, "expected a value", (f"write the value after it: {header} = ...",)
+    )
 
 
 def _open_parenthesis(source: Source, tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> str:
@@ -93,6 +93,8 @@ def _open_parenthesis(source: Source, tokens: tuple[Lexeme, ...], index: int, ex
 
 
 def _note(expected: set[str], kind: str, before: Lexeme | None) -> str:
+    if kind in ("COLON", "_RANGE"):
+        return "a ratio (2:4) or a range (2..20) is a value of its own, not a part of an expression"
     if kind in ("RBRACE", "RPAR") and not ({"RBRACE", "RPAR"} & expected):
         return "delete it, or open it first" if "NUMBER" not in expected else "write a value before it"
     if "NUMBER" in expected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pkcompiler.diagnostics import Diagnostic, Span
-from pkcompiler.lang.words import Word, suggest
+from pkcompiler.lang.words import WORDS, Word, suggest
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Findings:
     ) -> None:
         """A word that no row of the table, and no ``let``, knows; ``known`` are the words that may stand there."""
         close = suggest(name, known)
-        note = f"did you mean '{close}'?" if close else f"known here: {', '.join(known)}" if known else "delete it"
+        note = f"did you mean '{close}'?" if close else f"known here: {', '.join(_due(known))}"
         self.error(code, f"unknown {what} '{name}'{where}", span, label or f"not {'an' if what[0] in 'aeio' else 'a'} {what}", note)
 
     def later(self, word: Word, span: Span | None, note: str = "") -> None:
@@ -40,3 +40,9 @@ class Findings:
         message = f"{what} '{word.name}' is known, but not in this version"
         note = note or f"leave it out; 'pkc explain {word.name}' says what it will do"
         self.error("PKC109", message, span, "spelled correctly, comes in a later version", note)
+
+
+def _due(names: list[str]) -> list[str]:
+    """Without the words that this version does not carry out."""
+    later = {w.name for w in WORDS if not w.due} - {w.name for w in WORDS if w.due}
+    return [name for name in names if name not in later]

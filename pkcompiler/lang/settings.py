@@ -208,7 +208,7 @@ class SettingReader:
 
 
 def _write(word: Word) -> str:
-    return f"write {word.example}"
+    return f"write {word.line}"
 
 
 def _between(values: tuple[Expr, ...]) -> Span | None:

@@ -86,6 +86,8 @@ def _end_of_unreadable(text: str, start: int, pattern: re.Pattern[str]) -> int:
     line_end = len(text) if line_end < 0 else line_end
     if text[start] == '"':
         return line_end
+    if text[start] == "'" and text.find("'", start + 1, line_end) > 0:
+        return text.find("'", start + 1, line_end) + 1
     end = start + 1
     while end < line_end and not pattern.match(text, end):
         end += 1

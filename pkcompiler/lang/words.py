@@ -25,6 +25,11 @@ class Word:
     required: bool = False
     replaced_by: str = ""  # a removed word and what stands in its place
 
+    @property
+    def line(self) -> str:
+        """The example as one whole line."""
+        return self.example + " ... }" if self.role == "block" else self.example
+
 
 def _block(name: str, of: str, doc: str, example: str, *, label: str = "name", due: bool = True) -> Word:
     return Word(name, "block", tuple(of.split()), doc, kind=label, example=example, due=due)

@@ -34,6 +34,15 @@ CODES: dict[str, str] = {
     "PKC006": "A file of the language may have at most 1 MB.",
     "PKC007": "A number has more than 40 digits, or is larger than 1.8e308.",
     "PKC008": "A file of the language is UTF-8 text. This one holds other bytes.",
+    "PKC051": "A printed graph is too large to read (64 million characters), or its brackets are nested more than 100 deep.",
+    "PKC052": (
+        "A printed graph does not continue as it must. A graph reads: path.graph @name(%x: f32[B, 4]) -> f32[B, 2] { slots, "
+        "operations, return %y }. An operation reads: %y: f32[B, 2] = word %x, operand=@slot {attribute = value}."
+    ),
+    "PKC053": "A number, a size or a text in a printed graph is malformed. Texts are written with the escapes of JSON.",
+    "PKC054": "An operation of a printed graph begins with a word that names no path map.",
+    "PKC055": "An attribute of a printed graph is unknown, missing, given twice, or of the wrong kind.",
+    "PKC056": "An operand of a printed graph (a slot or a fixed factor) is unknown, missing, given twice, or of the wrong kind.",
     "PKC101": "A block begins with a word that is none: a file declares pass and schedule, a schedule holds prune.",
     "PKC102": "A setting that this block does not have. Either it is misspelled, or it belongs in another block.",
     "PKC103": "Something is called that is not a function. 'pkc explain FUNCTION' explains one of them.",
@@ -91,6 +100,22 @@ CODES: dict[str, str] = {
         "on the command line or by the caller. A warning."
     ),
     "PKC122": "'pkc explain' knows passes, words of the language and error codes.",
+    "PKC301": "Two values or two slots of a graph have the same name.",
+    "PKC302": "An operation reads a value that no input and no operation above it defines.",
+    "PKC303": "An operation reads a slot (a parameter, buffer or constant) that the graph does not declare.",
+    "PKC304": (
+        "A slot stands where its role or element type does not belong: a scale is by a parameter, into a fixed factor no "
+        "parameter enters, an index has integers, and only parameters are prunable."
+    ),
+    "PKC305": "The declared type of a value is not the one that its operation gives.",
+    "PKC306": "An attribute of an operation has a value that no operation can have.",
+    "PKC307": "An operation has too few or too many inputs.",
+    "PKC308": "A graph returns nothing, or a value that it does not define.",
+    "PKC309": "An operation on which nothing that is returned depends. A graph holds live operations only.",
+    "PKC310": "A slot is declared that no operation reads.",
+    "PKC311": "A type has an unknown element type, a negative size, or a batch dimension where none can be.",
+    "PKC312": "The shapes of an operation's inputs and slots cannot go together.",
+    "PKC313": "The types in the header of a printed graph are not those of what it returns.",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
 }

@@ -125,6 +125,12 @@ def test_names_are_bare_where_they_can_be() -> None:
     assert lines == bare + quoted
 
 
+def test_an_operation_without_operands_does_not_take_those_of_the_next_line() -> None:
+    op = Op(Reindex("cat"), (), Value("y", TensorType("f32", ())))
+    graph = PathGraph("g", (), (), (op, replace(op, result=Value("z", TensorType("f32", ())))), ("z",))
+    assert same(read_graph(print_graph(graph)).graph, graph)
+
+
 def test_batch_dimensions() -> None:
     assert print_type(TensorType("f32", (B, Batch(4), 4))) == "f32[B, 4*B, 4]"
 

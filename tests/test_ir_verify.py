@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from ir_graphs import any_graphs, sound_graphs
 
+from pkcompiler.codes import CODES
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.ir.maps import (
     Batch,
@@ -196,8 +197,10 @@ def test_a_broken_invariant_is_reported(case: str) -> None:
     assert all(d.notes for d in found)
 
 
-def test_every_code_has_a_broken_graph() -> None:
-    assert {code for _, code, _ in BROKEN.values()} == {f"PKC3{i:02}" for i in range(1, 13)}
+def test_every_code_has_a_broken_graph_and_an_explanation() -> None:
+    codes = {code for _, code, _ in BROKEN.values()}
+    assert codes == {f"PKC3{i:02}" for i in range(1, 13)}
+    assert codes <= set(CODES)
 
 
 def test_all_violations_come_at_once() -> None:

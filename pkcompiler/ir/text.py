@@ -41,7 +41,7 @@ def print_op(op: Op) -> str:
     operands = [f"%{name(x)}" for x in op.inputs] + [f"{key}={_operand(value)}" for key, value in form.operands]
     parts = [f"%{name(op.name)}: {print_type(op.result.type)} = {word(form.word)}"]
     parts += [", ".join(operands)] if operands else []
-    parts += [_braces(form.attributes)] if form.attributes else []
+    parts += [_braces(form.attributes)] if form.attributes or not operands else []
     parts += [f"// {print_origin(op.origin)}"] if op.origin != Origin() else []
     return " ".join(parts)
 

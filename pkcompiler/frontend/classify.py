@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from pkcompiler.frontend.export import Program
-from pkcompiler.ops.gates import LINEAR, NORMS, PASS_THROUGH, PIECEWISE, is_pointwise, is_singular
+from pkcompiler.ops.gates import LINEAR, NORMS, PASS_THROUGH, is_pointwise, is_singular
 
 Kind = Literal["number", "known", "index", "stored", "path", "observed", "several"]
 
@@ -24,7 +24,6 @@ class Region:
 
     root: fx.Node
     bent: bool
-    piecewise: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,7 @@ class _Classifier:
         """A comparison of one tensor may be part of an activation (``where(x > 0, x, a * x)``)."""
         data = self.data(node)
         if is_pointwise(node.target) and data and (root := self.common_root(node, data)):
-            self.regions[node] = Region(root, True, True)
+            self.regions[node] = Region(root, True)
 
     def floating(self, node: fx.Node) -> Kind:
         name, data = op_name(node), self.data(node)
@@ -139,14 +138,12 @@ class _Classifier:
             return self.observe(node, "norm" if name in NORMS else "factor")
         if root:
             linear = name in PASS_THROUGH or name in LINEAR and (len(data) == 1 or name.startswith(("aten.add", "aten.sub")))
-            keeps = linear or name in PIECEWISE or name == "aten.where.self"
-            piecewise = keeps and all(self.region_of(n).piecewise for n in data)
-            self.regions[node] = Region(root, bent_inside or not linear, piecewise)
+            self.regions[node] = Region(root, bent_inside or not linear)
         return "path"
 
     def region_of(self, node: fx.Node) -> Region:
         """The region that ends at ``node``; a node that is no pointwise function starts one of its own."""
-        return self.regions.get(node) or Region(node, False, True)
+        return self.regions.get(node) or Region(node, False)
 
     def common_root(self, node: fx.Node, data: list[fx.Node]) -> fx.Node | None:
         """The one tensor that the node is a pointwise function of: constants are numbers, shapes are equal."""

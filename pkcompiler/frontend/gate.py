@@ -65,18 +65,19 @@ def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | N
     return phi
 
 
-def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None], piecewise: bool) -> tuple[Gate, float] | None:
+def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> tuple[Gate, float] | None:
     """The gate of a region and its slope at 0, or None when one of phi(0), phi'(0) is not finite."""
     nodes = region_nodes(node, root)
+    phi = region_function(node, root, known)
     try:
-        zero = value_and_slope_at_zero(region_function(node, root, known))
+        zero = value_and_slope_at_zero(phi)
     except LookupError:
         return None
     if not all(map(math.isfinite, zero)):
         return None
     body = _text(node, root)
     kind = op_name(node).removeprefix("aten.").rsplit(".", 1)[0] if len(nodes) == 1 else "composite"
-    return Gate(kind, body, zero[0], piecewise), zero[1]
+    return Gate(kind, body, zero[0], has_constant_slopes(phi)), zero[1]
 
 
 def value_and_slope_at_zero(phi: Callable[[Tensor], Tensor]) -> tuple[float, float]:
@@ -86,6 +87,17 @@ def value_and_slope_at_zero(phi: Callable[[Tensor], Tensor]) -> tuple[float, flo
         value = phi(z)
         slope = torch.autograd.grad(value.sum(), z, allow_unused=True)[0] if value.requires_grad else None
     return float(value.detach()), 0.0 if slope is None else float(slope)
+
+
+def has_constant_slopes(phi: Callable[[Tensor], Tensor]) -> bool:
+    """Whether phi(z) = |z| phi(sign z): the slope phi(z)/z is locally constant (ReLU yes; ReLU6, which saturates, no).
+
+    Probed on both sides of 0 over sixteen decades, in float64.
+    """
+    z = torch.logspace(-8, 8, 65, dtype=torch.float64)
+    probes = torch.cat([z, -z])
+    units = phi(probes.sign())
+    return bool(torch.allclose(phi(probes), probes.abs() * units, rtol=1e-12, atol=0.0))
 
 
 def _text(node: fx.Node, root: fx.Node) -> str:

@@ -27,7 +27,7 @@ from pkcompiler.ops.table import TABLE, Index, Known, Observed, Path, Ref, Store
 class Record:
     """What to observe for one operation of the path graph: ``node`` and its input ``source`` are nodes of the program."""
 
-    kind: str  # gate | window | normalise | softmax | frozen
+    kind: str  # gate | window | normalise | softmax | frozen | product
     node: str
     source: str = ""
     slope: float = 0.0  # of a gate: phi'(0)
@@ -41,7 +41,7 @@ class Lifted:
     constants: Mapping[str, Tensor]
     records: Mapping[str, Record]
     observed_only: tuple[str, ...]
-    inputs: tuple[str, ...]  # input placeholders of the program that the graph reads
+    inputs: tuple[tuple[str, str], ...]  # (input of the graph, placeholder of the program)
 
 
 def lift_program(program: Program, flat: Sequence[Any], gates: frozenset[str] = frozenset(), name: str = "model") -> Lifted:
@@ -66,6 +66,7 @@ class _Lifter:
         self.errors: dict[str, Diagnostic] = {}
         self.sources: dict[str, Path] = {}
         self.inputs: list[Value] = []
+        self.placeholders: dict[str, str] = {}
         self.read: set[tuple[str, fx.Node]] = set()
 
     # the walk -----------------------------------------------------------------------------------------------------
@@ -92,7 +93,7 @@ class _Lifter:
         observed = tuple(sorted({p for p in self.program.parameters.values() if p not in reached and self.is_observed(p)}))
         records = {op.name: self.records[op.name] for op in ops if op.name in self.records}
         constants = {s.name: self.constants[s.name] for s in slots if s.role == "constant"}
-        return Lifted(graph, constants, records, observed, tuple(v.name for v in inputs))
+        return Lifted(graph, constants, records, observed, tuple((v.name, self.placeholders[v.name]) for v in inputs))
 
     def refuse_unplaced(self, result: Path, ops: Sequence[Op]) -> None:
         """Every operator without a meaning whose result a path needs, in the program's order."""
@@ -144,6 +145,7 @@ class _Lifter:
         if name not in self.seen.dtypes:
             return shape
         label = self.names.fresh("x" if len(self.program.inputs) == 1 else name.removeprefix("flat_") and f"x{name.removeprefix('flat_')}")
+        self.placeholders[label] = name
         self.inputs.append(Value(label, TensorType(self.seen.dtypes[name], shape)))
         return Path(label, shape) if self.classes.kinds[node] == "path" else Index(label, shape)
 
@@ -159,7 +161,7 @@ class _Lifter:
         use = _Use(self, node)
         try:
             if region and region.bent:
-                return self.gate(node, region.root, region.piecewise, use)
+                return self.gate(node, region.root, use)
             if name in PASS_THROUGH:
                 return self.refs[node.args[0]]
             if node.target is operator.getitem:
@@ -167,7 +169,7 @@ class _Lifter:
             if name in TABLE:
                 return TABLE[name](use)
             if self.declared_gate(name):
-                return self.gate(node, node.args[0], False, use)
+                return self.gate(node, node.args[0], use)
             raise use.unsupported("it is not in the operator table")
         except _Unsupported as error:
             return self.unplaced(node, error.diagnostic)
@@ -182,8 +184,8 @@ class _Lifter:
     def declared_gate(self, name: str) -> bool:
         return bool({name, name.removeprefix("aten."), name.removeprefix("aten.").rsplit(".", 1)[0]} & self.gates)
 
-    def gate(self, node: fx.Node, root: fx.Node, piecewise: bool, use: _Use) -> Path:
-        described = describe_gate(node, root, self.seen.known, piecewise)
+    def gate(self, node: fx.Node, root: fx.Node, use: _Use) -> Path:
+        described = describe_gate(node, root, self.seen.known)
         if described is None:
             raise use.unsupported("it is not finite at 0, so it has no slope there")
         result = use.emit(described[0], use.operand(root))
@@ -340,9 +342,13 @@ class _Use:
     def boolean(self, tensor: Tensor) -> Named:
         return self.lifter.constant(tensor)
 
-    def record(self, kind: str, result: Path) -> Path:
-        first = self.node.args[0]
-        self.lifter.records[result.name] = Record(kind, self.node.name, first.name if isinstance(first, fx.Node) else "")
+    def record(self, kind: str, result: Path, argument: int = 0) -> Path:
+        first = self.node.args[argument]
+        node = first.name if isinstance(first, fx.Node) else ""
+        if kind == "product":
+            self.lifter.records[result.name] = Record(kind, node)
+            return result
+        self.lifter.records[result.name] = Record(kind, self.node.name, node)
         return result
 
     def step_back(self, argument: str) -> _Use | None:

@@ -94,9 +94,13 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """No input. A parameter that enters as a value (source of value 1), or a constant source (literal, buffer, constant)."""
+    """No input. A parameter that enters as a value (source of value 1), or a constant source (literal, buffer, constant).
+
+    ``factor``: a constant that only multiplies (a fixed matrix in a :class:`Product`): kept when constant sources are off.
+    """
 
     value: Fixed
+    factor: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +221,21 @@ class Frozen:
 
 
 PathMap = (
-    Dense | Conv | Scale | Embed | Source | Constant | Reindex | Resample | Gate | Window | Normalise | Softmax | Product | Merge | Frozen
+    Dense
+    | Conv
+    | Scale
+    | Embed
+    | Source
+    | Constant
+    | Reindex
+    | Resample
+    | Gate
+    | Window
+    | Normalise
+    | Softmax
+    | Product
+    | Merge
+    | Frozen
 )
 
 REINDEX: dict[str, tuple[str, ...]] = {
@@ -235,8 +253,6 @@ REINDEX: dict[str, tuple[str, ...]] = {
     "repeat": ("repeats",),
     "unfold": ("dim", "size", "step"),
     "diagonal": ("offset", "dim1", "dim2"),
-    "scatter": ("dim", "index", "size"),
     "cumsum": ("dim",),
 }
-"""The closed list of reindexings and their attribute names. ``index``: rows of ``dim`` chosen by a constant integer slot (1-d);
-``scatter``: the input placed at (added to) positions ``index`` of a zero tensor whose ``dim`` has ``size`` entries."""
+"""The closed list of reindexings and their attribute names. ``index``: rows of ``dim`` chosen by a constant integer slot (1-d)."""

@@ -18,14 +18,6 @@ LINEAR = frozenset(
 )
 """Pointwise operators that are linear in a path as long as the other operand is no function of the same tensor."""
 
-PIECEWISE = frozenset(
-    "aten.relu.default aten.relu6.default aten.leaky_relu.default aten.hardtanh.default aten.hardsigmoid.default aten.clamp.default "
-    "aten.clamp.Tensor aten.clamp_min.default aten.clamp_max.default aten.abs.default aten.threshold.default aten.hardshrink.default "
-    "aten.softshrink.default aten.maximum.default aten.minimum.default aten.rrelu_with_noise.default aten.sign.default "
-    "aten.sgn.default aten.round.default aten.floor.default aten.ceil.default aten.trunc.default".split()
-)
-"""Gates whose slope is locally constant."""
-
 SINGULAR = frozenset(
     "aten.log.default aten.log2.default aten.log10.default aten.log1p.default aten.reciprocal.default aten.rsqrt.default "
     "aten.sqrt.default".split()

@@ -94,8 +94,9 @@ class Use(Protocol):
     def boolean(self, tensor: torch.Tensor) -> Any:
         """A boolean constant slot."""
 
-    def record(self, kind: str, result: Path) -> Path:
-        """Ask for an observation of this node (``window``, ``normalise``, ``softmax``) under the name of ``result``."""
+    def record(self, kind: str, result: Path, argument: int = 0) -> Path:
+        """Ask for an observation of this node (``window``, ``normalise``, ``softmax``), or of one of its arguments (``product``:
+        the modulating one), under the name of ``result``."""
 
     def step_back(self, argument: str) -> Use | None:
         """The use that computed an argument, if an operator did."""

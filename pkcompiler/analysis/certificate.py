@@ -1,0 +1,262 @@
+"""The certificates of THEORY section 1: the path sum is the model's output, and its gradients are the model's gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from pkcompiler.analysis.record import inverse_deviation, observe, slopes
+from pkcompiler.analysis.scaled import times_power
+from pkcompiler.analysis.semiring import Settings
+from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.diagnostics import Diagnostic, PkcError
+from pkcompiler.frontend.capture import Capture, capture, example_batch
+from pkcompiler.frontend.classify import is_floating, op_name
+from pkcompiler.frontend.export import Program, evaluating
+from pkcompiler.frontend.trace import run_inputs
+from pkcompiler.frontend.lift import Lifted, Record
+from pkcompiler.ir.maps import Gate, Normalise
+from pkcompiler.ops.gates import FROZEN_LIST, is_pointwise
+
+TOLERANCE = 1e-9
+SIGNED = Settings(edge="theta", gates="data", pools="data", norms="data", products="pairs", constants="on")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Both certificates of a lift, at the inputs given, in float64.
+
+    ``max_relative_error``: largest |path sum - output| over the largest |output|. ``max_gradient_error``: the same for the
+    derivatives of a random combination of outputs, over every parameter (each against its own largest derivative).
+    ``max_autograd_error``: against plain autograd of the model itself; None unless every gate is piecewise linear and nothing is
+    frozen. ``frozen``: operations recorded as constants. ``refused``: claims of the lift that the closed lists do not allow.
+    """
+
+    max_relative_error: float
+    max_gradient_error: float
+    max_autograd_error: float | None
+    frozen: tuple[str, ...]
+    observed_only: tuple[str, ...]
+    refused: tuple[str, ...]
+    parameters: int
+    worst_parameter: str
+    batched: bool
+
+    @property
+    def holds(self) -> bool:
+        """Both errors below 1e-9 and nothing refused."""
+        errors = (self.max_relative_error, self.max_gradient_error, self.max_autograd_error or 0.0)
+        return not self.refused and all(e < TOLERANCE for e in errors)
+
+
+def certify(model: nn.Module, example_inputs: Any, *, output: str | int | None = None) -> Certificate:
+    """Check a model's lift against the model, at ``example_inputs``, in float64 (the model is not changed)."""
+    return certify_capture(capture(model, example_inputs, dtype=torch.float64, output=output))
+
+
+def certify_capture(captured: Capture) -> Certificate:
+    """The certificates of an existing capture; its tensors must be float64."""
+    program, lifted, flat = captured.program, captured.lifted, captured.call.flat
+    with torch.no_grad(), evaluating(captured.module):
+        truth = captured.call.run(captured.module, flat)
+    observed, _ = observe(program, lifted, flat, program.tensors)
+    cotangent = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0))
+    value, grads = path_gradients(captured, observed, cotangent)
+    reference = reference_gradients(program, lifted, program.tensors, flat, cotangent)
+    errors = gradient_errors(grads, reference, lifted)
+    worst = max(errors, key=lambda n: errors[n], default="")
+    linear = all(op.map.piecewise for op in lifted.graph.ops if isinstance(op.map, Gate))
+    frozen = tuple(name for name, r in lifted.records.items() if r.kind not in ("gate", "window", "product"))
+    plain = plain_gradients(captured, cotangent) if linear and not frozen else None
+    return Certificate(
+        relative(value, truth),
+        max(errors.values(), default=0.0),
+        max(gradient_errors(grads, plain, lifted).values(), default=0.0) if plain is not None else None,
+        frozen,
+        lifted.observed_only,
+        tuple(refused_claims(program, lifted)),
+        len(grads),
+        worst,
+        program.batched,
+    )
+
+
+def require(certificate: Certificate, name: str) -> None:
+    """Raise ``PKC503`` when the certificate does not hold."""
+    if certificate.holds:
+        return
+    raise PkcError(
+        Diagnostic(
+            "PKC503",
+            f"the lift of '{name}' is not certified: output error {certificate.max_relative_error:.1e}, gradient error "
+            f"{certificate.max_gradient_error:.1e} (worst: {certificate.worst_parameter or '-'})",
+            notes=(*certificate.refused, "the path graph does not compute this model: please report it with the output of `pkc ir`"),
+        )
+    )
+
+
+def relative(value: Tensor, truth: Tensor) -> float:
+    """Largest absolute difference over the largest absolute entry of the truth."""
+    if truth.numel() == 0:
+        return 0.0
+    return float((value - truth).abs().max() / truth.abs().max().clamp(min=1e-300))
+
+
+def path_gradients(captured: Capture, observed: Mapping[str, Tensor], cotangent: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The right-hand side of (1) and the derivative of its inner product with ``cotangent``, by the signed sweep."""
+    graph = captured.graph
+    flat = dict(zip(captured.program.inputs, captured.call.flat, strict=True))
+    placeholders = input_placeholders(captured)
+    sources = {v.name: flat[placeholders[v.name]] for v in graph.inputs}
+    batch = example_batch(captured.call.flat) if captured.batched else 1
+    sweep = Sweep(graph, captured.tensors, SIGNED, observed=observed, batch=batch)
+    edges = {name: edge.requires_grad_() for name, edge in sweep.edges().items()}
+    with torch.enable_grad():
+        result = sweep.run(edges, sources)
+        value = times_power(result.tensor, result.exponent)
+        names = list(edges)
+        grads = torch.autograd.grad((value * cotangent).sum(), [edges[n] for n in names], allow_unused=True)
+    return value.detach(), {n: torch.zeros_like(edges[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
+
+
+def input_placeholders(captured: Capture) -> dict[str, str]:
+    """The program's placeholder behind each input of the graph."""
+    return dict(captured.lifted.inputs)
+
+
+class _Reference(fx.Interpreter):
+    """The program itself, with every recorded factor detached: the left-hand side of (2). Knows nothing of path maps."""
+
+    def __init__(self, module: fx.GraphModule, claims: Mapping[str, tuple[Record, Any]]) -> None:
+        super().__init__(module)
+        self.claims = claims
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name not in self.claims:
+            return value
+        record, map = self.claims[n.name]
+        source = self.env[next(i for i in self.env if i.name == record.source)] if record.source else None
+        match record.kind:
+            case "gate":
+                return source * slopes(source.detach(), value.detach(), map.zero, record.slope) + map.zero
+            case "normalise":
+                return _normalised(map, source, self.fetch(n))
+            case "softmax" | "frozen":
+                return value.detach()
+        return value
+
+    def fetch(self, n: fx.Node) -> tuple[Any, Any]:
+        """Gain and bias of a normalisation, by the names of its schema."""
+        target: Any = n.target
+        names = [a.name for a in target._schema.arguments]
+        bound = dict(zip(names, n.args, strict=False)) | dict(n.kwargs)
+        gain, bias = bound.get("weight"), bound.get("bias")
+        return (self.env[gain] if isinstance(gain, fx.Node) else None, self.env[bias] if isinstance(bias, fx.Node) else None)
+
+
+def _normalised(map: Normalise, x: Tensor, parameters: tuple[Any, Any]) -> Tensor:
+    """x centred, times the detached inverse deviation, times gain, plus bias."""
+    inverse = inverse_deviation(map, x.detach())
+    if map.kind == "group":
+        grouped = x.reshape(x.shape[0], map.groups, -1)
+        y = ((grouped - grouped.mean(-1, keepdim=True)) * inverse).reshape(x.shape)
+        shape = (-1, *([1] * (x.dim() - 2)))
+    else:
+        axes = list(range(-len(map.shape), 0))
+        y = (x if map.kind == "rms" else x - x.mean(axes, keepdim=True)) * inverse
+        shape = map.shape
+    gain, bias = parameters
+    y = y if gain is None else y * gain.reshape(shape)
+    return y if bias is None else y + bias.reshape(shape)
+
+
+def reference_gradients(
+    program: Program, lifted: Lifted, tensors: Mapping[str, Tensor], flat: Any, cotangent: Tensor
+) -> dict[str, Tensor]:
+    """Autograd of the program with the recorded factors detached."""
+    maps = {op.name: op.map for op in lifted.graph.ops}
+    claims = {r.node: (r, maps[name]) for name, r in lifted.records.items() if r.kind not in ("window", "product")}
+    names = sorted(set(program.parameters.values()))
+    leaves = {n: tensors[n].detach().clone().requires_grad_() for n in names}
+    with torch.enable_grad():
+        run = _Reference(program.module, claims)
+        run.garbage_collect_values = False
+        (output,) = run.run(*run_inputs(program, flat, {**tensors, **leaves}))
+        grads = torch.autograd.grad((output * cotangent).sum(), [leaves[n] for n in names], allow_unused=True)
+    return {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
+
+
+def plain_gradients(captured: Capture, cotangent: Tensor) -> dict[str, Tensor]:
+    """Plain autograd of the model that was given."""
+    named = dict(captured.module.named_parameters())
+    with torch.enable_grad(), evaluating(captured.module):
+        leaves = {n: p.detach().clone().requires_grad_() for n, p in named.items()}
+        args, kwargs = torch.utils._pytree.tree_unflatten(list(captured.call.flat), captured.call.spec)
+        result = torch.func.functional_call(captured.module, leaves, args, kwargs, tie_weights=True)
+        output = torch.utils._pytree.tree_leaves(result)[captured.call.output]
+        grads = torch.autograd.grad((output * cotangent).sum(), list(leaves.values()), allow_unused=True)
+    return {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(leaves, grads, strict=True)}
+
+
+def gradient_errors(grads: Mapping[str, Tensor], truth: Mapping[str, Tensor], lifted: Lifted) -> dict[str, float]:
+    """Per parameter: the largest difference over the parameter's largest derivative (at least 1e-6 of the largest of all)."""
+    top = max((float(t.abs().max()) for t in truth.values() if t.numel()), default=0.0)
+    floor = max(top * 1e-6, 1e-300)
+    errors = {}
+    for name, reference in truth.items():
+        got = grads.get(name, torch.zeros_like(reference))
+        scale = max(float(reference.abs().max()) if reference.numel() else 0.0, floor)
+        errors[name] = float((got - reference).abs().max()) / scale if reference.numel() else 0.0
+    return errors
+
+
+def refused_claims(program: Program, lifted: Lifted) -> list[str]:
+    """Recorded factors that are not on the closed lists: a gate that is no pointwise function of one tensor, a frozen layer."""
+    nodes = {n.name: n for n in program.module.graph.nodes}
+    found = []
+    for name, record in lifted.records.items():
+        node = nodes[record.node]
+        if record.kind == "gate" and not _is_gate(node, nodes[record.source], program):
+            found.append(f"'{name}' is claimed to be a gate, but is no parameter-free pointwise function of one tensor")
+        if record.kind in ("frozen", "softmax", "normalise") and not _may_freeze(node):
+            found.append(f"'{name}' ({op_name(node)}) is recorded as a constant, but is not on the list of operators that may be")
+    return found
+
+
+def _is_gate(node: fx.Node, root: fx.Node, program: Program) -> bool:
+    stack, seen = [node], set()
+    while stack:
+        here = stack.pop()
+        if here is root or here in seen:
+            continue
+        seen.add(here)
+        if here.op == "placeholder" and (here.name in program.parameters or here.name in program.inputs):
+            return False
+        if here.op == "call_function" and not is_pointwise(here.target) and here.all_input_nodes:
+            return False
+        stack.extend(here.all_input_nodes)
+    return True
+
+
+NORMALISATIONS = frozenset("aten.layer_norm.default aten.group_norm.default aten.rms_norm.default aten.instance_norm.default".split())
+
+
+def _may_freeze(node: fx.Node) -> bool:
+    """A normalisation, a softmax, a singular function, an integer or boolean tensor, or what is computed from those alone."""
+    stack, seen = [node], set()
+    while stack:
+        here = stack.pop()
+        if here in seen or not is_floating(here):
+            continue
+        seen.add(here)
+        if op_name(here) in FROZEN_LIST | NORMALISATIONS:
+            continue
+        if here.op != "call_function" or not here.all_input_nodes:
+            return here.op != "placeholder"
+        stack.extend(here.all_input_nodes)
+    return True

@@ -1,0 +1,201 @@
+"""``path_functional``: a sum over paths and its derivatives (THEORY section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pkcompiler.analysis.count import count_paths
+from pkcompiler.analysis.record import observe
+from pkcompiler.analysis.scaled import Scaled
+from pkcompiler.analysis.semiring import Settings, settings
+from pkcompiler.analysis.sources import check_masks, data_inputs, input_sources
+from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.capture import Capture, capture, example_batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Functional:
+    """value = mantissa * 2**exponent, and its derivative by the edge transform of every parameter, at the same exponent.
+
+    ``mantissa``: a Python float, or a tensor with the shape of the output for ``output="each"``. ``grad[name]`` has the
+    parameter's shape (derivative by |theta|, by w = theta^2, or by theta; for edge "1" the number of paths through the entry,
+    counted with multiplicity). ``count``: the exact number of paths, for edge "1" without data. ``status``: ``exact`` up to
+    rounding, or ``approximate`` (an unsigned functional through a normalisation, whose centring it drops).
+    """
+
+    mantissa: Any
+    exponent: int
+    grad: Mapping[str, Tensor]
+    count: int | None = None
+    status: str = "exact"
+
+    @property
+    def value(self) -> float:
+        """The value as a float (inf or 0 where it does not fit)."""
+        try:
+            return float(self.mantissa) * 2.0**self.exponent
+        except OverflowError:
+            return float("inf") if float(self.mantissa) > 0 else float("-inf")
+
+    @property
+    def log10(self) -> float:
+        """log10 of the absolute value (-inf for 0)."""
+        import math
+
+        size = abs(float(self.mantissa))
+        return math.log10(size) + self.exponent * math.log10(2) if size else float("-inf")
+
+
+def path_functional(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    edge: str = "abs(theta)",
+    input: str = "ones",
+    gates: str = "open",
+    pools: str = "max",
+    norms: str = "unit",
+    products: str = "pairs",
+    constants: str = "off",
+    output: Any = "ones",
+    masks: Mapping[str, Tensor] | None = None,
+    data: Any = None,
+    dtype: torch.dtype = torch.float64,
+) -> Functional:
+    """R = sum over paths of |c_p|^q prod t(theta_i)^n_ip (gate slopes)^r (input weight) (output weight), THEORY section 2.
+
+    ``edge``: ``abs(theta)``, ``theta^2``, ``theta``, ``1``. ``input``: ``ones``, ``data``, ``data^2``, ``mean(data)``,
+    ``mean(data^2)``. ``output``: ``ones``, ``each``, or a tensor of weights with the output's shape (without the batch).
+    ``data``: a pair (x, y) of tensors, used whole; un-averaged data are summed over the samples. ``masks``: boolean tensors by
+    parameter name. The other arguments are those of ``paths(...)`` in the language. Raises ``PKC501`` for a value that does not
+    exist, ``PKC502`` for missing data, ``PKC4xx`` for masks that do not fit.
+    """
+    chosen = settings(
+        edge=edge, gates=gates, pools=pools, norms=norms, products=products, constants=constants, dtype=dtype
+    )
+    captured = capture(model, example_inputs, dtype=dtype)
+    return functional_of(captured, chosen, input=input, output=output, masks=masks, data=data)
+
+
+def functional_of(
+    captured: Capture,
+    chosen: Settings,
+    *,
+    input: str = "ones",
+    output: Any = "ones",
+    masks: Mapping[str, Tensor] | None = None,
+    data: Any = None,
+    gradients: bool = True,
+) -> Functional:
+    """The functional of a model that is captured already."""
+    check_masks(captured.graph, masks)
+    samples = data_inputs(captured, data) if data is not None else None
+    if samples is None and (chosen.reads_data or input != "ones"):
+        reader = f"input = {input}" if input != "ones" else "gates, pools or norms = data"
+        raise fail("PKC502", f"this functional reads data ({reader}), and none was given", "pass data=(x, y), or --data digits")
+    tensors = masked(captured, masks)
+    parts = [
+        one_sweep(captured, tensors, chosen, chunk, input=input, output=output, masks=masks, gradients=gradients)
+        for chunk in chunks(captured, samples, whole=input in ("ones", "mean(data)", "mean(data^2)") and not chosen.reads_data)
+    ]
+    exact = chosen.edge == "1" and not chosen.reads_data and input == "ones" and _is_ones(output)
+    count = count_paths(captured.graph, captured.tensors, chosen, masks, captured.static_batch) if exact else None
+    return total(parts, count, "approximate" if is_approximate(captured, chosen) else "exact")
+
+
+def _is_ones(output: Any) -> bool:
+    return isinstance(output, str) and output == "ones"
+
+
+def masked(captured: Capture, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """All slots' tensors with the masks multiplied in (what the model's own run is observed at)."""
+    if not masks:
+        return captured.tensors
+    return {n: t * masks[n].to(t.device, t.dtype) if n in masks else t for n, t in captured.tensors.items()}
+
+
+def chunks(captured: Capture, samples: Sequence[Any] | None, whole: bool) -> list[Sequence[Any] | None]:
+    """The samples in pieces that the trace accepts (all at once where its batch is free, or where only means are read)."""
+    if samples is None or whole or captured.batched:
+        return [samples]
+    step = captured.static_batch
+    n = example_batch(samples)
+    if n % step:
+        raise fail(
+            "PKC504",
+            f"the model's batch size is baked in as {step}, and {n} samples do not divide into batches of {step}",
+            "give example inputs with batch 1",
+        )
+    return [[s[i : i + step] for s in samples] for i in range(0, n, step)]
+
+
+def one_sweep(
+    captured: Capture,
+    tensors: Mapping[str, Tensor],
+    chosen: Settings,
+    samples: Sequence[Any] | None,
+    *,
+    input: str,
+    output: Any,
+    masks: Mapping[str, Tensor] | None,
+    gradients: bool,
+) -> tuple[Scaled, dict[str, Tensor]]:
+    """One forward and one backward sweep; the value (a number, or one per output entry) and the gradients at its exponent."""
+    observed, batch = None, captured.static_batch
+    if samples is not None and chosen.reads_data:
+        everything = {**captured.program.tensors, **tensors}
+        observed, _ = observe(captured.program, captured.lifted, samples, everything)
+    if samples is not None and (chosen.reads_data or input in ("data", "data^2")):
+        batch = example_batch(samples)
+    sweep = Sweep(captured.graph, captured.tensors, chosen, observed=observed, batch=batch, device=device_of(captured))
+    edges = sweep.edges(masks)
+    for edge in edges.values():
+        edge.requires_grad_(gradients)
+    with torch.set_grad_enabled(gradients):
+        value = sweep.run(edges, input_sources(captured, samples, input, batch, chosen.dtype))
+        weighted = weigh(value, output)
+        if not gradients:
+            return weighted, {}
+        grads = torch.autograd.grad(weighted.tensor.sum(), list(edges.values()), allow_unused=True)
+    named = {n: torch.zeros_like(e) if g is None else g for (n, e), g in zip(edges.items(), grads, strict=True)}
+    return Scaled(weighted.tensor.detach(), weighted.exponent), named
+
+
+def weigh(value: Scaled, output: Any) -> Scaled:
+    """The output entries summed (``ones``), kept (``each``), or weighted."""
+    if isinstance(output, str) and output == "ones":
+        return Scaled(value.tensor.sum(), value.exponent)
+    if isinstance(output, str) and output == "each":
+        return value
+    if isinstance(output, Tensor):
+        return Scaled((value.tensor * output.to(value.tensor)).sum(), value.exponent)
+    raise fail("PKC501", f"path_functional has no output = {output!r}", "expected 'ones', 'each', or a tensor of weights")
+
+
+def device_of(captured: Capture) -> torch.device:
+    """Where the model's parameters are."""
+    return next((t.device for t in captured.tensors.values()), torch.device("cpu"))
+
+
+def total(parts: Sequence[tuple[Scaled, dict[str, Tensor]]], count: int | None, status: str) -> Functional:
+    """Pieces of the data added up at one exponent."""
+    exponent = max(value.exponent for value, _ in parts)
+    pieces = [Scaled(v.tensor).tensor * 2.0 ** (v.exponent - exponent) for v, _ in parts]
+    mantissa = torch.cat(pieces) if pieces[0].dim() else torch.stack(pieces).sum()
+    grad = {n: sum((g[n] * 2.0 ** (v.exponent - exponent) for v, g in parts[1:]), parts[0][1][n]) for n in parts[0][1]}
+    if len(parts) > 1:
+        grad = {n: sum(g[n] * 2.0 ** (v.exponent - exponent) for v, g in parts) for n in parts[0][1]}  # type: ignore[misc]
+    return Functional(float(mantissa) if mantissa.dim() == 0 else mantissa, exponent, grad, count, status)
+
+
+def is_approximate(captured: Capture, chosen: Settings) -> bool:
+    """Unsigned functionals drop the centring of a normalisation (THEORY section 2)."""
+    from pkcompiler.ir.maps import Normalise
+
+    return not chosen.transform.signed and any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in captured.graph.ops)

@@ -1,0 +1,71 @@
+"""What the model's own run shows: slopes of gates, winners of windows, deviations, softmax outputs, frozen factors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pkcompiler.analysis.reindex import window_winners
+from pkcompiler.frontend.export import Program
+from pkcompiler.frontend.trace import run_inputs
+from pkcompiler.frontend.lift import Lifted, Record
+from pkcompiler.ir.maps import Gate, Normalise, Window
+from pkcompiler.ir.types import Op
+
+
+class _Keep(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, wanted: frozenset[str]) -> None:
+        super().__init__(module)
+        self.wanted = wanted
+        self.kept: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self.wanted:
+            self.kept[n.name] = value
+        return value
+
+
+def observe(program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+    """Run the program at ``flat`` with the given parameters and buffers; returns the observations by operation name and the output."""
+    wanted = {n for r in lifted.records.values() for n in (r.node, r.source) if n}
+    run = _Keep(program.module, frozenset(wanted))
+    with torch.no_grad():
+        (output,) = run.run(*run_inputs(program, flat, tensors))
+        ops = {op.name: op for op in lifted.graph.ops}
+        seen = {name: observation(ops[name], record, run.kept) for name, record in lifted.records.items() if record.node}
+    return seen, output
+
+
+def observation(op: Op, record: Record, kept: Mapping[str, Any]) -> Tensor:
+    """One observation, from the values that the program's own nodes had."""
+    match op.map:
+        case Gate(zero=zero):
+            return slopes(kept[record.source], kept[record.node], zero, record.slope)
+        case Window():
+            return window_winners(op.map, kept[record.source])
+        case Normalise():
+            return inverse_deviation(op.map, kept[record.source])
+        case _:
+            value: Tensor = kept[record.node]
+            return value
+
+
+def slopes(z: Tensor, y: Tensor, zero: float, at_zero: float) -> Tensor:
+    """(phi(z) - phi(0)) / z, and phi'(0) where z = 0 (THEORY section 1)."""
+    safe = torch.where(z == 0, torch.ones_like(z), z)
+    return torch.where(z == 0, torch.full_like(z, at_zero), (y - zero) / safe)
+
+
+def inverse_deviation(map: Normalise, z: Tensor) -> Tensor:
+    """1 / sqrt(var + eps) (rms: 1 / sqrt(mean of squares + eps)), shaped to multiply the input (a group: [batch, groups, 1])."""
+    if map.kind == "group":
+        grouped = z.reshape(z.shape[0], map.groups, -1)
+        return (grouped.var(-1, unbiased=False, keepdim=True) + map.eps).rsqrt()
+    axes = list(range(-len(map.shape), 0))
+    if map.kind == "rms":
+        return (z.square().mean(axes, keepdim=True) + map.eps).rsqrt()
+    return (z.var(axes, unbiased=False, keepdim=True) + map.eps).rsqrt()

@@ -1,0 +1,115 @@
+"""What a functional reads from outside: input weights, data, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.ir.maps import Batch, Embed, Reindex
+from pkcompiler.ir.types import PathGraph, Value
+
+INPUTS = ("ones", "data", "data^2", "mean(data)", "mean(data^2)")
+
+
+def check_masks(graph: PathGraph, masks: Mapping[str, Tensor] | None) -> None:
+    """Masks name parameters, have their shapes, and are boolean; everything that is not is reported at once (``PKC401``)."""
+    known = {s.name: s for s in graph.parameters}
+    found = []
+    for name, mask in (masks or {}).items():
+        if name not in known:
+            found.append(Diagnostic("PKC401", f"a mask is given for '{name}', which is no parameter of the model"))
+        elif tuple(mask.shape) != known[name].type.shape:
+            found.append(
+                Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name].type.shape}")
+            )
+        elif mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+            found.append(Diagnostic("PKC401", f"the mask of '{name}' holds other values than 0 and 1", notes=("use a boolean mask",)))
+    raise_all(found)
+
+
+def data_inputs(captured: Capture, data: Any) -> list[Any]:
+    """The model's flat inputs with the first floating (or else the first integer) one replaced by the samples.
+
+    The other tensors of the example are repeated to the number of samples. Raises ``PKC505`` when shapes do not fit.
+    """
+    x = data[0] if isinstance(data, tuple | list) else data
+    if not isinstance(x, Tensor):
+        raise fail("PKC505", f"data holds a {type(x).__name__}", "expected a pair (x, y) of tensors")
+    flat = list(captured.call.flat)
+    position = data_position(flat)
+    example = flat[position]
+    if tuple(x.shape[1:]) != tuple(example.shape[1:]):
+        raise fail(
+            "PKC505",
+            f"samples have shape {tuple(x.shape[1:])}, the example input {tuple(example.shape[1:])}",
+            "give data of the shape that the model was traced with",
+        )
+    n = x.shape[0]
+    out = [t[:1].expand(n, *t.shape[1:]) if isinstance(t, Tensor) and t.dim() else t for t in flat]
+    out[position] = x.to(example.device, example.dtype)
+    return out
+
+
+def data_position(flat: Sequence[Any]) -> int:
+    """The input that data stands for: the first floating tensor, else the first tensor."""
+    floating = [i for i, t in enumerate(flat) if isinstance(t, Tensor) and t.is_floating_point()]
+    tensors = [i for i, t in enumerate(flat) if isinstance(t, Tensor)]
+    if not tensors:
+        raise fail("PKC505", "the model has no tensor input")
+    return (floating or tensors)[0]
+
+
+def input_sources(captured: Capture, samples: Sequence[Any] | None, input: str, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The source weights of every input of the graph (see ``Sweep.run``)."""
+    if input not in INPUTS:
+        raise fail("PKC501", f"path_functional has no input = {input!r}", f"expected one of {', '.join(map(repr, INPUTS))}")
+    flat = None if samples is None else dict(zip(captured.program.inputs, samples, strict=True))
+    placeholders = dict(captured.lifted.inputs)
+    device = next((t.device for t in captured.tensors.values()), torch.device("cpu"))
+    out = {}
+    for value in captured.graph.inputs:
+        given = None if flat is None or input == "ones" else flat[placeholders[value.name]]
+        out[value.name] = source_weights(value, given, rows_of(captured.graph, value), input, batch, dtype).to(device)
+    return out
+
+
+def source_weights(value: Value, given: Tensor | None, rows: int | None, input: str, batch: int, dtype: torch.dtype) -> Tensor:
+    """Ones, the data, their squares, or means over the samples; an integer input weighs the rows of its table."""
+    shape = [d.factor * batch if isinstance(d, Batch) else d for d in value.type.shape]
+    if given is None:
+        return torch.ones(shape if rows is None else [*shape, rows], dtype=dtype)
+    if rows is not None:
+        if not input.startswith("mean"):
+            return given
+        mean = F.one_hot(given, rows).to(dtype).mean(0, keepdim=True)
+        return mean.expand(batch, *mean.shape[1:])
+    x = given.to(dtype)
+    x = x.square() if "^2" in input else x
+    return x.mean(0, keepdim=True).expand(batch, *x.shape[1:]) if input.startswith("mean") else x
+
+
+def unit_sources(graph: PathGraph, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Every source with weight 1: ones for a floating input, every row for an integer one."""
+    return {v.name: source_weights(v, None, rows_of(graph, v), "ones", batch, dtype) for v in graph.inputs}
+
+
+def rows_of(graph: PathGraph, value: Value) -> int | None:
+    """The rows of the table behind an integer input; None for a floating one."""
+    return None if value.type.dtype.startswith(("f", "bf")) else table_rows(graph, value)
+
+
+def table_rows(graph: PathGraph, value: Value) -> int:
+    """The number of rows of the table that an integer input reads."""
+    names = {value.name}
+    for op in graph.ops:
+        if isinstance(op.map, Reindex) and op.inputs[0] in names:
+            names.add(op.name)
+        if isinstance(op.map, Embed) and op.inputs[0] in names:
+            return int(graph.slot(op.map.weight).type.shape[0])  # type: ignore[arg-type]
+    raise fail("PKC505", f"the integer input '{value.name}' reads no table of embeddings")

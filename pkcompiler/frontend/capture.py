@@ -1,0 +1,96 @@
+"""One call from a model to everything the analyses need: the program, the path graph, and the tensors of its slots."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.export import Call, Program, bind_call, export_program
+from pkcompiler.frontend.lift import Lifted, lift_program
+from pkcompiler.ir.types import PathGraph
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Capture:
+    """A model, traced and lifted. ``module`` is the model given (or its copy in another precision); ``tensors`` its slots' tensors."""
+
+    module: nn.Module
+    call: Call
+    program: Program
+    lifted: Lifted
+    tensors: dict[str, Tensor]
+
+    @property
+    def graph(self) -> PathGraph:
+        return self.lifted.graph
+
+    @property
+    def batched(self) -> bool:
+        return self.program.batched
+
+    @property
+    def static_batch(self) -> int:
+        """The batch size that a static trace has baked in (1 where the batch is free)."""
+        return 1 if self.batched else example_batch(self.call.flat)
+
+
+def example_batch(flat: Sequence[Any]) -> int:
+    """Dimension 0 of the first tensor input."""
+    return next((int(t.shape[0]) for t in flat if isinstance(t, Tensor) and t.dim()), 1)
+
+
+def cast(value: Any, dtype: torch.dtype) -> Any:
+    """A floating tensor in another precision; anything else as it is."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def capture(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    dtype: torch.dtype | None = None,
+    output: str | int | None = None,
+    gates: Sequence[str] = (),
+    name: str = "model",
+) -> Capture:
+    """Trace and lift a model in evaluation mode (in ``dtype``: a copy, the model itself is never changed).
+
+    Raises PkcError: ``PKC203``-``PKC206`` for models that cannot be called or traced, ``PKC201``/``PKC202`` from the lift.
+    """
+    if not isinstance(model, nn.Module):
+        raise fail("PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)")
+    if dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in model.state_dict().values()):
+        model = copy.deepcopy(model).to(dtype)
+    call = bind_call(model, _cast_inputs(example_inputs, dtype), output)
+    program = export_program(model, call)
+    lifted = lift_program(program, call.flat, frozenset(gates), name)
+    tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
+    return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None})
+
+
+def _cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:
+    if dtype is None:
+        return inputs
+    return torch.utils._pytree.tree_map(lambda t: cast(t, dtype), _plain(inputs))
+
+
+def _plain(inputs: Any) -> Any:
+    """Keyword and positional inputs in one of torch's own containers."""
+    if not (hasattr(inputs, "args") and hasattr(inputs, "kwargs")):
+        return inputs
+    return tuple(inputs.args) if not inputs.kwargs else dict(inputs.kwargs) if not inputs.args else inputs
+
+
+def lift(model: nn.Module, example_inputs: Any) -> PathGraph:
+    """The path graph of a model in evaluation mode.
+
+    ``example_inputs``: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch. Raises
+    :class:`~pkcompiler.diagnostics.PkcError` with one diagnostic per operator that has no meaning for paths.
+    """
+    return capture(model, example_inputs).graph

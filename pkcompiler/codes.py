@@ -116,8 +116,54 @@ CODES: dict[str, str] = {
     "PKC311": "A type has an unknown element type, a negative size, or a batch dimension where none can be.",
     "PKC312": "The shapes of an operation's inputs and slots cannot go together.",
     "PKC313": "The types in the header of a printed graph are not those of what it returns.",
+    "PKC240": (
+        "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
+        "inputs is the batch."
+    ),
+    "PKC241": "Arguments for the factory are given as --arg key=value, each once. The value is a Python literal, else it is text.",
+    "PKC242": "There is no such file, folder or module. A dotted module is looked for in the current folder, too.",
+    "PKC243": (
+        "The user's own code raised an exception while it was imported or called. The carets stand at the innermost line "
+        "of the user's file that led to it."
+    ),
+    "PKC244": "The given arguments do not fit the signature of what is called, or are given to a model that is built already.",
+    "PKC245": (
+        "Without :name, 'model' is meant, else the only nn.Module instance, function or nn.Module subclass that the file "
+        "itself defines and that can be called with the given arguments. Here there is none, or there are several."
+    ),
+    "PKC246": "The file or module has no such name.",
+    "PKC247": "What the spec names, or what its factory returned, is not a torch.nn.Module.",
+    "PKC250": (
+        "An input is given as [NAME=][DTYPE:]SHAPE, batch first: 1x3x32x32, int64:1x128, mask=bool:1x16. The dtype is "
+        "float32 by default."
+    ),
+    "PKC251": (
+        "Neither --input nor a function example_inputs() in the model's file says what the model takes. The notes give "
+        "both, with a shape guessed from the first layer."
+    ),
+    "PKC252": "example_inputs() returns a tensor, a tuple of tensors for positional inputs, or a dict of tensors for keyword inputs.",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
+    "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",
+    "PKC641": (
+        "The weights file holds pickled objects, and unpickling can run any code. They are never loaded; save "
+        "model.state_dict() instead."
+    ),
+    "PKC642": (
+        "The weights are wrapped in a checkpoint, or their names carry a prefix of the wrapper that they were saved from. "
+        "The note holds a line that converts the file."
+    ),
+    "PKC643": "The weights file lacks tensors that the model has. Of a tied parameter, one of its names is enough.",
+    "PKC644": "The weights file holds tensors that the model does not have.",
+    "PKC645": "Tensors in the weights file differ in shape from those of the model.",
+    "PKC660": "There is no such data set. Known are digits, mnist5k, a file.npz with x and y, and module:factory.",
+    "PKC661": "The data set lies in a package that is not installed. The note holds the command.",
+    "PKC662": "A data file or factory gives something else than x and y: plain arrays, a pair of tensors, or a Dataset.",
+    "PKC663": "The samples are of a type or shape that cannot be used: one x per label, all alike, floats or token numbers.",
+    "PKC664": "A class-balanced subset is drawn by integer class labels, one per sample; here there are none.",
+    "PKC665": "A class has fewer samples than are asked for.",
+    "PKC666": "Samples hold a NaN or an infinity; scores computed from them would mean nothing.",
+    "PKC667": "Data takes the options per_class or count, and batch, each a positive whole number.",
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from pkcompiler.codes import CODES
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.spec import LoadedModel, load_model
 from pkcompiler.usercode import parse_arguments, parse_spec
@@ -234,3 +235,14 @@ def test_a_file_runs_afresh_every_time(write) -> None:
     first, second = load_model(spec), load_model(spec)
     assert first.module is not second.module
     assert torch.equal(first.module.weight, second.module.weight)
+
+
+def test_every_code_of_this_part_is_explained() -> None:
+    import re
+
+    package = Path(__file__).parent.parent / "pkcompiler"
+    parts = ("usercode.py", "frontend/spec.py", "frontend/inputs.py", "frontend/weights.py")
+    files = [package / part for part in parts] + sorted((package / "data").glob("*.py"))
+    used = {code for file in files for code in re.findall(r"PKC\d{3}", file.read_text())}
+    assert len(used) > 20
+    assert used <= set(CODES)

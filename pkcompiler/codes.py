@@ -141,7 +141,7 @@ CODES: dict[str, str] = {
         "Neither --input nor a function example_inputs() in the model's file says what the model takes. The notes give "
         "both, with a shape guessed from the first layer."
     ),
-    "PKC252": "example_inputs() returns a tensor, a tuple of tensors for positional inputs, or a dict of tensors for keyword inputs.",
+    "PKC252": "example_inputs() returns a tensor, a tuple of tensors (positional), or a dict of tensors (keywords).",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",

@@ -10,6 +10,7 @@ from typing import cast
 from lark import Lark, Token
 from lark.exceptions import UnexpectedToken
 from lark.lexer import Lexer, PatternStr
+from lark.parsers.lalr_analysis import Shift
 from lark.parsers.lalr_parser_state import ParserState
 
 from pkcompiler import resources
@@ -107,7 +108,7 @@ class _Run:
         try:
             self._feed(token)
         except UnexpectedToken as error:
-            return self._recover(index, set(error.expected))
+            return self._recover(index, {t for t in error.expected if not self._refusal(t)})
         if token.type == "LBRACE":
             self.open.append(index)
         elif token.type == "RBRACE":
@@ -135,7 +136,20 @@ class _Run:
             return False
         return self._depth(index) == 0
 
+    def _complete(self) -> None:
+        """Reduce what is whole already: a name could follow, and the machine has only waited for the next token."""
+        conf, states, values = self.state.parse_conf, self.state.state_stack, self.state.value_stack
+        while (step := conf.states[states[-1]].get("NAME")) is not None and step[0] is not Shift:
+            rule = step[1]
+            size = len(rule.expansion)
+            parts = values[len(values) - size :]
+            del states[len(states) - size :], values[len(values) - size :]
+            states.append(conf.states[states[-1]][rule.origin.name][1])
+            values.append(conf.callbacks[rule](parts))
+
     def _forget(self) -> None:
+        """Drop the item that is not whole."""
+        self._complete()
         table = self.state.parse_conf.states
         while "item" not in table[self.state.state_stack[-1]]:
             self.state.state_stack.pop()
@@ -198,7 +212,7 @@ class _Run:
 
     def _finish(self) -> Branch:
         end = len(self.source.text)
-        expected = self._missing_at_end()
+        expected = {t for t in self._refusal(_END) if not self._refusal(t)}
         if expected and len(self.diagnostics) < MAX_ERRORS:
             self._report_end(expected)
         if expected:
@@ -213,13 +227,13 @@ class _Run:
         elif not any(b >= self._last_end() for b in self.bad):
             self.diagnostics.append(unexpected(self.source, self.tokens, len(self.tokens), expected))
 
-    def _missing_at_end(self) -> set[str]:
-        """What had to come before the text may end; empty when it may. Tried on a copy that builds nothing."""
+    def _refusal(self, terminal: str) -> set[str]:
+        """What is expected instead of this terminal; empty where it may come next. Tried on a copy that builds nothing."""
         conf = copy(self.state.parse_conf)
         conf.callbacks = {}
         probe = ParserState(conf, self.state.lexer, list(self.state.state_stack), list(self.state.value_stack))
         try:
-            probe.feed_token(Token(_END, ""), is_end=True)
+            probe.feed_token(Token(terminal, ""), is_end=terminal == _END)
         except UnexpectedToken as error:
             return set(error.expected)
         return set()

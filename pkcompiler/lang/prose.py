@@ -17,6 +17,7 @@ def describe(expected: set[str]) -> str:
         rest -= {"NUMBER", "STRING", "NAME", "LPAR"}
     elif "STAR" in expected or "CIRCUMFLEX" in expected:
         parts.append("an operator")
+        rest -= {"EQUAL", "LPAR"}
     texts = [
         ("EQUAL", "'='"),
         ("LBRACE", "'{'"),
@@ -49,7 +50,11 @@ def unexpected(source: Source, tokens: tuple[Lexeme, ...], index: int, expected:
     message = f"unexpected {shown}"
     if before is not None and before.type in ("EQUAL", "COMMA", "STAR", "PLUS", "MINUS", "CIRCUMFLEX", "LPAR"):
         message += f" after '{before.text}'"
-    note = _open_parenthesis(source, tokens, index, expected) or _note(expected, token.type, before)
+    note = (
+        _open_parenthesis(source, tokens, index, expected)
+        or _one_label(tokens, index, expected)
+        or _note(expected, token.type, before)
+    )
     return Diagnostic("PKC001", message, source.span(token.start, token.end), f"expected {describe(expected)}", (note,))
 
 
@@ -61,7 +66,11 @@ def unclosed(source: Source, tokens: tuple[Lexeme, ...], index: int) -> Diagnost
     header = " ".join(t.text for t in tokens[start:index])
     span = source.span(tokens[index].start, tokens[index].end)
     return Diagnostic(
-        "PKC004", f"'{_short(header)} {{' is never closed", span, "no matching '}'", ("add '}' on a line of its own where it ends",)
+        "PKC004",
+        f"'{_short(header)} {{' is never closed".replace("' {", "'{"),
+        span,
+        "no matching '}'",
+        ("add '}' on a line of its own where it ends",),
     )
 
 
@@ -90,6 +99,14 @@ def _open_parenthesis(source: Source, tokens: tuple[Lexeme, ...], index: int, ex
             line = source.text.count("\n", 0, token.start) + 1
             return f"close the '(' of line {line} with ')'"
     return ""
+
+
+def _one_label(tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> str:
+    """``pass my pass {``: a declaration has one name."""
+    if not {"EQUAL", "LBRACE"} <= expected or "NAME" in expected or index < 2:
+        return ""
+    kind, label = _short(tokens[index - 2].text), _short(tokens[index - 1].text)
+    return f"one name is enough, and a hyphen joins words: {kind} {label} {{ ... }}, or {kind} {label} = value"
 
 
 def _note(expected: set[str], kind: str, before: Lexeme | None) -> str:

@@ -23,7 +23,6 @@ class Word:
     example: str = ""
     due: bool = True
     required: bool = False
-    replaced_by: str = ""  # a removed word and what stands in its place
 
     @property
     def line(self) -> str:

@@ -1,0 +1,79 @@
+"""The word table against itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from pkcompiler.lang import words
+from pkcompiler.lang.explain import explain
+from pkcompiler.lang.library import find_pass, find_schedule
+from pkcompiler.lang.parse import parse
+from pkcompiler.lang.paths import DEFAULTS
+
+
+def test_no_word_stands_twice_in_one_place() -> None:
+    keys = [(w.name, w.role, place) for w in words.WORDS for place in (w.of or ("",))]
+    assert len(keys) == len(set(keys))
+
+
+def test_rows_are_whole() -> None:
+    for row in words.WORDS:
+        assert row.role in ("block", "setting", "labelled", "function", "argument", "name", "value")
+        assert row.doc and "\n" not in row.doc
+        assert row.of or row.role in ("function", "name")
+        assert row.example or row.role in ("argument", "name", "value")
+
+
+def test_values_belong_to_settings_or_arguments() -> None:
+    owners = {w.name for w in words.WORDS if w.role in ("setting", "argument")} | {"data-option"}
+    for row in words.rows("value"):
+        assert set(row.of) <= owners
+
+
+def test_defaults_are_values_of_their_own_setting() -> None:
+    for row in words.WORDS:
+        if row.kind in ("word", "curve") and row.role in ("setting", "argument") and row.default:
+            assert words.find(row.default, "value", row.name) is not None
+
+
+def test_examples_parse() -> None:
+    for row in words.WORDS:
+        if row.example:
+            text = row.line if row.role in ("setting", "labelled", "block") else f"x = {row.example}"
+            assert parse(text.replace("...", ""))[1] == [], row.name
+
+
+@pytest.mark.parametrize("row", [w for w in words.WORDS if w.role in ("setting", "labelled") and w.due], ids=lambda w: w.name)
+def test_examples_of_settings_are_accepted(row: words.Word) -> None:
+    for place in row.of:
+        if place == "pass":
+            extra = "" if row.name == "score" else "score = abs(theta)"
+            assert find_pass(f"pass a {{ {row.example}\n{extra} }}")
+        elif place == "schedule":
+            assert find_schedule(f"schedule s {{ {row.example}\n prune snip {{ density = 2% }} }}")
+        else:
+            extra = "" if row.name in ("density", "sparsity", "compression") else "density = 2%"
+            assert find_schedule(f"schedule s {{ prune snip {{ {row.example}\n{extra} }} }}")
+
+
+def test_arguments_of_paths_have_the_defaults_of_the_theory() -> None:
+    assert dict(DEFAULTS) == {
+        "edge": "abs(theta)",
+        "input": "ones",
+        "gates": "open",
+        "pools": "max",
+        "norms": "unit",
+        "products": "pairs",
+        "constants": "off",
+        "output": "ones",
+    }
+
+
+def test_suggestions() -> None:
+    assert words.suggest("pathes", ["paths", "grad"]) == "paths"
+    assert words.suggest("kth-le", ["kth_le"]) == "kth_le"
+    assert words.suggest("zzz", ["paths", "grad"]) == ""
+
+
+def test_a_word_with_several_meanings_is_explained_with_all() -> None:
+    assert explain("data").count("\ndata: ") == 2

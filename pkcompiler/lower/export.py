@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -28,19 +29,21 @@ def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         try:
             evaluation, training = (_export(scratch_copy(model).train(mode), *example, dynamic) for mode in (False, True))
         except Exception as error:
-            reason = error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             continue
         shapes = tuple(_common(a, b) for a, b in zip(_shapes(evaluation), _shapes(training), strict=True))
-        batch = next((shape[0] for shape in shapes if shape), None)
-        if isinstance(batch, int):
+        batch = next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
+        if batch is not None and dynamic:
+            continue
+        if batch is not None:
             warnings.warn(f"{type(model).__name__} could only be recorded for a batch of {batch}", stacklevel=3)
         traces = [Trace(_bare(program, shapes), program) for program in (evaluation, training)]
-        return traces[0], traces[1], batch if isinstance(batch, int) else None
+        return traces[0], traces[1], batch
     raise fail(
         "PKC273",
-        f"{type(model).__name__} can be neither traced nor exported: {str(reason).splitlines()[0]}",
+        f"{type(model).__name__} can be neither traced nor exported: {reason}",
         "keep its class and mask it in place: pkcompiler.apply_masks(model, masks)",
-    ) from reason
+    )
 
 
 def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -68,16 +71,22 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
     specification = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
+        before = random.getstate()
         program = torch.export.export(model, args, kwargs, dynamic_shapes=specification, strict=False)
-        return program.module(check_guards=False)
+    if random.getstate() != before:
+        raise ValueError("its forward draws from Python's random module, which no graph records")
+    return program.module(check_guards=False)
 
 
 def _shapes(program: fx.GraphModule) -> Shapes:
     values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
-    return tuple(
-        tuple(size if isinstance(size, int) else str(size) for size in value.shape) if isinstance(value, Tensor) else None
-        for value in values
-    )
+    return tuple(tuple(map(_size, value.shape)) if isinstance(value, Tensor) else None for value in values)
+
+
+def _size(size: int | torch.SymInt) -> int | str:
+    """A number, or the symbol of a size that may vary; export also gives symbols that it found to be one number."""
+    symbol = size if isinstance(size, int) else size.node.expr
+    return int(symbol) if isinstance(symbol, int) or symbol.is_number else str(symbol)
 
 
 def _common(a: tuple[int | str, ...] | None, b: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.lower.apply import ATTRIBUTE, after_load, applied_masks
 from pkcompiler.lower.export import export_modes
-from pkcompiler.lower.masks import canonical_names, check_masks
+from pkcompiler.lower.masks import canonical_names, check_masks, mask_faults, storage_key
 from pkcompiler.lower.modules import Lowered, ModePair
-from pkcompiler.lower.refuse import refuse_unkept
+from pkcompiler.lower.refuse import unkept
 from pkcompiler.lower.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
 from pkcompiler.lower.weave import weave
 
@@ -34,7 +34,7 @@ def lower(model: nn.Module, masks: Mapping[str, Tensor], example_inputs: Any = N
     :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
         needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273).
     """
-    refuse_unkept(model)
+    raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)
     for name, mask in applied_masks(model).items():
         checked[name] = checked.get(name, mask).to(mask.device) & mask
@@ -114,19 +114,21 @@ def _register_mask(root: nn.Module, name: str, mask: Tensor) -> str:
 
 def _adopt_constants(root: nn.Module, trace: Trace) -> None:
     """Tensors and modules that recording made, and tensors that are plain attributes: members of ``root`` outside its keys."""
-    members = {name for name, _ in root.named_parameters(remove_duplicate=False)}
-    members |= {name for name, _ in root.named_buffers(remove_duplicate=False)}
-    members |= {name for name, _ in root.named_modules(remove_duplicate=False)}
-    renamed = {}
-    for name in attribute_names(trace.graph):
-        if name not in members:
-            renamed[name] = _adopt(root, name, fetch(trace.source, name))
+    tensors = dict([*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False)])
+    members = tensors.keys() | dict(root.named_modules(remove_duplicate=False)).keys()
+    owners = {storage_key(tensor): name for name, tensor in reversed(tensors.items())}
+    renamed = {
+        name: _adopt(root, name, fetch(trace.source, name), owners) for name in attribute_names(trace.graph) if name not in members
+    }
     for node in trace.graph.nodes:
         if node.op in ("get_attr", "call_module"):
             node.target = renamed.get(str(node.target), node.target)
 
 
-def _adopt(root: nn.Module, name: str, value: Any) -> str:
+def _adopt(root: nn.Module, name: str, value: Any, owners: Mapping[object, str]) -> str:
+    """The name in ``root`` of what the trace calls ``name``; a parameter or buffer taken past the module keeps its own."""
+    if isinstance(value, Tensor) and storage_key(value) in owners:
+        return owners[storage_key(value)]
     free = _free(root, "constant_" + name.replace(".", "_").strip("_"))
     if isinstance(value, Tensor):
         root.register_buffer(free, value.detach().clone(), persistent=False)
@@ -134,7 +136,7 @@ def _adopt(root: nn.Module, name: str, value: Any) -> str:
         root.add_module(free, value)
     else:
         raise fail(
-            "PKC274", f"the recorded graph holds a {type(value).__name__}", "keep the class: pkcompiler.apply_masks(model, masks)"
+            "PKC273", f"the recorded graph holds a {type(value).__name__}", "keep the class: pkcompiler.apply_masks(model, masks)"
         )
     return free
 

@@ -15,7 +15,7 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     """Every name of every parameter, aliases included, to the first name that ``named_parameters()`` gives its storage."""
     first: dict[object, str] = {}
     return {
-        name: first.setdefault(_storage_key(parameter), name) for name, parameter in module.named_parameters(remove_duplicate=False)
+        name: first.setdefault(storage_key(parameter), name) for name, parameter in module.named_parameters(remove_duplicate=False)
     }
 
 
@@ -25,10 +25,17 @@ def check_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Ten
     :raises PkcError: all at once: PKC470 unknown name, PKC471 shape, PKC472 not a bool tensor, PKC473 two masks for one
         tied parameter that differ, PKC474 a parameter that cannot be masked.
     """
-    parameters = dict(module.named_parameters(remove_duplicate=False))
+    raise_all(mask_faults(module, masks))
     canonical = canonical_names(module)
-    raise_all([*_misfits(parameters, masks), *_conflicts(canonical, masks), *_unmaskable(module, canonical, masks)])
     return {canonical[name]: mask.detach() for name, mask in masks.items()}
+
+
+def mask_faults(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+    """What :func:`check_masks` raises."""
+    canonical = canonical_names(module)
+    yield from _misfits(dict(module.named_parameters(remove_duplicate=False)), masks)
+    yield from _conflicts(canonical, masks)
+    yield from _unmaskable(module, canonical, masks)
 
 
 def zero_pruned(parameter: Tensor, mask: Tensor) -> None:
@@ -40,10 +47,15 @@ def zero_pruned(parameter: Tensor, mask: Tensor) -> None:
             parameter.grad = parameter.grad.masked_fill(pruned, 0)
 
 
-def _storage_key(parameter: Tensor) -> object:
+def storage_key(parameter: Tensor) -> object:
+    """Equal for tensors that are one and the same memory."""
     if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta or parameter.numel() == 0:
         return id(parameter)
     return parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride(), parameter.dtype
+
+
+def _shape(parameter: Tensor) -> torch.Size | None:
+    return None if isinstance(parameter, nn.parameter.UninitializedParameter) else parameter.shape
 
 
 def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
@@ -62,11 +74,7 @@ def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> I
                 f"mask {name!r} is {kind}, expected a torch.bool tensor (True = kept)",
                 notes=(f"masks[{name!r}] = masks[{name!r}] != 0",),
             )
-        elif isinstance(parameters[name], nn.parameter.UninitializedParameter):
-            yield Diagnostic(
-                "PKC474", f"parameter {name!r} has no shape yet (lazy module)", notes=("call the model once first: model(x)",)
-            )
-        elif mask.shape != parameters[name].shape:
+        elif _shape(parameters[name]) not in (None, mask.shape):
             yield Diagnostic(
                 "PKC471",
                 f"mask {name!r} has shape {tuple(mask.shape)}, the parameter has {tuple(parameters[name].shape)}",
@@ -87,15 +95,19 @@ def _conflicts(canonical: Mapping[str, str], masks: Mapping[str, Tensor]) -> Ite
 
 
 def _unmaskable(module: nn.Module, canonical: Mapping[str, str], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            note = "call the model once first: model(x)"
+            yield Diagnostic("PKC474", f"parameter {name!r} has no shape yet (lazy module)", notes=(note,))
     wanted = {canonical[name]: name for name in masks if name in canonical}
     for path, child in module.named_modules():
         if not isinstance(child, nn.Embedding | nn.EmbeddingBag):
             continue
-        name = wanted.get(canonical.get(f"{path}.weight" if path else "weight", ""))
+        given = wanted.get(canonical.get(f"{path}.weight" if path else "weight", ""))
         odd = "sparse=True" if child.sparse else f"max_norm={child.max_norm}" if child.max_norm is not None else ""
-        if name and odd:
+        if given and odd:
             yield Diagnostic(
                 "PKC474",
-                f"mask {name!r} is for an embedding with {odd}, which rewrites or sends gradients to single rows only",
-                notes=(f"leave it dense: del masks[{name!r}]",),
+                f"mask {given!r} is for an embedding with {odd}, which rewrites or sends gradients to single rows only",
+                notes=(f"leave it dense: del masks[{given!r}]",),
             )

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.lower.apply import is_mask_hook
 
 HOOKS = {
@@ -21,19 +22,18 @@ OVERRIDES = ("train", "state_dict", "load_state_dict", "_save_to_state_dict", "_
 KEEP_CLASS = "keep the class and its hooks: pkcompiler.apply_masks(model, masks)"
 
 
-def refuse_unkept(model: nn.Module) -> None:
-    """Refuse hooks (except those of torch's own weight and spectral norm on submodules) and methods that a graph loses.
-
-    :raises PkcError: PKC270 for each hook, PKC271 for each overridden method of the root, all at once.
-    """
-    raise_all([*_module_hooks(model), *_parameter_hooks(model), *_overrides(model)])
+def unkept(model: nn.Module) -> Iterator[Diagnostic]:
+    """PKC270 for each hook (except those of torch's own weight and spectral norm), PKC271 for each overridden method."""
+    yield from _module_hooks(model)
+    yield from _parameter_hooks(model)
+    yield from _overrides(model)
 
 
 def _module_hooks(model: nn.Module) -> Iterator[Diagnostic]:
     for path, module in model.named_modules():
         for attribute, kind in HOOKS.items():
             for hook in getattr(module, attribute).values():
-                if path and isinstance(hook, WeightNorm | SpectralNorm):
+                if (path and isinstance(hook, WeightNorm | SpectralNorm)) or isinstance(module, LazyModuleMixin):
                     continue
                 where = f"module {path!r}" if path else "the model"
                 yield Diagnostic("PKC270", f"{kind} {_name(hook)} on {where} would be lost", notes=(KEEP_CLASS,))

@@ -36,6 +36,10 @@ class _Loom:
         self.graph, self.root, self.canonical, self.mask_names = graph, root, canonical, mask_names
         self.woven: dict[str, fx.Node] = {}
 
+    def attribute(self, name: str) -> fx.Node:
+        """``graph.get_attr`` without its warning that the traced copy lacks what ``root`` has."""
+        return self.graph.create_node("get_attr", name)
+
     def masked(self, name: str) -> str | None:
         """The canonical name when the parameter called ``name`` is masked."""
         first = self.canonical.get(name)
@@ -44,13 +48,13 @@ class _Loom:
     def weight(self, name: str) -> fx.Node:
         """The masked weight, computed at the insertion point or where it was first needed."""
         if name not in self.woven:
-            weight, mask = self.graph.get_attr(name), self.graph.get_attr(self.mask_names[name])
+            weight, mask = self.attribute(name), self.attribute(self.mask_names[name])
             self.woven[name] = self.graph.call_function(torch.where, (mask, weight, 0))
         return self.woven[name]
 
     def parameter(self, name: str) -> fx.Node:
         first = self.masked(name)
-        return self.weight(first) if first else self.graph.get_attr(name)
+        return self.weight(first) if first else self.attribute(name)
 
     def operands(self, node: fx.Node) -> None:
         for source in node.all_input_nodes:
@@ -94,7 +98,7 @@ class _Loom:
 
     def module_call(self, node: fx.Node, path: str, masked: Mapping[str, str]) -> fx.Node:
         weights = {name: self.weight(first) for name, first in masked.items()}
-        return self.graph.call_function(call_with, (self.graph.get_attr(path), weights, node.args, dict(node.kwargs)))
+        return self.graph.call_function(call_with, (self.attribute(path), weights, node.args, dict(node.kwargs)))
 
 
 def _linear(module: nn.Linear) -> tuple[Any, ...]:

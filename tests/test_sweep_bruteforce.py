@@ -14,6 +14,9 @@ from oracle.enumerate import SCORES, Setting, evaluate, scores
 from oracle.families import FAMILIES
 
 import pkcompiler
+from pkcompiler.analysis.functional import functional_of
+from pkcompiler.analysis.semiring import settings
+from pkcompiler.frontend.capture import capture
 
 TOLERANCE = 1e-12
 GATES = ("data", "data^2")
@@ -69,13 +72,30 @@ def both(settings_of) -> list:
 
 def masks_of(case: Case) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(11)
-    return {n: (torch.rand(p.shape, generator=generator) < 0.8).double() for n, p in case.module.named_parameters()}
+    return {n: torch.rand(p.shape, generator=generator) < 0.8 for n, p in case.module.named_parameters()}
+
+
+def arguments(setting: Setting, x: torch.Tensor | None) -> tuple[dict, dict]:
+    """The arguments of a functional: those that fix the sweep, and the input with its data."""
+    chosen = {f: getattr(setting, f) for f in ("edge", "gates", "pools", "norms", "products", "constants")}
+    return chosen, {"input": setting.input, "data": None if x is None else (x, torch.zeros(len(x), dtype=torch.int64))}
 
 
 def functional(case: Case, setting: Setting, x: torch.Tensor | None, **more):
-    data = None if x is None else (x, torch.zeros(len(x), dtype=torch.int64))
-    arguments = {f: getattr(setting, f) for f in ("edge", "input", "gates", "pools", "norms", "products", "constants")}
-    return pkcompiler.path_functional(case.module, case.example_inputs, data=data, **arguments, **more)
+    chosen, given = arguments(setting, x)
+    return pkcompiler.path_functional(case.module, case.example_inputs, **chosen, **given, **more)
+
+
+@cache
+def captured(name: str):
+    """The families are captured once for the whole grid; ``functional`` captures anew, as a user would."""
+    case = built(name)
+    return capture(case.module, case.example_inputs, dtype=torch.float64)
+
+
+def swept(case: Case, setting: Setting, x: torch.Tensor | None, **more):
+    chosen, given = arguments(setting, x)
+    return functional_of(captured(case.name), settings(**chosen, dtype=torch.float64), **given, **more)
 
 
 def value_of(result) -> np.ndarray:
@@ -103,7 +123,7 @@ def has_ties(case: Case, setting: Setting) -> bool:
 def compare(case: Case, setting: Setting, x: torch.Tensor | None, masks: dict[str, torch.Tensor] | None = None) -> None:
     mask = None if masks is None else case.flat(masks)
     expected = evaluate(case.dag, case.theta, setting, mask=mask, data=None if x is None else case.encode(x))
-    got = functional(case, setting, x, masks=masks)
+    got = swept(case, setting, x, masks=masks)
     np.testing.assert_allclose(value_of(got), [expected.value], rtol=0, atol=TOLERANCE * expected.mass)
     if setting.edge == "1" and not setting.per_sample and setting.input == "ones":
         assert got.count == round(expected.value) and isinstance(got.count, int)
@@ -141,6 +161,13 @@ def test_data_gates_under_masks(name, edge):
     compare(case, Setting(edge, "data", POWER[edge], "data", "data", "pairs", "on"), case.data, masks_of(case))
 
 
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("name", ["mlp_bias", "batch_norm", "max_pool", "layer_norm", "attention"])
+def test_averaged_inputs_behind_data_gates(name, edge):
+    case = built(name)
+    compare(case, Setting(edge, "mean(data^2)", POWER[edge], "data", "data"), case.data)
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_signed_functional_at_the_data_is_the_network(name):
     case = built(name)
@@ -155,7 +182,7 @@ def test_signed_functional_at_the_data_is_the_network(name):
 def test_each_output_alone(name, edge):
     case, setting = built(name), Setting(edge=edge, pools="sum")
     expected = evaluate(case.dag, case.theta, setting)
-    got = value_of(functional(case, setting, None, output="each"))
+    got = value_of(swept(case, setting, None, output="each"))
     np.testing.assert_allclose(got, expected.each, rtol=TOLERANCE, atol=TOLERANCE * expected.mass)
 
 

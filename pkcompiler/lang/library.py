@@ -165,7 +165,7 @@ def read_source(path: Path, shown: str = "") -> str:
 
 def _unreadable(path: Path, shown: str, error: OSError | ValueError) -> PkcError:
     if isinstance(error, FileNotFoundError):
-        note = "a pass of the library is given by its bare name; 'pkc passes' lists them"
+        note = f"run 'ls {path.parent}' to see what is there; 'pkc passes' lists the library"
         try:
             near = suggest(path.name, [p.name for p in path.parent.iterdir() if p.suffix == ".pkc"])
         except OSError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import copy
 from functools import cache
 from typing import cast
 
-from lark import Lark, Token
+from lark import Lark, Token, lexer
 from lark.exceptions import UnexpectedToken
 from lark.lexer import Lexer, PatternStr
 from lark.parsers.lalr_analysis import Shift
@@ -34,9 +36,22 @@ class _NoLexer(Lexer):
         return iter(())
 
 
+@contextmanager
+def _quick() -> Iterator[None]:
+    """Where interegular is installed, lark searches the grammar of grammars for colliding terminals: 130 ms for tests only."""
+    before = lexer.has_interegular
+    lexer.has_interegular = False
+    try:
+        yield
+    finally:
+        lexer.has_interegular = before
+
+
 @cache
 def _machine() -> tuple[Lark, re.Pattern[str]]:
-    lark = Lark(resources.read("grammar", "language.lark"), parser="lalr", lexer=_NoLexer, tree_class=Branch)
+    grammar = resources.read("grammar", "language.lark")
+    with _quick():
+        lark = Lark(grammar, parser="lalr", lexer=_NoLexer, tree_class=Branch)
     patterns = [
         (t.name, re.escape(t.pattern.value) if isinstance(t.pattern, PatternStr) else t.pattern.value) for t in lark.terminals
     ]

@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     from pkcompiler.frontend.capture import lift
     from pkcompiler.ir.parse import parse_graph
     from pkcompiler.ir.types import PathGraph
-    from pkcompiler.lower import apply_masks, lower
+    from pkcompiler.lowering import apply_masks, lower
     from pkcompiler.ops.table import path_op
-    from pkcompiler.prune.artifact import Artifact, load
-    from pkcompiler.prune.rounds import Pruned, prune
-    from pkcompiler.prune.score import Scores, score
+    from pkcompiler.pruning.artifact import Artifact, load
+    from pkcompiler.pruning.rounds import Pruned, prune
+    from pkcompiler.pruning.score import Scores, score
 
 _HOME = {
-    "Artifact": "prune.artifact",
+    "Artifact": "pruning.artifact",
     "Certificate": "analysis.certificate",
     "Diagnostic": "diagnostics",
     "Functional": "analysis.functional",
     "PathGraph": "ir.types",
     "PkcError": "diagnostics",
-    "Pruned": "prune.rounds",
+    "Pruned": "pruning.rounds",
     "Report": "analysis.report",
-    "Scores": "prune.score",
+    "Scores": "pruning.score",
     "analyze": "analysis.report",
-    "apply_masks": "lower",
+    "apply_masks": "lowering",
     "certify": "analysis.certificate",
     "lift": "frontend.capture",
-    "load": "prune.artifact",
-    "lower": "lower",
+    "load": "pruning.artifact",
+    "lower": "lowering",
     "parse_graph": "ir.parse",
     "path_functional": "analysis.functional",
     "path_op": "ops.table",
-    "prune": "prune.rounds",
-    "score": "prune.score",
+    "prune": "pruning.rounds",
+    "score": "pruning.score",
 }
 
 __version__ = "0.1.0"

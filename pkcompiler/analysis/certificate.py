@@ -17,8 +17,8 @@ from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.frontend.capture import Capture, capture, example_batch
 from pkcompiler.frontend.classify import is_floating, op_name
 from pkcompiler.frontend.export import Program, evaluating
-from pkcompiler.frontend.trace import run_inputs
 from pkcompiler.frontend.lift import Lifted, Record
+from pkcompiler.frontend.trace import run_inputs
 from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ops.gates import FROZEN_LIST, is_pointwise
 
@@ -94,7 +94,10 @@ def require(certificate: Certificate, name: str) -> None:
             "PKC503",
             f"the lift of '{name}' is not certified: output error {certificate.max_relative_error:.1e}, gradient error "
             f"{certificate.max_gradient_error:.1e} (worst: {certificate.worst_parameter or '-'})",
-            notes=(*certificate.refused, "the path graph does not compute this model: please report it with the output of `pkc ir`"),
+            notes=(
+                *certificate.refused,
+                "the path graph does not compute this model: please report it with the output of `pkc ir`",
+            ),
         )
     )
 
@@ -243,7 +246,9 @@ def _is_gate(node: fx.Node, root: fx.Node, program: Program) -> bool:
     return True
 
 
-NORMALISATIONS = frozenset("aten.layer_norm.default aten.group_norm.default aten.rms_norm.default aten.instance_norm.default".split())
+NORMALISATIONS = frozenset(
+    ["aten.layer_norm.default", "aten.group_norm.default", "aten.rms_norm.default", "aten.instance_norm.default"]
+)
 
 
 def _may_freeze(node: fx.Node) -> bool:

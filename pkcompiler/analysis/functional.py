@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from pkcompiler.analysis.count import count_paths
 from pkcompiler.analysis.record import observe
 from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.semiring import Settings, settings
-from pkcompiler.analysis.sources import check_masks, data_inputs, input_sources
+from pkcompiler.analysis.sources import check_masks, data_inputs, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture, example_batch
+from pkcompiler.ir.maps import Normalise
+from pkcompiler.ir.types import PathGraph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +49,6 @@ class Functional:
     @property
     def log10(self) -> float:
         """log10 of the absolute value (-inf for 0)."""
-        import math
-
         size = abs(float(self.mantissa))
         return math.log10(size) + self.exponent * math.log10(2) if size else float("-inf")
 
@@ -76,9 +77,7 @@ def path_functional(
     parameter name. The other arguments are those of ``paths(...)`` in the language. Raises ``PKC501`` for a value that does not
     exist, ``PKC502`` for missing data, ``PKC4xx`` for masks that do not fit.
     """
-    chosen = settings(
-        edge=edge, gates=gates, pools=pools, norms=norms, products=products, constants=constants, dtype=dtype
-    )
+    chosen = settings(edge=edge, gates=gates, pools=pools, norms=norms, products=products, constants=constants, dtype=dtype)
     captured = capture(model, example_inputs, dtype=dtype)
     return functional_of(captured, chosen, input=input, output=output, masks=masks, data=data)
 
@@ -106,7 +105,51 @@ def functional_of(
     ]
     exact = chosen.edge == "1" and not chosen.reads_data and input == "ones" and _is_ones(output)
     count = count_paths(captured.graph, captured.tensors, chosen, masks, captured.static_batch) if exact else None
-    return total(parts, count, "approximate" if is_approximate(captured, chosen) else "exact")
+    return total(parts, count, "approximate" if is_approximate(captured.graph, chosen) else "exact")
+
+
+def open_functional(
+    graph: PathGraph,
+    tensors: Mapping[str, Tensor],
+    chosen: Settings,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    gradients: bool = True,
+    count: bool = False,
+) -> Functional:
+    """A functional without data, input and output all ones, from a graph and its tensors alone (no model is needed).
+
+    ``count``: also the exact number of paths (edge "1").
+    """
+    check_masks(graph, masks)
+    batch = static_batch(graph)
+    sweep = Sweep(graph, tensors, chosen, batch=batch, device=next((t.device for t in tensors.values()), torch.device("cpu")))
+    part = differentiate(sweep, masks, unit_sources(graph, batch, chosen.dtype), "ones", gradients)
+    exact = count_paths(graph, tensors, chosen, masks, batch) if count else None
+    return total([part], exact, "approximate" if is_approximate(graph, chosen) else "exact")
+
+
+def static_batch(graph: PathGraph) -> int:
+    """The batch size that a static trace has baked in; 1 where the batch is free."""
+    first = graph.inputs[0].type.shape[0] if graph.inputs and graph.inputs[0].type.shape else 1
+    return first if isinstance(first, int) else 1
+
+
+def differentiate(
+    sweep: Sweep, masks: Mapping[str, Tensor] | None, sources: Mapping[str, Tensor], output: Any, gradients: bool
+) -> tuple[Scaled, dict[str, Tensor]]:
+    """One forward and (with ``gradients``) one backward sweep; the value, and the gradients at its exponent."""
+    edges = sweep.edges(masks)
+    for edge in edges.values():
+        edge.requires_grad_(gradients)
+    on_device = {name: t.to(sweep.device) for name, t in sources.items()}
+    with torch.set_grad_enabled(gradients):
+        weighted = weigh(sweep.run(edges, on_device), output)
+        if not gradients:
+            return weighted, {}
+        grads = torch.autograd.grad(weighted.tensor.sum(), list(edges.values()), allow_unused=True)
+    named = {n: torch.zeros_like(e) if g is None else g for (n, e), g in zip(edges.items(), grads, strict=True)}
+    return Scaled(weighted.tensor.detach(), weighted.exponent), named
 
 
 def _is_ones(output: Any) -> bool:
@@ -154,17 +197,8 @@ def one_sweep(
     if samples is not None and (chosen.reads_data or input in ("data", "data^2")):
         batch = example_batch(samples)
     sweep = Sweep(captured.graph, captured.tensors, chosen, observed=observed, batch=batch, device=device_of(captured))
-    edges = sweep.edges(masks)
-    for edge in edges.values():
-        edge.requires_grad_(gradients)
-    with torch.set_grad_enabled(gradients):
-        value = sweep.run(edges, input_sources(captured, samples, input, batch, chosen.dtype))
-        weighted = weigh(value, output)
-        if not gradients:
-            return weighted, {}
-        grads = torch.autograd.grad(weighted.tensor.sum(), list(edges.values()), allow_unused=True)
-    named = {n: torch.zeros_like(e) if g is None else g for (n, e), g in zip(edges.items(), grads, strict=True)}
-    return Scaled(weighted.tensor.detach(), weighted.exponent), named
+    sources = input_sources(captured, samples, input, batch, chosen.dtype)
+    return differentiate(sweep, masks, sources, output, gradients)
 
 
 def weigh(value: Scaled, output: Any) -> Scaled:
@@ -186,16 +220,15 @@ def device_of(captured: Capture) -> torch.device:
 def total(parts: Sequence[tuple[Scaled, dict[str, Tensor]]], count: int | None, status: str) -> Functional:
     """Pieces of the data added up at one exponent."""
     exponent = max(value.exponent for value, _ in parts)
-    pieces = [Scaled(v.tensor).tensor * 2.0 ** (v.exponent - exponent) for v, _ in parts]
+    factors = [2.0 ** (value.exponent - exponent) for value, _ in parts]
+    pieces = [value.tensor * f for (value, _), f in zip(parts, factors, strict=True)]
     mantissa = torch.cat(pieces) if pieces[0].dim() else torch.stack(pieces).sum()
-    grad = {n: sum((g[n] * 2.0 ** (v.exponent - exponent) for v, g in parts[1:]), parts[0][1][n]) for n in parts[0][1]}
+    grads = parts[0][1]
     if len(parts) > 1:
-        grad = {n: sum(g[n] * 2.0 ** (v.exponent - exponent) for v, g in parts) for n in parts[0][1]}  # type: ignore[misc]
-    return Functional(float(mantissa) if mantissa.dim() == 0 else mantissa, exponent, grad, count, status)
+        grads = {n: torch.stack([g[n] * f for (_, g), f in zip(parts, factors, strict=True)]).sum(0) for n in grads}
+    return Functional(float(mantissa) if mantissa.dim() == 0 else mantissa, exponent, grads, count, status)
 
 
-def is_approximate(captured: Capture, chosen: Settings) -> bool:
+def is_approximate(graph: PathGraph, chosen: Settings) -> bool:
     """Unsigned functionals drop the centring of a normalisation (THEORY section 2)."""
-    from pkcompiler.ir.maps import Normalise
-
-    return not chosen.transform.signed and any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in captured.graph.ops)
+    return not chosen.transform.signed and any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)

@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from pkcompiler.analysis.reindex import window_winners
 from pkcompiler.frontend.export import Program
-from pkcompiler.frontend.trace import run_inputs
 from pkcompiler.frontend.lift import Lifted, Record
+from pkcompiler.frontend.trace import run_inputs
 from pkcompiler.ir.maps import Gate, Normalise, Window
 from pkcompiler.ir.types import Op
 
@@ -29,7 +29,9 @@ class _Keep(fx.Interpreter):
         return value
 
 
-def observe(program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+def observe(
+    program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], Tensor]:
     """Run the program at ``flat`` with the given parameters and buffers; returns the observations by operation name and the output."""
     wanted = {n for r in lifted.records.values() for n in (r.node, r.source) if n}
     run = _Keep(program.module, frozenset(wanted))

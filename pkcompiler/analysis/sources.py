@@ -29,7 +29,9 @@ def check_masks(graph: PathGraph, masks: Mapping[str, Tensor] | None) -> None:
                 Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name].type.shape}")
             )
         elif mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
-            found.append(Diagnostic("PKC401", f"the mask of '{name}' holds other values than 0 and 1", notes=("use a boolean mask",)))
+            found.append(
+                Diagnostic("PKC401", f"the mask of '{name}' holds other values than 0 and 1", notes=("use a boolean mask",))
+            )
     raise_all(found)
 
 
@@ -65,7 +67,9 @@ def data_position(flat: Sequence[Any]) -> int:
     return (floating or tensors)[0]
 
 
-def input_sources(captured: Capture, samples: Sequence[Any] | None, input: str, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
+def input_sources(
+    captured: Capture, samples: Sequence[Any] | None, input: str, batch: int, dtype: torch.dtype
+) -> dict[str, Tensor]:
     """The source weights of every input of the graph (see ``Sweep.run``)."""
     if input not in INPUTS:
         raise fail("PKC501", f"path_functional has no input = {input!r}", f"expected one of {', '.join(map(repr, INPUTS))}")

@@ -64,7 +64,9 @@ def capture(
     Raises PkcError: ``PKC203``-``PKC206`` for models that cannot be called or traced, ``PKC201``/``PKC202`` from the lift.
     """
     if not isinstance(model, nn.Module):
-        raise fail("PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)")
+        raise fail(
+            "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)"
+        )
     if dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in model.state_dict().values()):
         model = copy.deepcopy(model).to(dtype)
     call = bind_call(model, _cast_inputs(example_inputs, dtype), output)

@@ -15,7 +15,9 @@ from pkcompiler.ops.gates import LINEAR, NORMS, PASS_THROUGH, is_pointwise, is_s
 
 Kind = Literal["number", "known", "index", "stored", "path", "observed", "several"]
 
-RESHAPES = frozenset("aten.view.default aten.reshape.default aten.unsqueeze.default aten.squeeze.dim aten.flatten.using_ints".split())
+RESHAPES = frozenset(
+    ["aten.view.default", "aten.reshape.default", "aten.unsqueeze.default", "aten.squeeze.dim", "aten.flatten.using_ints"]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,11 @@ def is_floating(node: fx.Node) -> bool:
 
 def tensor_operands(node: fx.Node) -> list[fx.Node]:
     """The node's operands that are tensors (or tuples of tensors), in order."""
-    return [n for n in node.all_input_nodes if not isinstance(meta(n), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)]
+    return [
+        n
+        for n in node.all_input_nodes
+        if not isinstance(meta(n), int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
+    ]
 
 
 def classify(program: Program) -> Classes:
@@ -137,7 +143,7 @@ class _Classifier:
         if is_singular(name, node.args[1] if len(node.args) > 1 else None) and not bent_inside:
             return self.observe(node, "norm" if name in NORMS else "factor")
         if root:
-            linear = name in PASS_THROUGH or name in LINEAR and (len(data) == 1 or name.startswith(("aten.add", "aten.sub")))
+            linear = name in PASS_THROUGH or (name in LINEAR and (len(data) == 1 or name.startswith(("aten.add", "aten.sub"))))
             self.regions[node] = Region(root, bent_inside or not linear)
         return "path"
 

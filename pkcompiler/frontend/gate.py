@@ -56,7 +56,9 @@ def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | N
 
         for n in nodes:
             args = fx.map_arg(n.args, read)
-            kwargs = {k: v for k, v in fx.map_arg(dict(n.kwargs), read).items() if k not in ("dtype", "layout", "device", "pin_memory")}
+            kwargs = {
+                k: v for k, v in fx.map_arg(dict(n.kwargs), read).items() if k not in ("dtype", "layout", "device", "pin_memory")
+            }
             target: Any = n.target
             values[n] = args[0] if op_name(n) == "aten._to_copy.default" else target(*args, **kwargs)
         result: Tensor = values[node]

@@ -17,9 +17,25 @@ from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.gate import describe_gate
 from pkcompiler.frontend.names import Names, origin_of
 from pkcompiler.frontend.trace import DTYPES, Trace, trace
-from pkcompiler.ir.maps import Batch, Conv, Dense, Dim, Embed, Fixed, Frozen, Gate, Literal, Named, PathMap, Product, Reindex, Softmax, Source
+from pkcompiler.ir.maps import (
+    Batch,
+    Conv,
+    Dense,
+    Dim,
+    Embed,
+    Fixed,
+    Frozen,
+    Gate,
+    Literal,
+    Named,
+    PathMap,
+    Product,
+    Reindex,
+    Softmax,
+    Source,
+)
 from pkcompiler.ir.types import Op, Origin, PathGraph, Slot, TensorType, Value
-from pkcompiler.ops.gates import IGNORED, PASS_THROUGH
+from pkcompiler.ops.gates import PASS_THROUGH
 from pkcompiler.ops.table import TABLE, Index, Known, Observed, Path, Ref, Stored
 
 
@@ -144,7 +160,9 @@ class _Lifter:
             return Known(self.program.lifted[name], tuple(self.program.lifted[name].shape))
         if name not in self.seen.dtypes:
             return shape
-        label = self.names.fresh("x" if len(self.program.inputs) == 1 else name.removeprefix("flat_") and f"x{name.removeprefix('flat_')}")
+        label = self.names.fresh(
+            "x" if len(self.program.inputs) == 1 else name.removeprefix("flat_") and f"x{name.removeprefix('flat_')}"
+        )
         self.placeholders[label] = name
         self.inputs.append(Value(label, TensorType(self.seen.dtypes[name], shape)))
         return Path(label, shape) if self.classes.kinds[node] == "path" else Index(label, shape)
@@ -374,7 +392,9 @@ class _Use:
     def unsupported(self, why: str) -> Exception:
         name = op_name(self.node)
         short = name.removeprefix("aten.").rsplit(".", 1)[0]
-        where = " ".join(filter(None, (self.origin.module and f"in {self.origin.module}", self.origin.source and f"at {self.origin.source}")))
+        where = " ".join(
+            filter(None, (self.origin.module and f"in {self.origin.module}", self.origin.source and f"at {self.origin.source}"))
+        )
         line = self.node.format_node(include_tensor_metadata=False) if hasattr(self.node, "format_node") else str(self.node)
         return _Unsupported(
             Diagnostic(
@@ -383,7 +403,7 @@ class _Use:
                 notes=(
                     f"in the graph: {line}",
                     f"if it acts on each entry alone, declare it a gate: --gate {short}",
-                    f"else give it a meaning with @path_op(\"{name}\") in a file of yours: --plugin my_ops.py",
+                    f'else give it a meaning with @path_op("{name}") in a file of yours: --plugin my_ops.py',
                 ),
             )
         )

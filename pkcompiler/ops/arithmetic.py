@@ -133,7 +133,9 @@ def choose(use: Use, condition: Ref, yes: Ref | Scalar, no: Ref | Scalar) -> Ref
 
 
 def part(use: Use, side: Ref | Scalar, kept: torch.Tensor, shape: tuple) -> Path | None:
-    number = side if isinstance(side, Scalar) else float(side.tensor) if isinstance(side, Known) and side.tensor.numel() == 1 else None
+    number = (
+        side if isinstance(side, Scalar) else float(side.tensor) if isinstance(side, Known) and side.tensor.numel() == 1 else None
+    )
     if number is not None and not math.isfinite(number):
         raise use.unsupported("it fills with infinity outside of a softmax")
     if number == 0:

@@ -5,27 +5,65 @@ from __future__ import annotations
 import torch
 
 PASS_THROUGH = frozenset(
-    "aten.clone.default aten.alias.default aten._to_copy.default aten.dropout.default aten.contiguous.default aten.lift_fresh_copy.default "
-    "aten.detach_.default aten.feature_dropout.default aten.alpha_dropout.default aten.to.dtype aten.type_as.default".split()
+    [
+        "aten.clone.default",
+        "aten.alias.default",
+        "aten._to_copy.default",
+        "aten.dropout.default",
+        "aten.contiguous.default",
+        "aten.lift_fresh_copy.default",
+        "aten.detach_.default",
+        "aten.feature_dropout.default",
+        "aten.alpha_dropout.default",
+        "aten.to.dtype",
+        "aten.type_as.default",
+    ]
 )
 """Operators that hand their tensor on unchanged (in evaluation mode; a change of precision is no change of value)."""
 
-IGNORED = frozenset({"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default"})
+IGNORED = frozenset(
+    {"aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range_for_size.default"}
+)
 
 LINEAR = frozenset(
-    "aten.add.Tensor aten.add.Scalar aten.sub.Tensor aten.sub.Scalar aten.rsub.Scalar aten.rsub.Tensor aten.mul.Tensor aten.mul.Scalar "
-    "aten.div.Tensor aten.div.Scalar aten.neg.default".split()
+    [
+        "aten.add.Tensor",
+        "aten.add.Scalar",
+        "aten.sub.Tensor",
+        "aten.sub.Scalar",
+        "aten.rsub.Scalar",
+        "aten.rsub.Tensor",
+        "aten.mul.Tensor",
+        "aten.mul.Scalar",
+        "aten.div.Tensor",
+        "aten.div.Scalar",
+        "aten.neg.default",
+    ]
 )
 """Pointwise operators that are linear in a path as long as the other operand is no function of the same tensor."""
 
 SINGULAR = frozenset(
-    "aten.log.default aten.log2.default aten.log10.default aten.log1p.default aten.reciprocal.default aten.rsqrt.default "
-    "aten.sqrt.default".split()
+    [
+        "aten.log.default",
+        "aten.log2.default",
+        "aten.log10.default",
+        "aten.log1p.default",
+        "aten.reciprocal.default",
+        "aten.rsqrt.default",
+        "aten.sqrt.default",
+    ]
 )
 """Functions singular at 0: frozen, unless they are part of an activation that is regular there (softplus written out)."""
 
 NORMS = frozenset(
-    "aten.rsqrt.default aten.sqrt.default aten.linalg_vector_norm.default aten.var.correction aten.std.correction aten.norm.Scalar".split()
+    [
+        "aten.rsqrt.default",
+        "aten.sqrt.default",
+        "aten.linalg_vector_norm.default",
+        "aten.var.correction",
+        "aten.std.correction",
+        "aten.norm.Scalar",
+    ]
 )
 """Operators that read the size of their input: what depends on them is a norm, decided by the ``norms`` argument of a functional."""
 

@@ -1,0 +1,1 @@
+"""Scores, schedules, masks."""

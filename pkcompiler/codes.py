@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "PKC006": "A file of the language may have at most 1 MB.",
     "PKC007": "A number has more than 40 digits, or is larger than 1.8e308.",
     "PKC008": "A file of the language is UTF-8 text. This one holds other bytes.",
+    "PKC009": "A file is not laid out canonically. 'pkc fmt FILE' rewrites it, keeping its comments; 'pkc fmt --check' only looks.",
     "PKC051": "A printed graph is too large to read (64 million characters), or its brackets are nested more than 100 deep.",
     "PKC052": (
         "A printed graph does not continue as it must. A graph reads: path.graph @name(%x: f32[B, 4]) -> f32[B, 2] { slots, "
@@ -144,6 +145,7 @@ CODES: dict[str, str] = {
     "PKC252": "example_inputs() returns a tensor, a tuple of tensors (positional), or a dict of tensors (keywords).",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
+    "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",
     "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",
     "PKC641": (
         "The weights file holds pickled objects, and unpickling can run any code. They are never loaded; save "

@@ -1,0 +1,116 @@
+"""The command line: ``pkc``. Commands are loaded when they are called; torch, numpy and rich only inside of them.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 diagnosed, 2 usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import click
+
+from pkcompiler import __version__
+from pkcompiler.cli.output import FORMATS, failed, misused
+from pkcompiler.diagnostics import PkcError
+
+COMMANDS = {
+    "ir": "graph",
+    "ops": "graph",
+    "check": "language",
+    "fmt": "language",
+    "passes": "language",
+    "explain": "language",
+}
+"""Each command and the module of this folder that holds it (under the same name), in the order of the help page."""
+
+DONE, DIAGNOSED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+class Pkc(click.Group):
+    """The group of all commands: loads them on use and turns what they raise into messages and exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"pkcompiler.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        return _with_error_format(command)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        close = get_close_matches(args[0], COMMANDS, 1)
+        if args[0] in COMMANDS or args[0].startswith("-") or not close:
+            return super().resolve_command(ctx, args)
+        raise click.UsageError(f"No such command '{args[0]}', did you mean 'pkc {close[0]}'?", ctx)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = "pkc",
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command line; exits, unless ``standalone_mode`` is False."""
+        given = list(sys.argv[1:] if args is None else args)
+        options = {"obj": _error_format(given)} | extra
+        run = partial(super().main, given, prog_name, complete_var, standalone_mode=False, **options)
+        if not standalone_mode:
+            return run()
+        sys.exit(_exit_code(run, options["obj"]))
+
+
+def _exit_code(run: Callable[[], Any], form: str) -> int:
+    try:
+        code = run()
+    except PkcError as error:
+        failed(error.diagnostics, form)
+        return DIAGNOSED
+    except click.ClickException as error:
+        misused(error, form)
+        return USAGE
+    except click.Abort:
+        return INTERRUPTED
+    return code if isinstance(code, int) else DONE
+
+
+def _error_format(args: Sequence[str]) -> str:
+    """The ``--error-format`` of a command line, found before it is parsed: usage errors are reported in it too."""
+    found = FORMATS[0]
+    for i, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name == "--error-format":
+            found = value if equals else "".join(args[i + 1 : i + 2])
+    return found if found in FORMATS else FORMATS[0]
+
+
+def _error_format_option() -> click.Option:
+    return click.Option(
+        ["--error-format"],
+        type=click.Choice(FORMATS),
+        default=FORMATS[0],
+        expose_value=False,
+        help="How errors are written on stderr.",
+    )
+
+
+def _with_error_format(command: click.Command) -> click.Command:
+    if not any(param.name == "error_format" for param in command.params):
+        command.params.append(_error_format_option())
+    return command
+
+
+main = Pkc(
+    name="pkc",
+    help="Path kernels, pruning criteria and sparse networks from one typed graph of a PyTorch model.",
+    params=[_error_format_option()],
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+click.version_option(__version__, message="pkc %(version)s")(main)

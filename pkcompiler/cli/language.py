@@ -1,0 +1,97 @@
+"""Commands on files of the language: no model, no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from pkcompiler.cli.output import say, table, warn, write_json
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, metavar="FILES...")
+def check(files: tuple[str, ...]) -> None:
+    """Report every error of .pkc files, without loading a model."""
+    from pkcompiler.lang.library import check_files
+
+    found = check_files(files)
+    if any(d.severity == "error" for d in found):
+        raise PkcError(*found)
+    warn(found)
+    say(f"{len(files)} file{'s' if len(files) > 1 else ''} checked, no errors")
+
+
+@click.command()
+@click.option("--check", "only_check", is_flag=True, help="Change nothing; exit with 1 where a file is laid out otherwise.")
+@click.argument("files", nargs=-1, required=True, metavar="FILES...")
+def fmt(only_check: bool, files: tuple[str, ...]) -> None:
+    """Lay .pkc files out in the one canonical way.
+
+    Comments are kept. The file '-' is read from stdin and written to stdout.
+    """
+    found: list[Diagnostic] = []
+    for file in files:
+        try:
+            _format(file, only_check)
+        except PkcError as error:
+            found += error.diagnostics
+    if found:
+        raise PkcError(*found)
+
+
+def _format(file: str, only_check: bool) -> None:
+    from pkcompiler.lang.library import format_text, read_source
+
+    text = sys.stdin.read() if file == "-" else read_source(Path(file))
+    formatted = format_text(text, "<stdin>" if file == "-" else file)
+    if only_check and formatted != text:
+        raise fail("PKC009", f"'{file}' is not laid out canonically", f"pkc fmt {file}")
+    if only_check:
+        return
+    if file == "-":
+        click.echo(formatted, nl=False)
+    elif formatted != text:
+        _write(Path(file), formatted)
+        say(f"formatted {file}")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise fail(
+            "PKC612", f"'{path}' cannot be written: {error.strerror}", "make it writable, or print the result: pkc fmt -"
+        ) from None
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
+def passes(as_json: bool) -> None:
+    """List the passes of the library."""
+    from pkcompiler.lang.explain import reads
+    from pkcompiler.lang.library import list_passes
+
+    found = list_passes()
+    if not as_json:
+        table(("pass", "reads", "rounds", "source"), [(p.name, reads(p), str(p.rounds), p.source) for p in found])
+        return
+    rows = [
+        {"name": p.name, "doc": p.doc, "source": p.source, "reads": reads(p), "rounds": p.rounds, "curve": p.curve, "text": p.text}
+        for p in found
+    ]
+    write_json({"schema": 1, "passes": rows})
+
+
+@click.command()
+@click.argument("word")
+def explain(word: str) -> None:
+    """Explain a pass, a word or an error code.
+
+    A pass (by name or path) is shown with its formula, a word of the language with what it takes.
+    """
+    from pkcompiler.lang.explain import explain as explained
+
+    click.echo(explained(word), nl=False)

@@ -1,0 +1,44 @@
+"""The options of every command that opens a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pkcompiler.pipeline import Opened
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.argument("model", metavar="MODEL"),
+    click.option("--arg", "args", multiple=True, metavar="KEY=VALUE", help="An argument of the model's factory."),
+    click.option(
+        "--input", "inputs", multiple=True, metavar="SHAPE", help="An example input, batch first: 1x3x32x32, int64:1x128, NAME=1x8."
+    ),
+    click.option("--output", metavar="NAME|INDEX", help="Which output, where the model returns several tensors."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the initialisation and of random inputs."),
+    click.option("--weights", metavar="FILE", help="Weights: .safetensors, .pt or .pth."),
+    click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file with @path_op entries."),
+    click.option("--gate", "gates", multiple=True, metavar="OP", help="Read this operator as a gate."),
+)
+
+
+def model_options(function: _Function) -> _Function:
+    """MODEL and what belongs to it; the command takes them as keyword arguments and hands them to :func:`opened`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def opened(model: str, output: str | None, **options: Any) -> Opened:
+    """The model of a command line.
+
+    :raises PkcError: a spec, input, weight file or operator that the pipeline cannot use
+    """
+    from pkcompiler import pipeline
+
+    index = int(output) if output is not None and output.isascii() and output.isdigit() else output
+    return pipeline.open_model(model, output=index, **options)

@@ -272,3 +272,15 @@ def test_shell_completion(shell: str) -> None:
     assert "_PKC_COMPLETE" in result.stdout
     offered = run(_PKC_COMPLETE="bash_complete", COMP_WORDS="pkc ch", COMP_CWORD="1")
     assert "check" in offered.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colour_on_a_terminal_unless_refused(no_color: str, coloured: bool) -> None:
+    reader, terminal = os.openpty()
+    command = [sys.executable, "-c", "from pkcompiler.cli import main; main(['explain', 'sinflow'])"]
+    subprocess.run(command, stderr=terminal, check=False, env=os.environ | {"TERM": "xterm", "NO_COLOR": no_color})
+    os.close(terminal)
+    shown = os.read(reader, 10_000).decode()
+    os.close(reader)
+    assert "PKC122" in shown and ("\x1b[" in shown) == coloured

@@ -61,7 +61,7 @@ class Lowered(MaskedTree, fx.GraphModule):
     def __deepcopy__(self, memo: dict[int, Any]) -> Lowered:
         state = {key: copy.deepcopy(value, memo) for key, value in self.__dict__.items() if key != "_graph"}
         root = nn.Module()
-        root.__dict__.update({key: state[key] for key in (*TREE, *STATE_HOOKS)})
+        root.__dict__.update({key: state[key] for key in TREE})
         twin = Lowered(root, copy.deepcopy(self.graph), self.mask_names)
         twin.__dict__.update(state)
         memo[id(self)] = twin

@@ -143,6 +143,30 @@ CODES: dict[str, str] = {
         "both, with a shape guessed from the first layer."
     ),
     "PKC252": "example_inputs() returns a tensor, a tuple of tensors (positional), or a dict of tensors (keywords).",
+    "PKC270": (
+        "A lowered network is a graph, which would lose hooks of the model, of its modules or of its parameters. Hooks of "
+        "torch's own weight_norm and spectral_norm are kept. apply_masks keeps the class with all its hooks."
+    ),
+    "PKC271": "The model overrides a method that a lowered graph would not run, such as train. apply_masks keeps the class.",
+    "PKC272": "The model cannot be traced symbolically. It is recorded on an example then: lower(model, masks, example_inputs).",
+    "PKC273": (
+        "The model can be neither traced nor exported: its forward branches on data, or draws random numbers outside of "
+        "torch. apply_masks keeps the class."
+    ),
+    "PKC275": (
+        "A lowered network is not pickled, since reading it back can silently change its operators. Save its state_dict, "
+        "and lower again after loading."
+    ),
+    "PKC276": "An exported network was called with other sizes than it was recorded for. Dimension 0 may vary, the rest may not.",
+    "PKC277": "The exported graph names its floating type, so .half() and the like would mix types. Change the type, then lower.",
+    "PKC470": "A mask has a name that no parameter of the model has.",
+    "PKC471": "A mask has another shape than its parameter.",
+    "PKC472": "A mask is not a torch.bool tensor. True means kept.",
+    "PKC473": "Two masks name one tied parameter and differ. One is enough, under either name.",
+    "PKC474": (
+        "A parameter cannot be masked: its module is lazy and has not been called yet, or it is an embedding with "
+        "sparse gradients or with max_norm."
+    ),
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.lower import Lowered, ModePair, lower
+from pkcompiler.lowering import Lowered, ModePair, lower
 from tests.lower_models import CASES, build, call, masked_eager, random_masks
 
 OPTIMIZERS = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pkcompiler.lower import apply_masks, lower
+from pkcompiler.lowering import apply_masks, lower
 from tests.lower_models import CASES, build, call, masked_eager, random_masks
 from tests.test_lower import OPTIMIZERS, assert_equal, assert_pruned_zero
 

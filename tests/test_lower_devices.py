@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pkcompiler.lower import apply_masks, lower
+from pkcompiler.lowering import apply_masks, lower
 from tests.lower_models import CASES, build, call, masked_eager, random_masks
 from tests.test_lower import assert_equal, assert_pruned_zero
 

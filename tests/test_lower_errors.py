@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.lower import apply_masks, lower
+from pkcompiler.lowering import apply_masks, lower
 from tests.lower_models import CASES, build, call, random_masks
 
 

@@ -1,4 +1,4 @@
-"""What :func:`pkcompiler.lower.lower` returns: one graph, or one for each mode, over one tree of parameters."""
+"""What :func:`pkcompiler.lowering.lower` returns: one graph, or one for each mode, over one tree of parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lower.masks import zero_pruned
+from pkcompiler.lowering.masks import zero_pruned
 
 TREE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")

@@ -13,8 +13,8 @@ from torch.export import Dim, ShapesCollection
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lower.call import Shapes, check_shapes
-from pkcompiler.lower.trace import Trace, scratch_copy
+from pkcompiler.lowering.call import Shapes, check_shapes
+from pkcompiler.lowering.trace import Trace, scratch_copy
 
 
 def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace, int | None]:

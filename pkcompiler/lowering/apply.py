@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pkcompiler.lower.masks import canonical_names, check_masks, zero_pruned
+from pkcompiler.lowering.masks import canonical_names, check_masks, zero_pruned
 
 ATTRIBUTE = "_kept_masks"
 
@@ -68,7 +68,7 @@ def apply_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
     other masks only tighten: a weight is kept when every mask so far keeps it.
 
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept.
-    :raises PkcError: as :func:`pkcompiler.lower.masks.check_masks`.
+    :raises PkcError: as :func:`check_masks`.
     """
     checked = check_masks(module, masks)
     keeper = module.__dict__.get(ATTRIBUTE)

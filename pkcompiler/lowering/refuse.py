@@ -10,7 +10,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from pkcompiler.diagnostics import Diagnostic
-from pkcompiler.lower.apply import is_mask_hook
+from pkcompiler.lowering.apply import is_mask_hook
 
 HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",

@@ -9,13 +9,13 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail, raise_all
-from pkcompiler.lower.apply import ATTRIBUTE, after_load, applied_masks
-from pkcompiler.lower.export import export_modes
-from pkcompiler.lower.masks import canonical_names, check_masks, mask_faults, storage_key
-from pkcompiler.lower.modules import Lowered, ModePair
-from pkcompiler.lower.refuse import unkept
-from pkcompiler.lower.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
-from pkcompiler.lower.weave import weave
+from pkcompiler.lowering.apply import ATTRIBUTE, after_load, applied_masks
+from pkcompiler.lowering.export import export_modes
+from pkcompiler.lowering.masks import canonical_names, check_masks, mask_faults, storage_key
+from pkcompiler.lowering.modules import Lowered, ModePair
+from pkcompiler.lowering.refuse import unkept
+from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
+from pkcompiler.lowering.weave import weave
 
 
 def lower(model: nn.Module, masks: Mapping[str, Tensor], example_inputs: Any = None) -> Lowered | ModePair:

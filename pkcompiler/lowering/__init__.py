@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pkcompiler.lower.apply import apply_masks
-from pkcompiler.lower.lowering import lower
-from pkcompiler.lower.modules import Lowered, ModePair
+from pkcompiler.lowering.apply import apply_masks
+from pkcompiler.lowering.assemble import lower
+from pkcompiler.lowering.modules import Lowered, ModePair
 
 __all__ = ["Lowered", "ModePair", "apply_masks", "lower"]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from pkcompiler.lower.call import call_with
+from pkcompiler.lowering.call import call_with
 
 
 def weave(graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_names: Mapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pkcompiler.lower.call import call_with
+from pkcompiler.lowering.call import call_with
 
 SCALARS = (type(None), bool, int, float, str)
 

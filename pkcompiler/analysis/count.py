@@ -11,23 +11,19 @@ from sympy.ntheory import prevprime
 from sympy.ntheory.modular import crt
 from torch import Tensor
 
+from pkcompiler.analysis.limits import Limits
 from pkcompiler.analysis.reindex import window_gather, window_max, window_winners
 from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import unit_sources
 from pkcompiler.analysis.sweep import Sweep, last_uses
-from pkcompiler.ir.maps import Product, Window
+from pkcompiler.ir.maps import Window
 from pkcompiler.ir.types import PathGraph
-
-PRODUCT_BITS = 20
-"""With products of activations, a sum of 2**13 products of two remainders below 2**20 is exact in float64."""
-LINEAR_BITS = 34
-"""Without, a sum of 2**19 remainders below 2**34 is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Modular:
-    """Remainders by one prime; ``settle`` is exact because every sum before it stays below 2**53."""
+    """Remainders by one prime; ``settle`` is exact because every sum before it stays below 2**53 (``limits``)."""
 
     prime: float
 
@@ -45,25 +41,12 @@ def count_paths(
 
     ``batch``: 1, or the batch size that a static graph has baked in. With ``pools=max`` each window passes its largest count.
     """
-    bits = _bound(graph, tensors, chosen, masks, batch)
-    if bits == 0:
-        return 0
-    primes = primes_for(bits + 1, PRODUCT_BITS if any(isinstance(op.map, Product) for op in graph.ops) else LINEAR_BITS)
+    limits = Limits.of(graph, chosen, masks, batch)
+    primes = primes_for((limits.total + 1).bit_length(), limits.bits)
     together = chosen.pools == "max" and any(isinstance(op.map, Window) for op in graph.ops)
     groups = [primes] if together else [[p] for p in primes]
     residues = [r for group in groups for r in _remainders(graph, tensors, chosen, masks, batch, group)]
     return int(crt(primes, residues)[0])
-
-
-def _bound(
-    graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Settings, masks: Mapping[str, Tensor] | None, batch: int
-) -> int:
-    """A number of bits that holds the count, from a floating sweep with carried exponents (0: there is no path)."""
-    sweep = Sweep(graph, tensors, chosen, batch=batch)
-    with torch.no_grad():
-        value = sweep.run(sweep.edges(masks), unit_sources(graph, batch, chosen.dtype))
-    total = float(value.tensor.sum())
-    return 0 if total == 0 else max(1, math.frexp(total)[1] + value.exponent + 1)
 
 
 def primes_for(bits: int, size: int) -> list[int]:
@@ -127,7 +110,10 @@ def mixed_radix(remainders: Sequence[Tensor], primes: Sequence[int]) -> list[Ten
 
 
 def _times(x: Tensor, factor: int, p: int) -> Tensor:
-    """x * factor mod p with 0 <= x < p < 2**34, the factor split so that no product passes 2**63."""
-    half = 1 << 17
-    high = torch.remainder(x * (factor >> 17), p)
-    return torch.remainder(high * half + x * (factor & (half - 1)), p)
+    """x * factor mod p with 0 <= x < p < 2**53, the factor taken in pieces so that nothing passes 2**63."""
+    width = 61 - p.bit_length()
+    result = torch.zeros_like(x)
+    for start in reversed(range(0, p.bit_length(), width)):
+        piece = (factor >> start) & ((1 << width) - 1)
+        result = torch.remainder((result << width) + x * piece, p)
+    return result

@@ -100,7 +100,7 @@ def functional_of(
         raise fail("PKC502", f"this functional reads data ({reader}), and none was given", "pass data=(x, y), or --data digits")
     tensors = masked(captured, masks)
     parts = [
-        one_sweep(captured, tensors, chosen, chunk, input=input, output=output, masks=masks, gradients=gradients)
+        one_sweep(captured, tensors, chosen, chunk, samples, input=input, output=output, masks=masks, gradients=gradients)
         for chunk in chunks(captured, samples, whole=input in ("ones", "mean(data)", "mean(data^2)") and not chosen.reads_data)
     ]
     exact = chosen.edge == "1" and not chosen.reads_data and input == "ones" and _is_ones(output)
@@ -183,22 +183,33 @@ def one_sweep(
     tensors: Mapping[str, Tensor],
     chosen: Settings,
     samples: Sequence[Any] | None,
+    everything: Sequence[Any] | None,
     *,
-    input: str,
+    input: str | Tensor,
     output: Any,
     masks: Mapping[str, Tensor] | None,
     gradients: bool,
 ) -> tuple[Scaled, dict[str, Tensor]]:
-    """One forward and one backward sweep; the value (a number, or one per output entry) and the gradients at its exponent."""
+    """One forward and one backward sweep over ``samples``, a piece of ``everything`` (which means are taken over)."""
+    sweep, batch = prepare(captured, tensors, chosen, samples, input)
+    read = everything if isinstance(input, str) and input.startswith("mean") else samples
+    sources = input_sources(captured, read, input, batch, chosen.dtype)
+    return differentiate(sweep, masks, sources, output, gradients)
+
+
+def prepare(
+    captured: Capture, tensors: Mapping[str, Tensor], chosen: Settings, samples: Sequence[Any] | None, input: str | Tensor
+) -> tuple[Sweep, int]:
+    """The sweep of a functional with what it observes at the samples (``tensors``: masked), and the batch that it carries."""
     observed, batch = None, captured.static_batch
     if samples is not None and chosen.reads_data:
-        everything = {**captured.program.tensors, **tensors}
-        observed, _ = observe(captured.program, captured.lifted, samples, everything)
-    if samples is not None and (chosen.reads_data or input in ("data", "data^2")):
+        observed, _ = observe(captured.program, captured.lifted, samples, {**captured.program.tensors, **tensors})
+    if samples is not None and (chosen.reads_data or (isinstance(input, str) and input in ("data", "data^2"))):
         batch = example_batch(samples)
+    if isinstance(input, Tensor) and captured.batched and input.shape[0] > 1:
+        batch = int(input.shape[0])
     sweep = Sweep(captured.graph, captured.tensors, chosen, observed=observed, batch=batch, device=device_of(captured))
-    sources = input_sources(captured, samples, input, batch, chosen.dtype)
-    return differentiate(sweep, masks, sources, output, gradients)
+    return sweep, batch
 
 
 def weigh(value: Scaled, output: Any) -> Scaled:

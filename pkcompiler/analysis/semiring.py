@@ -57,8 +57,10 @@ class Settings:
 
     @property
     def norm_power(self) -> int:
-        """The power of observed deviations: that of the squares they stand in."""
-        return 2 if self.edge == "theta^2" or self.gates == "data^2" else 1
+        """The power of observed deviations: that of the slopes, or without them that of the edge."""
+        if self.gates != "open":
+            return self.slope_power
+        return 2 if self.edge == "theta^2" else 1
 
 
 CHOICES = {

@@ -83,6 +83,15 @@ def input_sources(
     return out
 
 
+def _given_sources(captured: Capture, weights: Tensor, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    ones = unit_sources(captured.graph, batch, dtype)
+    placeholder = captured.program.inputs[data_position(captured.call.flat)]
+    name = next((n for n, p in captured.lifted.inputs if p == placeholder), None)
+    if name is None:
+        raise fail("PKC505", "the model's first input lies on no path, so it cannot be weighted")
+    return {**ones, name: weights.to(dtype).expand(ones[name].shape)}
+
+
 def source_weights(value: Value, given: Tensor | None, rows: int | None, input: str, batch: int, dtype: torch.dtype) -> Tensor:
     """Ones, the data, their squares, or means over the samples; an integer input weighs the rows of its table."""
     shape = [d.factor * batch if isinstance(d, Batch) else d for d in value.type.shape]

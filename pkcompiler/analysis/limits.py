@@ -1,0 +1,117 @@
+"""How large a path count can become, from shapes and masks alone: integers that no count exceeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+from torch import Tensor
+
+from pkcompiler.analysis.reindex import concrete
+from pkcompiler.analysis.semiring import Settings
+from pkcompiler.ir.maps import (
+    Constant,
+    Conv,
+    Dense,
+    Embed,
+    Frozen,
+    Gate,
+    Merge,
+    Normalise,
+    Product,
+    Reindex,
+    Resample,
+    Scale,
+    Softmax,
+    Source,
+    Window,
+)
+from pkcompiler.ir.types import Op, PathGraph
+
+MANTISSA_BITS = 53
+"""Whole numbers up to 2**53 are exact in float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """``total``: no fewer than all paths. ``bits``: operations on remainders below 2**bits stay below 2**53 before they are reduced."""
+
+    total: int
+    bits: int
+
+    @staticmethod
+    def of(graph: PathGraph, chosen: Settings, masks: Mapping[str, Tensor] | None = None, batch: int = 1) -> Limits:
+        """One walk with integers of any size; every entry of a value has at most its number of paths."""
+        reader = _Reader(graph, chosen, masks or {}, batch)
+        most = {value.name: 1 for value in graph.inputs}
+        bits = MANTISSA_BITS - 1
+        for op in graph.ops:
+            given = [most[name] for name in op.inputs]
+            terms, factors = reader.terms(op), 2 if isinstance(op.map, Product) else 1
+            bits = min(bits, (MANTISSA_BITS - (terms + EXTRA).bit_length()) // factors)
+            most[op.name] = _most(op, terms, given) + EXTRA
+        output = graph.outputs[0]
+        return Limits(most[output] * math.prod(reader.shapes[output]), bits)
+
+
+EXTRA = 2
+"""A bias and a constant source, beside what an operation sums."""
+
+
+def _most(op: Op, terms: int, given: list[int]) -> int:
+    match op.map:
+        case Product():
+            return terms * math.prod(given)
+        case Merge():
+            return sum(given)
+        case _:
+            return terms * max(given, default=1)
+
+
+class _Reader:
+    """Shapes with the batch filled in, and how many entries an operation sums into one."""
+
+    def __init__(self, graph: PathGraph, chosen: Settings, masks: Mapping[str, Tensor], batch: int) -> None:
+        self.chosen, self.masks = chosen, masks
+        self.slots = {slot.name: concrete(slot.type.shape, batch) for slot in graph.slots}
+        results = (*graph.inputs, *(op.result for op in graph.ops))
+        self.shapes = {value.name: concrete(value.type.shape, batch) for value in results}
+
+    def terms(self, op: Op) -> int:
+        """The most entries, multiplicity included, that one entry of the result is a sum of."""
+        shape = self.shapes[op.inputs[0]] if op.inputs else ()
+        match op.map:
+            case Dense(weight, transposed=transposed):
+                return self.kept(weight, 1 if transposed else 0)
+            case Conv(weight=weight, transposed=transposed):
+                return self.kept(weight, 1 if transposed else 0)
+            case Embed(weight):
+                return self.kept(weight, 1)
+            case Resample(size=size, kernel=kernel):
+                return math.prod(kernel or shape[-len(size) :])
+            case Reindex(fn="sum", args=args):
+                return math.prod(shape[d] for d in dict(args)["dims"])  # type: ignore[union-attr, index, misc]
+            case Reindex(fn="cumsum", args=args):
+                return shape[dict(args)["dim"]]  # type: ignore[index]
+            case Window(kernel=kernel, dims=dims):
+                return 1 if self.chosen.pools == "max" else math.prod(kernel or [shape[d] for d in dims])
+            case Product(kind="matmul"):
+                return shape[-1]
+            case Product(kind="conv"):
+                return math.prod(self.shapes[op.inputs[1]])
+            case Merge(signs):
+                return len(signs)
+            case Product() | Reindex() | Scale() | Source() | Constant() | Gate() | Normalise() | Softmax() | Frozen():
+                return 1
+            case _:
+                assert_never(op.map)
+
+    def kept(self, weight: str, unit: int) -> int:
+        """The most kept entries of a weight that lead to one unit (dimension ``unit``)."""
+        shape = self.slots[weight]
+        if weight not in self.masks:
+            return math.prod(shape) // max(1, shape[unit])
+        rows = self.masks[weight].movedim(unit, 0).reshape(shape[unit], -1)
+        return int((rows != 0).sum(1).max()) if rows.numel() else 0

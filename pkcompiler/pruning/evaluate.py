@@ -1,0 +1,175 @@
+"""Expressions of a pass, evaluated: path functionals by sweeps, the loss by the model, derivatives by reverse mode.
+
+A derivative is always taken by the leaves that an expression stands on (the edges t(theta) * mask of its path functionals, or the
+effective weights theta * mask of the loss) and carried over to what the pass asked for by the chain rule, so that it exists
+where the mask is 0 too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pkcompiler.analysis.semiring import settings
+from pkcompiler.diagnostics import fail
+from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Pass, Unary
+from pkcompiler.lang.facts import edge_of, resolve
+from pkcompiler.lang.format import print_expr
+from pkcompiler.lang.paths import DEFAULTS
+from pkcompiler.pruning import terms
+from pkcompiler.pruning.terms import PARAM, Term
+from pkcompiler.pruning.workspace import Leaf, Workspace
+
+UNARY: dict[str, Callable[[Term], Term]] = {
+    "abs": terms.absolute,
+    "sqrt": terms.square_root,
+    "exp": terms.exponential,
+    "log": terms.logarithm,
+    "detach": terms.detach,
+}
+
+
+@dataclass(slots=True)
+class Evaluator:
+    """One evaluation of one pass at one mask. ``leaves`` collects what has been derived from so far."""
+
+    pass_: Pass
+    work: Workspace
+    seed: int
+    _values: dict[str, tuple[Term, list[Leaf]]] = field(default_factory=dict)
+    _leaves: list[Leaf] = field(default_factory=list)
+
+    @property
+    def _lets(self) -> Mapping[str, Expr]:
+        return dict(self.pass_.lets)
+
+    def score(self) -> Term:
+        """The score: a term with the axis [param] (a number is spread over all parameters)."""
+        return self.evaluate(self.pass_.score)
+
+    def evaluate(self, expr: Expr) -> Term:
+        match expr:
+            case Number(value):
+                return terms.number(value, self.work.dtype)
+            case Name(name):
+                return self._name(name)
+            case Unary(operand=operand):
+                return terms.negate(self.evaluate(operand))
+            case Binary(op, left, right):
+                return terms.binary(op, self.evaluate(left), self.evaluate(right))
+            case Call():
+                return self._call(expr)
+        raise fail("PKC110", f"'{print_expr(expr)}' is no value", span=expr.span)
+
+    def _name(self, name: str) -> Term:
+        if name in self._lets:
+            return self._let(name)
+        match name:
+            case "theta":
+                return Term(PARAM, self.work.theta)
+            case "mask":
+                return Term(PARAM, self.work.mask)
+            case "data":
+                return Term(frozenset({"sample", "input"}), self.work.data)
+            case "loss":
+                return self._leafy(self.work.loss())
+            case "output":
+                return self._leafy(self.work.output())
+        raise fail("PKC103", f"'{name}' has no value here")
+
+    def _let(self, name: str) -> Term:
+        """A name's value, computed once; using it again stands on the same leaves."""
+        if name not in self._values:
+            outer, self._leaves = self._leaves, []
+            value = self.evaluate(self._lets[name])
+            self._values[name] = (value, self._leaves)
+            self._leaves = outer
+        value, leaves = self._values[name]
+        self._leaves = self._leaves + [leaf for leaf in leaves if leaf not in self._leaves]
+        return value
+
+    def _leafy(self, made: tuple[Term, Leaf]) -> Term:
+        if made[1] not in self._leaves:
+            self._leaves.append(made[1])
+        return made[0]
+
+    def _call(self, call: Call) -> Term:
+        kwargs = dict(call.kwargs)
+        match call.function:
+            case "paths":
+                return self._paths(kwargs)
+            case "grad":
+                return self._grad(*call.args)
+            case "uniform":
+                return Term(PARAM, self._uniform())
+            case "dot":
+                return terms.dot(self.evaluate(call.args[0]), self.evaluate(call.args[1]))
+            case "cross_entropy":
+                return self.work.cross_entropy(self.evaluate(call.args[0]))
+            case "sum" | "mean" | "norm2" | "max":
+                over = kwargs.get("over", Name("sample"))
+                assert isinstance(over, Name)
+                return terms.reduce(call.function, self.evaluate(call.args[0]), over.value, call.span)
+        return UNARY[call.function](self.evaluate(call.args[0]))
+
+    # path functionals -------------------------------------------------------------------------------------------------
+
+    def _paths(self, given: Mapping[str, Expr]) -> Term:
+        words = {k: print_expr(given[k]).replace(" ", "") if k in given else v for k, v in DEFAULTS.items()}
+        edge = edge_of(given["edge"], self._lets) if "edge" in given else DEFAULTS["edge"]
+        chosen = settings(
+            edge=edge,
+            gates=words["gates"],
+            pools=words["pools"],
+            norms=words["norms"],
+            products=words["products"],
+            constants=words["constants"],
+            dtype=self.work.dtype,
+        )
+        source = self._input(given.get("input"))
+        weights = given.get("output")
+        if weights is None or weights == Name("ones"):
+            return self._leafy(self.work.functional(chosen, source, "ones"))
+        if weights == Name("each"):
+            return self._leafy(self.work.functional(chosen, source, "each"))
+        return self._leafy(self.work.functional(chosen, source, self.evaluate(weights)))
+
+    def _input(self, expr: Expr | None) -> str | Tensor:
+        """One of the words that also serve integer inputs, or the weights themselves."""
+        if expr is None:
+            return "ones"
+        words = print_expr(resolve(expr, self._lets)).replace(" ", "")
+        if words in ("ones", "data", "data^2", "mean(data)", "mean(data^2)"):
+            return words
+        term = self.evaluate(expr).plain().tensor
+        return term if "sample" in self.evaluate(expr).axes else term.unsqueeze(0)
+
+    # derivatives ------------------------------------------------------------------------------------------------------
+
+    def _grad(self, functional: Expr, by: Expr) -> Term:
+        outer, self._leaves = self._leaves, []
+        value = self.evaluate(functional)
+        leaves, self._leaves = self._leaves, outer
+        wanted = "mask" if resolve(by, self._lets) == Name("mask") else edge_of(by, self._lets)
+        parts = [self.work.derivative(value, leaf, wanted) for leaf in leaves]
+        if not parts:
+            return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})
+        total = parts[0]
+        for part in parts[1:]:
+            total = terms.binary("+", total, part)
+        return terms.detach(total)
+
+    def _uniform(self) -> dict[str, Tensor]:
+        """Uniform on [0, 1), drawn per parameter name from the seed: a parameter's numbers do not depend on the others."""
+        return {name: seeded_uniform(name, t, self.seed) for name, t in self.work.theta.items()}
+
+
+def seeded_uniform(name: str, like: Tensor, seed: int) -> Tensor:
+    """Uniform numbers in float64 on the CPU, seeded with SHA-256 of seed and name, in the dtype and device of ``like``."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)

@@ -1,0 +1,106 @@
+"""``score``: what a pass says of every parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pkcompiler.analysis.sources import check_masks
+from pkcompiler.data import subset
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.lang.ast import Pass
+from pkcompiler.lang.library import find_pass
+from pkcompiler.pruning.evaluate import Evaluator
+from pkcompiler.pruning.terms import PARAM, Term
+from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scores(Mapping[str, Tensor]):
+    """Parameter name to scores of its shape; the score of entry i is ``scores[name][i] * 2**exponent`` (one exponent for all)."""
+
+    tensors: Mapping[str, Tensor]
+    exponent: int
+    order: str = "largest"
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+
+def score(
+    model: nn.Module,
+    example_inputs: Any,
+    pass_: str | Pass,
+    *,
+    data: Any = None,
+    loss: Loss | None = None,
+    masks: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> Scores:
+    """Score every parameter of a model by a pass (THEORY section 5), under ``masks``.
+
+    ``pass_``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole and
+    in order, or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy. The
+    model is not changed. Raises PkcError: ``PKC1xx`` for the pass, ``PKC2xx`` for the model, ``PKC5xx`` for data and numbers.
+    """
+    chosen = pass_ if isinstance(pass_, Pass) else find_pass(pass_)
+    captured = capture(model, example_inputs, dtype=dtype)
+    check_masks(captured.graph, masks)
+    work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed)
+    return evaluate(chosen, work, seed)
+
+
+def workspace(
+    captured: Capture,
+    chosen: Pass,
+    masks: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    data: Any = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    batch: int | None = None,
+) -> Workspace:
+    """Everything that a pass is evaluated with. Raises ``PKC502`` when it reads data and there are none."""
+    if data is None and chosen.needs_data:
+        raise fail("PKC502", f"the pass '{chosen.name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)")
+    samples, target = (None, None)
+    if data is not None and chosen.needs_data:
+        samples, target = sample_inputs(captured, as_pair(data, seed))
+    return Workspace(captured, dtype, masks, samples, target, loss, batch, chosen.mode == "train")
+
+
+def as_pair(data: Any, seed: int) -> Any:
+    """A pair as it is; of a Dataset (or loaded data) the samples and targets."""
+    if hasattr(data, "x") and hasattr(data, "y"):
+        return data.x, data.y
+    if isinstance(data, Dataset):
+        drawn = subset(data, seed=seed)
+        return drawn.x, drawn.y
+    return data
+
+
+def evaluate(chosen: Pass, work: Workspace, seed: int) -> Scores:
+    """Run a pass; refuses NaN scores by name (``PKC507``)."""
+    term = Evaluator(chosen, work, seed).score()
+    if term.axes != PARAM:
+        term = Term(PARAM, {n: term.tensor.expand_as(t) for n, t in work.theta.items()}, term.exponent)
+    result = Scores({n: t.detach() for n, t in term.tensors.items()}, term.exponent, chosen.order)
+    raise_all(
+        Diagnostic("PKC507", f"the pass '{chosen.name}' gives NaN scores for '{name}'", notes=("check the pass for 0/0 or log of 0",))
+        for name, t in result.items()
+        if bool(torch.isnan(t).any())
+    )
+    return result

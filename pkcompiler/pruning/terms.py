@@ -1,0 +1,173 @@
+"""Values of expressions: a tensor (or one per parameter) with named axes and a carried exponent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pkcompiler.analysis.scaled import Scaled, aligned, times_power
+from pkcompiler.diagnostics import Span, fail
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Term:
+    """``value * 2**exponent``. With the axis ``param``, ``value`` maps parameter names to tensors; else it is one tensor.
+
+    Tensors with several axes have them in the order sample, input | output.
+    """
+
+    axes: frozenset[str]
+    value: Tensor | Tensors
+    exponent: int = 0
+
+    @property
+    def tensor(self) -> Tensor:
+        assert isinstance(self.value, Tensor)
+        return self.value
+
+    @property
+    def tensors(self) -> Tensors:
+        assert not isinstance(self.value, Tensor)
+        return self.value
+
+    def plain(self) -> Term:
+        """The same with exponent 0 (entries that do not fit become inf or 0)."""
+        return self if self.exponent == 0 else Term(self.axes, each(self, lambda t: times_power(t, self.exponent)))
+
+
+NUMBER: frozenset[str] = frozenset()
+PARAM = frozenset({"param"})
+
+
+def each(term: Term, function: Callable[[Tensor], Tensor]) -> Tensor | dict[str, Tensor]:
+    """``function`` of every tensor of a term."""
+    return function(term.value) if isinstance(term.value, Tensor) else {n: function(t) for n, t in term.value.items()}
+
+
+def number(value: float, dtype: torch.dtype) -> Term:
+    return Term(NUMBER, torch.tensor(value, dtype=dtype))
+
+
+def combine(left: Term, right: Term, function: Callable[[Tensor, Tensor], Tensor], exponent: int) -> Term:
+    """An operation on two terms of equal axes, or one of them a number."""
+    axes = left.axes | right.axes
+    if isinstance(left.value, Tensor) and isinstance(right.value, Tensor):
+        return Term(axes, function(left.value, right.value), exponent)
+    names = left.tensors if not isinstance(left.value, Tensor) else right.tensors
+    a = dict.fromkeys(names, left.value) if isinstance(left.value, Tensor) else left.value
+    b = dict.fromkeys(names, right.value) if isinstance(right.value, Tensor) else right.value
+    return Term(axes, {n: function(a[n], b[n]) for n in names}, exponent)
+
+
+def binary(op: str, left: Term, right: Term) -> Term:
+    """``+ - * / ^`` with exponents carried."""
+    match op:
+        case "*":
+            return combine(left, right, torch.mul, left.exponent + right.exponent)
+        case "/":
+            return combine(left, right, torch.div, left.exponent - right.exponent)
+        case "^":
+            return power(left, right)
+    function = torch.add if op == "+" else torch.sub
+    if left.exponent == right.exponent:
+        return combine(left, right, function, left.exponent)
+    exponent = max(left.exponent, right.exponent)
+    a, b = (Term(t.axes, each(t, lambda x, t=t: times_power(x, t.exponent - exponent))) for t in (left, right))  # type: ignore[misc]
+    return combine(a, b, function, exponent)
+
+
+def power(base: Term, exponent: Term) -> Term:
+    """base ^ exponent: the carried exponent is multiplied where that stays whole, its fraction goes into the tensor."""
+    if exponent.axes or base.exponent == 0:
+        return combine(base.plain(), exponent.plain(), torch.pow, 0)
+    p = float(exponent.plain().tensor)
+    whole = math.floor(base.exponent * p)
+    rest = 2.0 ** (base.exponent * p - whole)
+    return Term(base.axes, each(base, lambda t: t**p * rest), whole)
+
+
+def square_root(term: Term) -> Term:
+    odd = term.exponent % 2
+    return Term(term.axes, each(term, lambda t: (t * 2.0**odd).sqrt()), (term.exponent - odd) // 2)
+
+
+def logarithm(term: Term) -> Term:
+    shift = term.exponent * math.log(2)
+    return Term(term.axes, each(term, lambda t: t.log() + shift))
+
+
+def negate(term: Term) -> Term:
+    return Term(term.axes, each(term, torch.neg), term.exponent)
+
+
+def absolute(term: Term) -> Term:
+    return Term(term.axes, each(term, torch.abs), term.exponent)
+
+
+def exponential(term: Term) -> Term:
+    plain = term.plain()
+    return Term(plain.axes, each(plain, torch.exp))
+
+
+def detach(term: Term) -> Term:
+    return Term(term.axes, each(term, Tensor.detach), term.exponent)
+
+
+REDUCERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": torch.sum,
+    "mean": torch.mean,
+    "max": torch.max,
+    "norm2": lambda t: t.square().sum().sqrt(),
+}
+
+
+def reduce(name: str, term: Term, over: str, span: Span | None = None) -> Term:
+    """``sum | mean | norm2 | max`` over one axis; ``layer`` reduces each tensor and spreads the result back."""
+    function = REDUCERS[name]
+    if over == "layer":
+        return Term(term.axes, each(term, lambda t: function(t).expand_as(t)), term.exponent)
+    if over == "param":
+        return Term(NUMBER, function(torch.cat([t.flatten() for t in term.tensors.values()])), term.exponent)
+    if over not in term.axes:
+        raise fail("PKC110", f"there is no axis '{over}' to reduce", span=span)
+    rest = term.axes - {over}
+    dims = _dims(term, over)
+    return Term(rest, _along(name, term.tensor, dims), term.exponent)
+
+
+def _dims(term: Term, over: str) -> list[int]:
+    """The dimensions of an axis: the samples are dimension 0, everything else belongs to the other axis."""
+    rank = term.tensor.dim()
+    if over == "sample":
+        return [0]
+    return list(range(1 if "sample" in term.axes else 0, rank))
+
+
+def _along(name: str, tensor: Tensor, dims: list[int]) -> Tensor:
+    if not dims:
+        return tensor
+    match name:
+        case "sum":
+            return tensor.sum(dims)
+        case "mean":
+            return tensor.mean(dims)
+        case "norm2":
+            return tensor.square().sum(dims).sqrt()
+    return tensor.amax(dims)
+
+
+def dot(left: Term, right: Term) -> Term:
+    """The inner product over everything: a number."""
+    product = combine(left, right, torch.mul, left.exponent + right.exponent)
+    if isinstance(product.value, Tensor):
+        return Term(NUMBER, product.value.sum(), product.exponent)
+    return Term(NUMBER, torch.stack([t.sum() for t in product.value.values()]).sum(), product.exponent)
+
+
+__all__ = ["NUMBER", "PARAM", "Scaled", "Term", "aligned", "binary", "reduce"]

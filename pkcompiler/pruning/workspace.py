@@ -1,0 +1,249 @@
+"""What evaluations of passes share from round to round: the captured model, effective weights, data, prepared sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pkcompiler.analysis.functional import masked, prepare
+from pkcompiler.analysis.scaled import Scaled, times_power
+from pkcompiler.analysis.semiring import Settings
+from pkcompiler.analysis.sources import data_inputs, data_position, input_sources
+from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.pruning.terms import NUMBER, PARAM, Term
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """Tensors that a value was computed from: ``edge`` says what of theta they are (``theta`` for the effective weights)."""
+
+    edge: str
+    tensors: Mapping[str, Tensor]
+
+
+@dataclass(slots=True)
+class Workspace:
+    """A captured model with its masks, data and loss.
+
+    ``samples`` are the model's flat inputs at the data, ``target`` the targets; ``batch`` samples are run at a time.
+    """
+
+    captured: Capture
+    dtype: torch.dtype
+    masks: Mapping[str, Tensor]
+    samples: Sequence[Any] | None = None
+    target: Tensor | None = None
+    loss_function: Loss | None = None
+    batch: int | None = None
+    training: bool = False
+    _edges: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _sweeps: dict[tuple[Settings, Any], tuple[Sweep, dict[str, Tensor]]] = field(default_factory=dict)
+
+    @property
+    def theta(self) -> dict[str, Tensor]:
+        """The stored, unmasked value of every parameter."""
+        return {s.name: self.captured.tensors[s.name].to(self.dtype) for s in self.captured.graph.parameters}
+
+    @property
+    def mask(self) -> dict[str, Tensor]:
+        """The mask of every parameter, as 0 and 1."""
+        return {n: self._mask_of(n, t) for n, t in self.theta.items()}
+
+    def _mask_of(self, name: str, like: Tensor) -> Tensor:
+        mask = self.masks.get(name)
+        return torch.ones_like(like) if mask is None else mask.to(like)
+
+    @property
+    def data(self) -> Tensor:
+        """The samples of the input that data stands for, floating."""
+        samples = self._need_data()
+        tensor: Tensor = samples[data_position(self.captured.call.flat)]
+        if not tensor.is_floating_point():
+            raise fail("PKC505", "this expression computes with data, which are integers here", "use input = data or mean(data)")
+        return tensor.to(self.dtype)
+
+    def _need_data(self) -> Sequence[Any]:
+        if self.samples is None:
+            raise fail("PKC502", "this pass reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)")
+        return self.samples
+
+    # path functionals -------------------------------------------------------------------------------------------------
+
+    def functional(self, chosen: Settings, input: str | Tensor, output: str | Term) -> tuple[Term, Leaf]:
+        """The value of ``paths(...)`` and the edges that it stands on."""
+        sweep, sources, reads_samples = self._sweep(chosen, input)
+        edges = sweep.edges(self.masks)
+        for edge in edges.values():
+            edge.requires_grad_()
+        with torch.enable_grad():
+            value = sweep.run(edges, sources)
+            term = self._weighted(value, output, reads_samples)
+        return term, Leaf(chosen.edge, edges)
+
+    def _sweep(self, chosen: Settings, input: str | Tensor) -> tuple[Sweep, dict[str, Tensor], bool]:
+        samples = None
+        reads_samples = chosen.reads_data or (isinstance(input, str) and input in ("data", "data^2"))
+        if reads_samples or input != "ones" if isinstance(input, str) else chosen.reads_data:
+            samples = self._need_data()
+        reads_samples = reads_samples or (isinstance(input, Tensor) and input.shape[0] > 1)
+        key = (chosen, input)
+        if isinstance(input, str) and not chosen.reads_data and key in self._sweeps:
+            return (*self._sweeps[key], reads_samples)
+        tensors = masked(self.captured, self.masks) if chosen.reads_data else self.captured.tensors
+        sweep, batch = prepare(self.captured, tensors, chosen, samples, input)
+        sources = input_sources(self.captured, samples, input, batch, chosen.dtype)
+        if isinstance(input, str) and not chosen.reads_data:
+            self._sweeps[key] = (sweep, sources)
+        return sweep, sources, reads_samples
+
+    def _weighted(self, value: Scaled, output: str | Term, reads_samples: bool) -> Term:
+        tensor = value.tensor
+        if output == "each":
+            axes = frozenset({"sample", "output"}) if reads_samples else frozenset({"output"})
+            return Term(axes, tensor if reads_samples else tensor.sum(0), value.exponent)
+        exponent = value.exponent
+        if isinstance(output, Term):
+            tensor = tensor * output.tensor
+            exponent += output.exponent
+        if not reads_samples:
+            return Term(NUMBER, tensor.sum(), exponent)
+        return Term(frozenset({"sample"}), tensor.flatten(1).sum(1), exponent)
+
+    # derivatives ------------------------------------------------------------------------------------------------------
+
+    def derivative(self, value: Term, leaf: Leaf, wanted: str) -> Term:
+        """d value / d ``wanted`` (``theta``, ``mask``, or an edge) through one leaf, at the value's exponent."""
+        names = list(leaf.tensors)
+        grads = torch.autograd.grad(value.tensor, [leaf.tensors[n] for n in names], allow_unused=True, retain_graph=True)
+        by_leaf = {n: torch.zeros_like(leaf.tensors[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
+        if wanted == leaf.edge:
+            return Term(PARAM, by_leaf, value.exponent)
+        theta = self.theta
+        by_theta = {n: self._by_theta(leaf.edge, theta[n], g) for n, g in by_leaf.items()}
+        if wanted == "mask":
+            by_theta = {n: theta[n] * g for n, g in by_theta.items()}
+        return Term(PARAM, by_theta, value.exponent)
+
+    @staticmethod
+    def _by_theta(edge: str, theta: Tensor, grad: Tensor) -> Tensor:
+        match edge:
+            case "abs(theta)":
+                return theta.sign() * grad
+            case "theta^2":
+                return 2 * theta * grad
+            case "1":
+                return torch.zeros_like(grad)
+        return grad
+
+    # the model's own run ----------------------------------------------------------------------------------------------
+
+    def effective(self) -> dict[str, Tensor]:
+        """theta * mask of every parameter of the module, leaves of derivatives."""
+        named = dict(self.captured.module.named_parameters())
+        return {n: (p.detach() * self._mask_of(n, p.detach())).requires_grad_() for n, p in named.items()}
+
+    def call(self, weights: Mapping[str, Tensor], samples: Sequence[Any]) -> Tensor:
+        """The analysed output of the module at given weights (its buffers are not touched)."""
+        module = self.captured.module
+        buffers = {n: b.clone() for n, b in module.named_buffers()}
+        args, kwargs = torch.utils._pytree.tree_unflatten(list(samples), self.captured.call.spec)
+        with _mode(module, self.training):
+            result = torch.func.functional_call(module, {**buffers, **weights}, args, kwargs, tie_weights=True)
+        output: Tensor = torch.utils._pytree.tree_leaves(result)[self.captured.call.output]
+        return output
+
+    def batches(self) -> list[tuple[Sequence[Any], Tensor | None]]:
+        """The samples and targets in batches."""
+        samples = self._need_data()
+        n = next(int(t.shape[0]) for t in samples if isinstance(t, Tensor) and t.dim())
+        step = self.batch or n
+        cut = [slice(i, i + step) for i in range(0, n, step)]
+        return [
+            ([t[c] if isinstance(t, Tensor) and t.dim() else t for t in samples], None if self.target is None else self.target[c])
+            for c in cut
+        ]
+
+    def loss(self) -> tuple[Term, Leaf]:
+        """The mean loss over all samples, its derivative accumulated over batches (before any absolute value)."""
+        weights = self.effective()
+        total = sum(int(_length(s)) for s, _ in self.batches())
+        value, grads = torch.zeros((), dtype=self.dtype), [torch.zeros_like(w) for w in weights.values()]
+        for samples, target in self.batches():
+            with torch.enable_grad():
+                part = self._loss_of(self.call(weights, samples), target) * (_length(samples) / total)
+                made = torch.autograd.grad(part, list(weights.values()), allow_unused=True)
+            value = value.to(part) + part.detach()
+            grads = [g if m is None else g + m for g, m in zip(grads, made, strict=True)]
+        return Term(NUMBER, _Known.apply(value, grads, *weights.values())), Leaf("theta", weights)  # type: ignore[no-untyped-call]
+
+    def _loss_of(self, output: Tensor, target: Tensor | None) -> Tensor:
+        if self.loss_function is not None:
+            return self.loss_function(output, target)
+        if target is None or target.is_floating_point():
+            raise fail(
+                "PKC506",
+                "the pass reads loss, and the targets are no class labels" if target is not None else "the pass reads loss, and the data have no targets",
+                "give labelled data, or define loss(output, target) in the model's file",
+            )
+        return F.cross_entropy(output, target)
+
+    def output(self) -> tuple[Term, Leaf]:
+        """The model's output for all samples [sample, output], differentiable."""
+        weights = self.effective()
+        with torch.enable_grad():
+            value = torch.cat([self.call(weights, samples) for samples, _ in self.batches()])
+        return Term(frozenset({"sample", "output"}), value), Leaf("theta", weights)
+
+    def cross_entropy(self, output: Term) -> Term:
+        """The mean cross-entropy of an output term against the targets."""
+        if self.target is None:
+            raise fail("PKC506", "cross_entropy needs targets, and the data have none", "give labelled data")
+        with torch.enable_grad():
+            return Term(NUMBER, F.cross_entropy(times_power(output.tensor, output.exponent), self.target))
+
+
+class _Known(torch.autograd.Function):
+    """A number whose derivatives are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
+        ctx.grads = grads
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+        return (None, None, *(upstream * g for g in ctx.grads))
+
+
+def _length(samples: Sequence[Any]) -> int:
+    return next(int(t.shape[0]) for t in samples if isinstance(t, Tensor) and t.dim())
+
+
+class _mode:
+    """Training or evaluation mode inside; every module's own mode afterwards."""
+
+    def __init__(self, module: nn.Module, training: bool) -> None:
+        self.module, self.training = module, training
+
+    def __enter__(self) -> None:
+        self.before = {m: m.training for m in self.module.modules()}
+        self.module.train(self.training)
+
+    def __exit__(self, *error: object) -> None:
+        for m, training in self.before.items():
+            m.training = training
+
+
+def sample_inputs(captured: Capture, data: Any) -> tuple[Sequence[Any], Tensor | None]:
+    """The flat inputs and the targets of a pair (x, y)."""
+    target = data[1] if isinstance(data, tuple | list) and len(data) > 1 else None
+    return data_inputs(captured, data), target

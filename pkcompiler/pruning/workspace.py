@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,7 +46,7 @@ class Workspace:
     loss_function: Loss | None = None
     batch: int | None = None
     training: bool = False
-    _edges: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    _mass: Scaled | None = None
     _sweeps: dict[tuple[Settings, Any], tuple[Sweep, dict[str, Tensor]]] = field(default_factory=dict)
 
     @property
@@ -87,7 +88,16 @@ class Workspace:
         with torch.enable_grad():
             value = sweep.run(edges, sources)
             term = self._weighted(value, output, reads_samples)
+        if not term.axes:
+            self._mass = Scaled(term.tensor.detach(), term.exponent)
         return term, Leaf(chosen.edge, edges)
+
+    def log10_mass(self) -> float | None:
+        """log10 of the last path functional that was a number; None for passes without."""
+        if self._mass is None:
+            return None
+        size = abs(float(self._mass.tensor))
+        return math.log10(size) + self._mass.exponent * math.log10(2) if size else -math.inf
 
     def _sweep(self, chosen: Settings, input: str | Tensor) -> tuple[Sweep, dict[str, Tensor], bool]:
         samples = None

@@ -1,0 +1,153 @@
+"""Which parameters compete, which are protected, and how many entries of each are to be kept at a density (THEORY section 7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.ir.maps import Embed, Normalise, Scale
+from pkcompiler.ir.types import PathGraph, Slot
+from pkcompiler.ir.uses import uses
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """``sizes``: the entries of every parameter that counts in N, in the graph's order; ``protected``: those that ``except`` keeps;
+    ``floors``: the fewest entries to keep of some."""
+
+    sizes: Mapping[str, int]
+    shapes: Mapping[str, tuple[int, ...]]
+    protected: frozenset[str]
+    floors: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """N: what is prunable after ``include`` and before ``except``."""
+        return sum(self.sizes.values())
+
+    @property
+    def competing(self) -> tuple[str, ...]:
+        return tuple(n for n in self.sizes if n not in self.protected)
+
+    def kept_at(self, density: float) -> int:
+        """round(density * N)."""
+        return round(density * self.total)
+
+
+def candidates(
+    graph: PathGraph,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    floors: Sequence[tuple[str, float]] = (),
+) -> Candidates:
+    """The candidates of a stage. Globs that match nothing are errors (``PKC402``), all reported at once."""
+    slots = {s.name: s for s in graph.parameters}
+    kinds = parameter_kinds(graph)
+    errors: list[Diagnostic] = []
+    chosen = {s.name for s in graph.prunable} | _matching(include, slots, kinds, "include", errors)
+    protected = _matching(exclude, slots, kinds, "except", errors) & chosen
+    lowest: dict[str, int] = {}
+    for glob, fraction in floors:
+        for name in sorted(_matching((glob,), slots, kinds, "floor", errors) & chosen):
+            lowest[name] = max(lowest.get(name, 0), math.ceil(fraction * _numel(slots[name])))
+    if errors:
+        raise PkcError(*errors)
+    ordered = [s.name for s in graph.parameters if s.name in chosen]
+    if not ordered:
+        raise fail("PKC402", "the model has no prunable parameter", "weights of linear and convolution layers are; add others with --include GLOB")
+    shapes = {n: tuple(int(d) for d in slots[n].type.shape) for n in ordered}  # type: ignore[arg-type]
+    return Candidates({n: _numel(slots[n]) for n in ordered}, shapes, frozenset(protected), lowest)
+
+
+def _numel(slot: Slot) -> int:
+    return math.prod(int(d) for d in slot.type.shape)  # type: ignore[arg-type]
+
+
+def parameter_kinds(graph: PathGraph) -> dict[str, set[str]]:
+    """Which of ``bias``, ``norm``, ``embedding`` each parameter is."""
+    kinds: dict[str, set[str]] = {s.name: set() for s in graph.parameters}
+    for op in graph.ops:
+        for use in uses(op.map):
+            if use.slot not in kinds:
+                continue
+            if use.part == "bias":
+                kinds[use.slot].add("bias")
+            if isinstance(op.map, Scale | Normalise):
+                kinds[use.slot].add("norm")
+            if isinstance(op.map, Embed):
+                kinds[use.slot].add("embedding")
+    return kinds
+
+
+def _matching(
+    globs: Sequence[str], slots: Mapping[str, Slot], kinds: Mapping[str, set[str]], word: str, errors: list[Diagnostic]
+) -> set[str]:
+    found: set[str] = set()
+    for glob in globs:
+        hits = {n for n in slots if (glob[1:] in kinds[n] if glob.startswith("@") else fnmatchcase(n, glob))}
+        if not hits and not glob.startswith("@"):
+            names = ", ".join(list(slots)[:4])
+            errors.append(
+                Diagnostic("PKC402", f"{word} \"{glob}\" matches no parameter", notes=(f"parameters are called {names}, ...",))
+            )
+        found |= hits
+    return found
+
+
+def check_reachable(found: Candidates, density: float, named: str) -> None:
+    """Refuse a target below what protection and floors keep (``PKC403``), with the number by which it misses."""
+    wanted = found.kept_at(density)
+    kept = sum(found.sizes[n] for n in found.protected)
+    floors = sum(k for n, k in found.floors.items() if n not in found.protected)
+    if kept + floors > wanted:
+        raise fail(
+            "PKC403",
+            f"{named} keeps {wanted:,} of {found.total:,} weights, but 'except' and floors protect {kept + floors:,}: "
+            f"{kept + floors - wanted:,} too many",
+            f"ask for a density of at least {(kept + floors) / found.total:.4g}, or protect less",
+        )
+
+
+def quotas(found: Candidates, density: float, scope: str) -> dict[str, int] | None:
+    """Entries to keep per competing parameter; None for ``global``.
+
+    ``layer``: round(density * size) each. ``uniform`` and ``erk`` hand out exactly round(density * N), the protected entries
+    taken off, in proportion to the sizes or to the Erdos-Renyi-Kernel densities (Evci et al. 2020, arXiv:1911.11134), by
+    largest remainder.
+    """
+    if scope == "global":
+        return None
+    names = found.competing
+    if scope == "layer":
+        return {n: round(density * found.sizes[n]) for n in names}
+    budget = max(0, found.kept_at(density) - sum(found.sizes[n] for n in found.protected))
+    weights = {n: float(found.sizes[n]) if scope == "uniform" else _erk(found.shapes[n]) for n in names}
+    return apportion(budget, weights, {n: found.sizes[n] for n in names})
+
+
+def _erk(shape: tuple[int, ...]) -> float:
+    """The Erdos-Renyi-Kernel number of entries, up to a common factor: the sum of the dimensions."""
+    return float(sum(shape))
+
+
+def apportion(budget: int, weights: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
+    """``budget`` entries in proportion to ``weights``, at most ``sizes`` each; ties of remainders go to the earlier name."""
+    full: set[str] = set()
+    while True:
+        open_names = [n for n in weights if n not in full]
+        left = budget - sum(sizes[n] for n in full)
+        scale = left / sum(weights[n] for n in open_names) if open_names and left > 0 else 0.0
+        over = {n for n in open_names if weights[n] * scale > sizes[n]}
+        if not over:
+            break
+        full |= over
+    share = {n: float(sizes[n]) if n in full else weights[n] * scale for n in weights}
+    out = {n: math.floor(s) for n, s in share.items()}
+    rest = min(budget, sum(sizes.values())) - sum(out.values())
+    order = sorted(weights, key=lambda n: -(share[n] - out[n]))
+    for name in [n for n in order if out[n] < sizes[n]][: max(0, rest)]:
+        out[name] += 1
+    return out

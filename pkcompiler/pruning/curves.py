@@ -1,0 +1,20 @@
+"""Densities over the rounds of a stage (THEORY section 7)."""
+
+from __future__ import annotations
+
+
+def density_at(curve: str, k: int, n: int, rho: float, start: float = 1.0) -> float:
+    """The density after round k of n, from ``start`` to rho: exponential, linear or cubic.
+
+    ``start`` is the density that the stage begins at; with 1 these are rho^(k/n), 1-(1-rho)k/n and 1-(1-rho)(1-(1-k/n)^3).
+    """
+    if k >= n:
+        return rho
+    match curve:
+        case "exponential":
+            return start * float((rho / start) ** (k / n))
+        case "linear":
+            return start - (start - rho) * k / n
+        case "cubic":
+            return start - (start - rho) * (1 - (1 - k / n) ** 3)
+    raise AssertionError(f"unchecked curve {curve}")

@@ -170,6 +170,7 @@ CODES: dict[str, str] = {
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",
+    "PKC613": "A report cannot be written: its folder is missing or protected, or the disk is full.",
     "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",
     "PKC641": (
         "The weights file holds pickled objects, and unpickling can run any code. They are never loaded; save "

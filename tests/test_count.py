@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 from math import prod
 
 import pytest
@@ -48,7 +49,7 @@ def test_every_path_is_counted(name, constants):
 
 @pytest.mark.parametrize("widths", [[1, 1], [5, 3], [2, 9, 1, 4], [3, 3, 3, 3, 3, 3], [8, 1, 8, 1, 8]])
 def test_paths_of_a_linear_chain_are_the_product_of_its_widths(widths):
-    layers = [nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:], strict=False)]
+    layers = [nn.Linear(a, b, bias=False) for a, b in pairwise(widths)]
     assert count(capture(nn.Sequential(*layers), torch.zeros(1, widths[0]))) == prod(widths)
 
 

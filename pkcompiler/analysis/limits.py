@@ -36,7 +36,7 @@ MANTISSA_BITS = 53
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``total``: no fewer than all paths. ``bits``: operations on remainders below 2**bits stay below 2**53 before they are reduced."""
+    """``total``: no fewer than all paths. ``bits``: sums of remainders below 2**bits stay below 2**53 before they are reduced."""
 
     total: int
     bits: int

@@ -19,6 +19,7 @@ from pkcompiler.cli.output import FORMATS, failed, misused
 from pkcompiler.diagnostics import PkcError
 
 COMMANDS = {
+    "analyze": "analyze",
     "ir": "graph",
     "ops": "graph",
     "check": "language",

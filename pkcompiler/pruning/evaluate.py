@@ -59,6 +59,10 @@ class Evaluator:
                 return self._name(name)
             case Unary(operand=operand):
                 return terms.negate(self.evaluate(operand))
+            case Binary("*", left, right) if self._is_own_grad(left, right):
+                return self._grad(*right.args, times_itself=True)  # type: ignore[union-attr]
+            case Binary("*", left, right) if self._is_own_grad(right, left):
+                return self._grad(*left.args, times_itself=True)  # type: ignore[union-attr]
             case Binary(op, left, right):
                 return terms.binary(op, self.evaluate(left), self.evaluate(right))
             case Call():
@@ -150,18 +154,25 @@ class Evaluator:
 
     # derivatives ------------------------------------------------------------------------------------------------------
 
-    def _grad(self, functional: Expr, by: Expr) -> Term:
+    def _is_own_grad(self, factor: Expr, other: Expr) -> bool:
+        """Whether a product is u * grad(F, u): theta dF/dtheta and its kin, which need no division and no second pass."""
+        if not (isinstance(other, Call) and other.function == "grad"):
+            return False
+        edge = edge_of(factor, self._lets)
+        return edge not in ("", "1") and edge == edge_of(other.args[1], self._lets)
+
+    def _grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
         outer, self._leaves = self._leaves, []
         value = self.evaluate(functional)
         leaves, self._leaves = self._leaves, outer
         wanted = "mask" if resolve(by, self._lets) == Name("mask") else edge_of(by, self._lets)
-        parts = [self.work.derivative(value, leaf, wanted) for leaf in leaves]
+        parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves]
         if not parts:
             return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})
         total = parts[0]
         for part in parts[1:]:
             total = terms.binary("+", total, part)
-        return terms.detach(total)
+        return total
 
     def _uniform(self) -> dict[str, Tensor]:
         """Uniform on [0, 1), drawn per parameter name from the seed: a parameter's numbers do not depend on the others."""

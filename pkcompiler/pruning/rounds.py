@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +22,7 @@ from pkcompiler.lang.ast import Pass, Schedule, Stage
 from pkcompiler.pruning.candidates import Candidates, candidates, check_reachable
 from pkcompiler.pruning.curves import density_at
 from pkcompiler.pruning.plan import Plan, plan_of
+from pkcompiler.pruning.provenance import Provenance, origin_of
 from pkcompiler.pruning.score import as_pair, evaluate, workspace
 from pkcompiler.pruning.select import Masks, select
 from pkcompiler.pruning.workspace import Loss, Workspace
@@ -50,7 +52,7 @@ class Pruned:
     tensors: Mapping[str, Tensor]
     seconds: float
     total: int
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    origin: Provenance | None = None
     _report: list[Report] = field(default_factory=list)
 
     @property
@@ -69,8 +71,8 @@ class Pruned:
         return self._report[0]
 
     def save(self, path: str | Path) -> Path:
-        """Write the artifact folder (see :mod:`pkcompiler.pruning.artifact`); an existing folder is an error."""
-        from pkcompiler.pruning.artifact import save
+        """Write the artifact folder (see :mod:`pkcompiler.pruning.write`); an existing folder is an error."""
+        from pkcompiler.pruning.write import save
 
         return save(self, Path(path))
 
@@ -113,7 +115,8 @@ def prune(
     precision = dtype or torch.float64
     captured = capture(model, example_inputs, dtype=precision)
     run = Run(captured, plan, precision, None if data is None else as_pair(data, plan.seed), loss)
-    return run.finish(masks, progress=progress)
+    pruned = run.finish(masks, progress=progress)
+    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, run.data, loss))
 
 
 @dataclass(slots=True, eq=False)
@@ -165,13 +168,17 @@ class Run:
             done = after.round if after and i == after.stage else 0
             found = self.candidates(stage)
             start = self._start(found, masks, i, after)
-            work = workspace(self.captured, pass_, current, self.dtype, self.data, self.loss, self.plan.seed, self.batch)
+            work = self._workspace(pass_, found, current)
             for k in range(done + 1, (stage.rounds or 1) + 1):
                 state = self._round(i, k, stage, pass_, found, work, current, start)
-                if not self._alive(state):
+                if not self._alive(state, last):
                     raise collapse(self.captured.graph, state, last)
                 current, last = state.masks, state
                 yield state
+
+    def _workspace(self, pass_: Pass, found: Candidates, current: Masks) -> Workspace:
+        names = frozenset(found.competing)
+        return workspace(self.captured, pass_, current, self.dtype, self.data, self.loss, self.plan.seed, self.batch, names)
 
     def _start(self, found: Candidates, masks: Mapping[str, Tensor] | None, stage: int, after: Round | None) -> float:
         """The density that a stage starts at: its predecessor's target, or that of the masks given."""
@@ -198,14 +205,24 @@ class Run:
             order=pass_.order,
         )
         masks = {**current, **chosen}
-        kept = sum(int(masks[n].sum()) for n in found.sizes)
+        kept = sum(count(masks[n]) for n in found.sizes)
         return Round(i, k, rounds, density, kept, found.total, masks, work.log10_mass())
 
-    def _alive(self, state: Round) -> bool:
-        """Whether a path from an input is left: looked at when a parameter is empty, and at the end of a stage."""
-        if state.round < state.rounds and all(bool(m.any()) for m in state.masks.values()):
+    def _alive(self, state: Round, last: Round | None) -> bool:
+        """Whether a path from an input is left: looked at when another parameter has run empty, and at the end of a stage."""
+        if state.round < state.rounds and empty(state) == (empty(last) if last else frozenset()):
             return True
         return has_path(self.captured.graph, self.captured.tensors, state.masks)
+
+
+def count(mask: Tensor) -> int:
+    """The number of kept entries (numpy's count is an order of magnitude faster than a sum of booleans)."""
+    return int(np.count_nonzero(mask.numpy()))
+
+
+def empty(state: Round) -> frozenset[str]:
+    """The parameters of which nothing is kept."""
+    return frozenset(n for n, m in state.masks.items() if not m.numpy().any())
 
 
 def _target(stage: Stage) -> str:
@@ -235,8 +252,8 @@ class Collapsed(PkcError):
 
 def collapse(graph: PathGraph, state: Round, last: Round | None) -> Collapsed:
     """The diagnosis: which layers are empty, and what still worked."""
-    empty = [n for n, m in state.masks.items() if not bool(m.any())]
-    named = f"empty: {', '.join(empty[:3])}{' ...' if len(empty) > 3 else ''}" if empty else "no layer is empty, but they do not connect"
+    gone = sorted(empty(state))
+    named = f"empty: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}" if gone else "no layer is empty, but they do not connect"
     good = f"round {last.round} at density {last.density:.4g} was the last good one" if last else "the first round already cut everything"
     return Collapsed(
         Diagnostic(
@@ -260,5 +277,3 @@ def _shown(states: Iterator[Round], total: int, progress: bool) -> Iterator[Roun
             update(state)
             yield state
 
-
-OnRound = Callable[[Round], None]

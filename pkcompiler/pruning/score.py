@@ -60,7 +60,7 @@ def score(
     captured = capture(model, example_inputs, dtype=dtype)
     check_masks(captured.graph, masks)
     work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed)
-    return evaluate(chosen, work, seed)
+    return refuse_nan(evaluate(chosen, work, seed), chosen.name)
 
 
 def workspace(
@@ -72,14 +72,16 @@ def workspace(
     loss: Loss | None = None,
     seed: int = 0,
     batch: int | None = None,
+    wanted: frozenset[str] | None = None,
 ) -> Workspace:
-    """Everything that a pass is evaluated with. Raises ``PKC502`` when it reads data and there are none."""
+    """Everything that a pass is evaluated with (``wanted``: the parameters to score, default all). Raises ``PKC502`` when it reads data and there are none."""
     if data is None and chosen.needs_data:
         raise fail("PKC502", f"the pass '{chosen.name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)")
     samples, target = (None, None)
     if data is not None and chosen.needs_data:
         samples, target = sample_inputs(captured, as_pair(data, seed))
-    return Workspace(captured, dtype, masks, samples, target, loss, batch, chosen.mode == "train")
+    names = wanted if wanted is not None else frozenset(s.name for s in captured.graph.parameters)
+    return Workspace(captured, dtype, masks, names, samples, target, loss, batch, chosen.mode == "train")
 
 
 def as_pair(data: Any, seed: int) -> Any:
@@ -93,14 +95,18 @@ def as_pair(data: Any, seed: int) -> Any:
 
 
 def evaluate(chosen: Pass, work: Workspace, seed: int) -> Scores:
-    """Run a pass; refuses NaN scores by name (``PKC507``)."""
+    """Run a pass once, at the workspace's masks."""
     term = Evaluator(chosen, work, seed).score()
     if term.axes != PARAM:
         term = Term(PARAM, {n: term.tensor.expand_as(t) for n, t in work.theta.items()}, term.exponent)
-    result = Scores({n: t.detach() for n, t in term.tensors.items()}, term.exponent, chosen.order)
+    return Scores({n: t.detach() for n, t in term.tensors.items()}, term.exponent, chosen.order)
+
+
+def refuse_nan(scores: Scores, name: str) -> Scores:
+    """NaN scores are refused by parameter (``PKC507``)."""
     raise_all(
-        Diagnostic("PKC507", f"the pass '{chosen.name}' gives NaN scores for '{name}'", notes=("check the pass for 0/0 or log of 0",))
-        for name, t in result.items()
+        Diagnostic("PKC507", f"the pass '{name}' gives NaN scores for '{n}'", notes=("check the pass for 0/0 or log of 0",))
+        for n, t in scores.items()
         if bool(torch.isnan(t).any())
     )
-    return result
+    return scores

@@ -1,16 +1,55 @@
-"""Scores to masks (THEORY section 7): exactly so many survivors, ties in order of position; or the published k-th-smallest rule."""
+"""Scores to masks (THEORY section 7): exactly so many survivors, ties in order of position; or the published k-th-smallest rule.
+
+The entries that compete are laid end to end in the graph's order of parameters, so that "position" has one meaning.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.pruning.candidates import Candidates, quotas
 
 Masks = dict[str, Tensor]
+
+
+SAMPLE = 1 << 16
+"""Entries looked at to bracket a threshold before everything is compared with it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pool:
+    """The entries that compete: their scores end to end (largest best), and per parameter their positions (None: all of them)."""
+
+    names: Sequence[str]
+    shapes: Sequence[tuple[int, ...]]
+    positions: Sequence[np.ndarray | None]
+    counts: Sequence[int]
+    scores: np.ndarray
+
+    @property
+    def size(self) -> int:
+        """All entries, those that do not compete included."""
+        return sum(math.prod(shape) for shape in self.shapes)
+
+    def masks(self, kept: np.ndarray) -> Masks:
+        """A choice among the competing entries, as masks of the parameters."""
+        out, start = {}, 0
+        for name, shape, places, count in zip(self.names, self.shapes, self.positions, self.counts, strict=True):
+            chosen = kept[start : start + count]
+            if places is not None:
+                whole = np.zeros(math.prod(shape), dtype=bool)
+                whole[places.take(np.flatnonzero(chosen))] = True
+                chosen = whole
+            out[name] = torch.from_numpy(np.ascontiguousarray(chosen)).reshape(shape)
+            start += count
+        return out
 
 
 def select(
@@ -28,119 +67,122 @@ def select(
 
     ``rule``: ``exact`` keeps round(density * N) entries; ``kth_le`` drops every score <= the k-th smallest of all N with
     k = int((1 - density) N), where entries pruned before count as score 0. ``among``: ``kept`` (a mask only shrinks) or ``all``.
-    A score of minus infinity loses to every other. Protected parameters keep everything.
+    Protected parameters keep everything. Raises ``PKC507`` for NaN scores.
     """
     names = found.competing
-    pools = {n: _pool(scores[n], masks.get(n), among, order) for n in names}
+    shares = quotas(found, density, scope) if rule == "exact" else None
+    groups = [list(names)] if scope == "global" else [[n] for n in names]
     out: Masks = {n: torch.ones(found.shapes[n], dtype=torch.bool) for n in found.protected}
-    if rule == "kth_le":
-        dropped = found.total - sum(found.sizes[n] for n in found.protected)
-        out |= _threshold(names, pools, masks, found, dropped, density, scope)
-        return {n: out[n] for n in found.sizes}
-    shares = quotas(found, density, scope)
-    if shares is None:
-        budget = max(0, found.kept_at(density) - sum(found.sizes[n] for n in found.protected))
-        out |= _keep_floored(names, pools, masks, found, budget, among)
-    else:
-        for n in names:
-            quota = max(shares[n], found.floors.get(n, 0))
-            out |= _keep([n], pools, masks, found, quota, among)
+    for group in groups:
+        pool = _pool(group, scores, masks, found, among, order)
+        size = found.total if scope == "global" else sum(found.sizes[n] for n in group)
+        if rule == "kth_le":
+            kept = _above_threshold(pool, int((1 - density) * size))
+        elif shares is None:
+            budget = found.kept_at(density) - sum(found.sizes[n] for n in found.protected)
+            kept = _with_floors(pool, found, budget)
+        else:
+            kept = best(pool.scores, max(shares[group[0]], found.floors.get(group[0], 0)))
+        out |= pool.masks(kept)
     return {n: out[n] for n in found.sizes}
 
 
-def _pool(scores: Tensor, mask: Tensor | None, among: str, order: str) -> np.ndarray:
-    """The scores that compete, flat and in order of position, largest best."""
-    flat = scores.detach().reshape(-1)
-    if mask is not None and among == "kept":
-        flat = flat[mask.reshape(-1).to(flat.device)]
-    values: np.ndarray = flat.cpu().numpy()
-    return -values if order == "smallest" else values
-
-
-def _keep(
+def _pool(
     names: Sequence[str],
-    pools: Mapping[str, np.ndarray],
+    scores: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
     found: Candidates,
-    budget: int,
     among: str,
-) -> Masks:
-    """The ``budget`` best of several parameters together."""
-    chosen = best([pools[n] for n in names], budget)
-    return {n: _place(kept, masks.get(n) if among == "kept" else None, found.shapes[n]) for n, kept in zip(names, chosen, strict=True)}
+    order: str,
+) -> _Pool:
+    pieces: list[np.ndarray] = []
+    positions: list[np.ndarray | None] = []
+    for name in names:
+        values: np.ndarray = scores[name].detach().reshape(-1).cpu().numpy()
+        mask = masks.get(name) if among == "kept" else None
+        places = None if mask is None else np.flatnonzero(mask.numpy())
+        positions.append(places)
+        pieces.append(values if places is None else values.take(places))
+    flat = np.concatenate(pieces)
+    _refuse_nan(flat, names, scores)
+    shapes = [found.shapes[n] for n in names]
+    return _Pool(names, shapes, positions, [p.size for p in pieces], -flat if order == "smallest" else flat)
 
 
-def best(pools: Sequence[np.ndarray], budget: int) -> list[np.ndarray]:
-    """Boolean arrays marking the ``budget`` largest entries of all pools together; equal ones in order of position."""
-    sizes = [p.size for p in pools]
-    total = sum(sizes)
-    if budget >= total:
-        return [np.ones(n, dtype=bool) for n in sizes]
-    if budget <= 0:
-        return [np.zeros(n, dtype=bool) for n in sizes]
-    everything = np.concatenate(pools) if len(pools) > 1 else pools[0].copy()
-    threshold = np.partition(everything, total - budget)[total - budget]
-    kept = [p > threshold for p in pools]
-    missing = budget - sum(int(k.sum()) for k in kept)
-    for mark, pool in zip(kept, pools, strict=True):
-        if missing <= 0:
-            break
-        equal = np.flatnonzero(pool == threshold)[:missing]
-        mark[equal] = True
-        missing -= equal.size
+def _refuse_nan(flat: np.ndarray, names: Sequence[str], scores: Mapping[str, Tensor]) -> None:
+    if not np.isnan(np.dot(flat, flat)):
+        return
+    raise PkcError(
+        *(
+            Diagnostic("PKC507", f"the pass gives NaN scores for '{n}'", notes=("check the pass for 0/0 or log of 0",))
+            for n in names
+            if bool(scores[n].isnan().any())
+        )
+    )
+
+
+def best(scores: np.ndarray, budget: int) -> np.ndarray:
+    """Marks the ``budget`` largest scores; equal ones in order of position."""
+    if budget <= 0 or budget >= scores.size:
+        return np.full(scores.size, budget > 0)
+    threshold, above = kth_largest(scores, budget)
+    kept: np.ndarray = scores > threshold
+    kept[np.flatnonzero(scores == threshold)[: budget - above]] = True
     return kept
 
 
-def _place(kept: np.ndarray, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-    """A choice among competitors as a mask of the parameter's shape."""
-    chosen = torch.from_numpy(kept)
-    if mask is None:
-        return chosen.reshape(shape)
-    out = torch.zeros(mask.numel(), dtype=torch.bool)
-    out[mask.reshape(-1).cpu()] = chosen
-    return out.reshape(shape)
+def kth_largest(scores: np.ndarray, k: int) -> tuple[float, int]:
+    """The k-th largest entry, exactly, and how many are larger.
+
+    Two quantiles of a strided sample bracket it, and only what lies between is partitioned; a bracket that misses is widened.
+    """
+    n = scores.size
+    sample = np.sort(scores[:: _stride(n)]) if n > 4 * SAMPLE else scores[:0]
+    place = sample.size * (1 - k / n)
+    margin = 4 * math.sqrt(sample.size * (k / n) * (1 - k / n)) + 4
+    while 2 * margin < sample.size:
+        low = sample[max(0, int(place - margin))]
+        high = sample[min(sample.size - 1, int(place + margin))]
+        above = int(np.count_nonzero(scores > high))
+        band = scores.take(np.flatnonzero((scores >= low) & (scores <= high)))
+        if above < k <= above + band.size:
+            value = np.partition(band, band.size - (k - above))[band.size - (k - above)]
+            return value, above + int(np.count_nonzero(band > value))
+        margin *= 4
+    value = np.partition(scores, n - k)[n - k]
+    return value, int(np.count_nonzero(scores > value))
 
 
-def _keep_floored(
-    names: Sequence[str],
-    pools: Mapping[str, np.ndarray],
-    masks: Mapping[str, Tensor],
-    found: Candidates,
-    budget: int,
-    among: str,
-) -> Masks:
+def _stride(n: int) -> int:
+    """About n / SAMPLE, sharing no factor with the usual widths and kernels, so that the sample is not one column of a kernel."""
+    stride = max(1, n // SAMPLE)
+    while math.gcd(stride, 2 * 3 * 5 * 7) != 1:
+        stride += 1
+    return stride
+
+
+def _with_floors(pool: _Pool, found: Candidates, budget: int) -> np.ndarray:
     """Globally the best, after every floor has been served from its own parameter."""
-    floored = [n for n in names if found.floors.get(n, 0)]
-    if not floored:
-        return _keep(names, pools, masks, found, budget, among)
-    reserved = {n: best([pools[n]], found.floors[n])[0] for n in floored}
-    rest = {n: np.where(reserved[n], -np.inf, pools[n]) if n in reserved else pools[n] for n in names}
-    open_budget = budget - sum(int(r.sum()) for r in reserved.values())
-    chosen = dict(zip(names, best([rest[n] for n in names], max(0, open_budget)), strict=True))
-    merged = {n: chosen[n] | reserved[n] if n in reserved else chosen[n] for n in names}
-    return {n: _place(merged[n], masks.get(n) if among == "kept" else None, found.shapes[n]) for n in names}
+    if not any(found.floors.get(n, 0) for n in pool.names):
+        return best(pool.scores, budget)
+    reserved = np.zeros(pool.scores.size, dtype=bool)
+    start = 0
+    for name, count in zip(pool.names, pool.counts, strict=True):
+        reserved[start : start + count] = best(pool.scores[start : start + count], found.floors.get(name, 0))
+        start += count
+    rest = np.flatnonzero(~reserved)
+    chosen = best(pool.scores.take(rest), budget - int(np.count_nonzero(reserved)))
+    reserved[rest.take(np.flatnonzero(chosen))] = True
+    return reserved
 
 
-def _threshold(
-    names: Sequence[str],
-    pools: Mapping[str, np.ndarray],
-    masks: Mapping[str, Tensor],
-    found: Candidates,
-    total: int,
-    density: float,
-    scope: str,
-) -> Masks:
-    """The published rule, over everything or (``layer``, ``uniform``) over each parameter."""
-    groups = [list(names)] if scope == "global" else [[n] for n in names]
-    out: Masks = {}
-    for group in groups:
-        size = sum(found.sizes[n] for n in group)
-        k = int((1 - density) * (found.total if scope == "global" else size))
-        k = min(k, size)
-        alive = sum(pools[n].size for n in group)
-        gone = size - alive
-        joined = np.concatenate([pools[n] for n in group])
-        bar = -np.inf if k < 1 else 0.0 if k <= gone else np.partition(joined, k - gone - 1)[k - gone - 1]
-        for n in group:
-            out[n] = _place(pools[n] > bar, masks.get(n) if pools[n].size != found.sizes[n] else None, found.shapes[n])
-    return out
+def _above_threshold(pool: _Pool, k: int) -> np.ndarray:
+    """Every competing entry whose score exceeds the k-th smallest, where what is pruned already counts as 0."""
+    gone = pool.size - pool.scores.size
+    k = min(k, pool.size)
+    if k < 1:
+        return np.ones(pool.scores.size, dtype=bool)
+    if k <= gone:
+        return pool.scores > 0.0
+    bar, _ = kth_largest(pool.scores, pool.size - k + 1)
+    return pool.scores > bar

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.scaled import Scaled, aligned, times_power
+from pkcompiler.analysis.scaled import times_power
 from pkcompiler.diagnostics import Span, fail
 
 Tensors = Mapping[str, Tensor]
@@ -19,12 +19,14 @@ Tensors = Mapping[str, Tensor]
 class Term:
     """``value * 2**exponent``. With the axis ``param``, ``value`` maps parameter names to tensors; else it is one tensor.
 
-    Tensors with several axes have them in the order sample, input | output.
+    Tensors with several axes have them in the order sample, input | output. ``owned``: nothing else holds these tensors and
+    nothing will be derived through them, so that the next operation may write over them.
     """
 
     axes: frozenset[str]
     value: Tensor | Tensors
     exponent: int = 0
+    owned: bool = False
 
     @property
     def tensor(self) -> Tensor:
@@ -54,7 +56,7 @@ def number(value: float, dtype: torch.dtype) -> Term:
     return Term(NUMBER, torch.tensor(value, dtype=dtype))
 
 
-def combine(left: Term, right: Term, function: Callable[[Tensor, Tensor], Tensor], exponent: int) -> Term:
+def combine(left: Term, right: Term, function: Callable[..., Tensor], exponent: int) -> Term:
     """An operation on two terms of equal axes, or one of them a number."""
     axes = left.axes | right.axes
     if isinstance(left.value, Tensor) and isinstance(right.value, Tensor):
@@ -62,6 +64,8 @@ def combine(left: Term, right: Term, function: Callable[[Tensor, Tensor], Tensor
     names = left.tensors if not isinstance(left.value, Tensor) else right.tensors
     a = dict.fromkeys(names, left.value) if isinstance(left.value, Tensor) else left.value
     b = dict.fromkeys(names, right.value) if isinstance(right.value, Tensor) else right.value
+    if left.owned and left.axes == axes:
+        return Term(axes, {n: function(a[n], b[n], out=a[n]) for n in names}, exponent, True)
     return Term(axes, {n: function(a[n], b[n]) for n in names}, exponent)
 
 
@@ -107,7 +111,7 @@ def negate(term: Term) -> Term:
 
 
 def absolute(term: Term) -> Term:
-    return Term(term.axes, each(term, torch.abs), term.exponent)
+    return Term(term.axes, each(term, Tensor.abs_ if term.owned else torch.abs), term.exponent, term.owned)
 
 
 def exponential(term: Term) -> Term:
@@ -168,6 +172,3 @@ def dot(left: Term, right: Term) -> Term:
     if isinstance(product.value, Tensor):
         return Term(NUMBER, product.value.sum(), product.exponent)
     return Term(NUMBER, torch.stack([t.sum() for t in product.value.values()]).sum(), product.exponent)
-
-
-__all__ = ["NUMBER", "PARAM", "Scaled", "Term", "aligned", "binary", "reduce"]

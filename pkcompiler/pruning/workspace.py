@@ -15,9 +15,9 @@ from pkcompiler.analysis.functional import masked, prepare
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import data_inputs, data_position, input_sources
-from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
+from pkcompiler.pruning.edges import Edges
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
 
 Loss = Callable[[Any, Any], Tensor]
@@ -25,38 +25,47 @@ Loss = Callable[[Any, Any], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Leaf:
-    """Tensors that a value was computed from: ``edge`` says what of theta they are (``theta`` for the effective weights)."""
+    """Tensors that a value was computed from: ``edge`` says what of theta they are (``theta`` for the effective weights).
+
+    ``factors``: what a derivative by a folded edge is still to be multiplied with. ``unmasked``: the tensors where every mask is
+    1 (folded alike).
+    """
 
     edge: str
     tensors: Mapping[str, Tensor]
+    factors: Mapping[str, Tensor]
+    unmasked: Mapping[str, Tensor]
 
 
 @dataclass(slots=True)
 class Workspace:
     """A captured model with its masks, data and loss.
 
-    ``samples`` are the model's flat inputs at the data, ``target`` the targets; ``batch`` samples are run at a time.
+    ``wanted``: the parameters whose scores are asked for. ``samples`` are the model's flat inputs at the data, ``target`` the
+    targets; ``batch`` samples are run at a time.
     """
 
     captured: Capture
     dtype: torch.dtype
     masks: Mapping[str, Tensor]
+    wanted: frozenset[str]
     samples: Sequence[Any] | None = None
     target: Tensor | None = None
     loss_function: Loss | None = None
     batch: int | None = None
     training: bool = False
     _mass: Scaled | None = None
-    _sweeps: dict[tuple[Settings, Any], tuple[Sweep, dict[str, Tensor]]] = field(default_factory=dict)
+    _prepared: dict[tuple[Settings, str], tuple[Edges, dict[str, Tensor], bool]] = field(default_factory=dict)
 
     @property
     def theta(self) -> dict[str, Tensor]:
-        """The stored, unmasked value of every parameter."""
-        return {s.name: self.captured.tensors[s.name].to(self.dtype) for s in self.captured.graph.parameters}
+        """The stored, unmasked value of every wanted parameter."""
+        names = (s.name for s in self.captured.graph.parameters if s.name in self.wanted)
+        return {n: self.captured.tensors[n].to(self.dtype) for n in names}
 
     @property
     def mask(self) -> dict[str, Tensor]:
-        """The mask of every parameter, as 0 and 1."""
+        """The mask of every wanted parameter, as 0 and 1."""
         return {n: self._mask_of(n, t) for n, t in self.theta.items()}
 
     def _mask_of(self, name: str, like: Tensor) -> Tensor:
@@ -81,16 +90,13 @@ class Workspace:
 
     def functional(self, chosen: Settings, input: str | Tensor, output: str | Term) -> tuple[Term, Leaf]:
         """The value of ``paths(...)`` and the edges that it stands on."""
-        sweep, sources, reads_samples = self._sweep(chosen, input)
-        edges = sweep.edges(self.masks)
-        for edge in edges.values():
-            edge.requires_grad_()
+        edges, sources, reads_samples = self._edges(chosen, input)
         with torch.enable_grad():
-            value = sweep.run(edges, sources)
+            value = edges.sweep.run(edges.at(self.masks), sources)
             term = self._weighted(value, output, reads_samples)
         if not term.axes:
             self._mass = Scaled(term.tensor.detach(), term.exponent)
-        return term, Leaf(chosen.edge, edges)
+        return term, Leaf(chosen.edge, edges.leaves, edges.factors, edges.base)
 
     def log10_mass(self) -> float | None:
         """log10 of the last path functional that was a number; None for passes without."""
@@ -99,21 +105,21 @@ class Workspace:
         size = abs(float(self._mass.tensor))
         return math.log10(size) + self._mass.exponent * math.log10(2) if size else -math.inf
 
-    def _sweep(self, chosen: Settings, input: str | Tensor) -> tuple[Sweep, dict[str, Tensor], bool]:
-        samples = None
-        reads_samples = chosen.reads_data or (isinstance(input, str) and input in ("data", "data^2"))
-        if reads_samples or input != "ones" if isinstance(input, str) else chosen.reads_data:
-            samples = self._need_data()
-        reads_samples = reads_samples or (isinstance(input, Tensor) and input.shape[0] > 1)
-        key = (chosen, input)
-        if isinstance(input, str) and not chosen.reads_data and key in self._sweeps:
-            return (*self._sweeps[key], reads_samples)
+    def _edges(self, chosen: Settings, input: str | Tensor) -> tuple[Edges, dict[str, Tensor], bool]:
+        """The prepared sweep, its sources, and whether it carries the samples; kept while nothing but the mask changes."""
+        if isinstance(input, str) and (chosen, input) in self._prepared:
+            return self._prepared[chosen, input]
+        by_sample = chosen.reads_data or (isinstance(input, str) and input in ("data", "data^2"))
+        reads_data = chosen.reads_data or (isinstance(input, str) and input != "ones")
+        samples = self._need_data() if reads_data else None
         tensors = masked(self.captured, self.masks) if chosen.reads_data else self.captured.tensors
         sweep, batch = prepare(self.captured, tensors, chosen, samples, input)
         sources = input_sources(self.captured, samples, input, batch, chosen.dtype)
+        by_sample = by_sample or (isinstance(input, Tensor) and input.shape[0] > 1)
+        made = (Edges.of(sweep, self.wanted, self.masks), sources, by_sample)
         if isinstance(input, str) and not chosen.reads_data:
-            self._sweeps[key] = (sweep, sources)
-        return sweep, sources, reads_samples
+            self._prepared[chosen, input] = made
+        return made
 
     def _weighted(self, value: Scaled, output: str | Term, reads_samples: bool) -> Term:
         tensor = value.tensor
@@ -130,18 +136,29 @@ class Workspace:
 
     # derivatives ------------------------------------------------------------------------------------------------------
 
-    def derivative(self, value: Term, leaf: Leaf, wanted: str) -> Term:
-        """d value / d ``wanted`` (``theta``, ``mask``, or an edge) through one leaf, at the value's exponent."""
-        names = list(leaf.tensors)
+    def derivative(self, value: Term, leaf: Leaf, wanted: str, times_itself: bool = False) -> Term:
+        """d value / d ``wanted`` (``theta``, ``mask``, or an edge) through one leaf, at the value's exponent.
+
+        ``times_itself``: multiplied by ``wanted`` at its stored, unmasked value: theta dF/dtheta = |theta| dF/d|theta| =
+        2 theta^2 dF/dtheta^2.
+        """
+        names = [n for n in leaf.tensors if n in self.wanted]
         grads = torch.autograd.grad(value.tensor, [leaf.tensors[n] for n in names], allow_unused=True, retain_graph=True)
-        by_leaf = {n: torch.zeros_like(leaf.tensors[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
-        if wanted == leaf.edge:
-            return Term(PARAM, by_leaf, value.exponent)
-        theta = self.theta
-        by_theta = {n: self._by_theta(leaf.edge, theta[n], g) for n, g in by_leaf.items()}
-        if wanted == "mask":
-            by_theta = {n: theta[n] * g for n, g in by_theta.items()}
-        return Term(PARAM, by_theta, value.exponent)
+        found = {n: torch.zeros_like(leaf.tensors[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
+        if times_itself or wanted == "mask":
+            twice = wanted in ("theta", "mask") and leaf.edge == "theta^2"
+            for n, g in found.items():
+                torch.mul(g, leaf.unmasked[n], out=g)
+                if twice:
+                    g *= 2
+            return Term(PARAM, found, value.exponent, owned=True)
+        for n, factor in leaf.factors.items():
+            if n in found:
+                found[n] *= factor
+        if wanted != leaf.edge:
+            theta = self.theta
+            found = {n: self._by_theta(leaf.edge, theta[n], g) for n, g in found.items()}
+        return Term(PARAM, found, value.exponent, owned=True)
 
     @staticmethod
     def _by_theta(edge: str, theta: Tensor, grad: Tensor) -> Tensor:
@@ -160,6 +177,9 @@ class Workspace:
         """theta * mask of every parameter of the module, leaves of derivatives."""
         named = dict(self.captured.module.named_parameters())
         return {n: (p.detach() * self._mask_of(n, p.detach())).requires_grad_() for n, p in named.items()}
+
+    def _weights_leaf(self, weights: Mapping[str, Tensor]) -> Leaf:
+        return Leaf("theta", weights, {}, self.theta)
 
     def call(self, weights: Mapping[str, Tensor], samples: Sequence[Any]) -> Tensor:
         """The analysed output of the module at given weights (its buffers are not touched)."""
@@ -193,7 +213,7 @@ class Workspace:
                 made = torch.autograd.grad(part, list(weights.values()), allow_unused=True)
             value = value.to(part) + part.detach()
             grads = [g if m is None else g + m for g, m in zip(grads, made, strict=True)]
-        return Term(NUMBER, _Known.apply(value, grads, *weights.values())), Leaf("theta", weights)  # type: ignore[no-untyped-call]
+        return Term(NUMBER, _Known.apply(value, grads, *weights.values())), self._weights_leaf(weights)  # type: ignore[no-untyped-call]
 
     def _loss_of(self, output: Tensor, target: Tensor | None) -> Tensor:
         if self.loss_function is not None:
@@ -211,7 +231,7 @@ class Workspace:
         weights = self.effective()
         with torch.enable_grad():
             value = torch.cat([self.call(weights, samples) for samples, _ in self.batches()])
-        return Term(frozenset({"sample", "output"}), value), Leaf("theta", weights)
+        return Term(frozenset({"sample", "output"}), value), self._weights_leaf(weights)
 
     def cross_entropy(self, output: Term) -> Term:
         """The mean cross-entropy of an output term against the targets."""

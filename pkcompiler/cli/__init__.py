@@ -19,7 +19,11 @@ from pkcompiler.cli.output import FORMATS, failed, misused
 from pkcompiler.diagnostics import PkcError
 
 COMMANDS = {
+    "prune": "prune",
     "analyze": "analyze",
+    "certify": "graph",
+    "show": "artifacts",
+    "compare": "artifacts",
     "ir": "graph",
     "ops": "graph",
     "check": "language",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pkcompiler.cli.model import model_options, opened
-from pkcompiler.cli.output import table, write_json
+from pkcompiler.cli.output import deliver_json, table, write_json
+
+if TYPE_CHECKING:
+    from pkcompiler.analysis.certificate import Certificate
 
 
 @click.command()
@@ -26,6 +29,42 @@ def ir(form: str, **model: Any) -> None:
         write_json(to_json(graph))
     else:
         click.echo(to_dot(graph) if form == "dot" else print_graph(graph), nl=False)
+
+
+@click.command()
+@model_options
+@click.option("--json", "json_file", metavar="FILE|-", help="Write it as JSON (- is stdout, in place of the text).")
+def certify(json_file: str | None, **model: Any) -> None:
+    """Prove that the path graph of a model is the model.
+
+    At random inputs, in float64: the sum over paths is the model's output, and its derivatives are the model's derivatives.
+    """
+    from dataclasses import asdict
+
+    from pkcompiler.analysis.certificate import TOLERANCE, require
+    from pkcompiler.pipeline import certificate
+
+    network = opened(**model)
+    found = certificate(network)
+    if deliver_json({"schema": 1, "holds": found.holds, "tolerance": TOLERANCE, **asdict(found)}, json_file):
+        for line in _certified(found, TOLERANCE):
+            click.echo(line)
+    require(found, network.name)
+
+
+def _certified(found: Certificate, bound: float) -> list[str]:
+    worst = f", worst {found.worst_parameter}" if found.worst_parameter else ""
+    errors = [
+        ("path sum = output", found.max_relative_error, ""),
+        ("gradients agree", found.max_gradient_error, f"  ({found.parameters} parameters{worst})"),
+        ("autograd agrees", found.max_autograd_error, "  (piecewise linear: nothing is recorded as constant)"),
+    ]
+    lines = [
+        f"{'holds' if error < bound else 'FAILS'}  {label:<18} {error:.2e} < {bound:.0e}{more}"
+        for label, error, more in errors
+        if error is not None
+    ]
+    return [*lines, *(f"frozen: {name}" for name in found.frozen)] if found.frozen else [*lines, "frozen: nothing"]
 
 
 @click.command()

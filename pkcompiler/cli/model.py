@@ -39,6 +39,7 @@ def opened(model: str, output: str | None, **options: Any) -> Opened:
     :raises PkcError: a spec, input, weight file or operator that the pipeline cannot use
     """
     from pkcompiler import pipeline
+    from pkcompiler.cli.output import say
 
     index = int(output) if output is not None and output.isascii() and output.isdigit() else output
-    return pipeline.open_model(model, output=index, **options)
+    return pipeline.open_model(model, output=index, say=say, **options)

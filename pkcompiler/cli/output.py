@@ -6,14 +6,15 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.diagnostics import Diagnostic, fail
 from pkcompiler.render import FORMATS, render, summary
 
-__all__ = ["FORMATS", "failed", "misused", "say", "table", "warn", "write_json"]
+__all__ = ["FORMATS", "deliver_json", "failed", "misused", "say", "table", "warn", "write_json"]
 
 
 def failed(diagnostics: Iterable[Diagnostic], form: str) -> None:
@@ -48,6 +49,23 @@ def say(message: str) -> None:
 def write_json(data: object) -> None:
     """Write data to stdout, as JSON without NaN or infinity."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def deliver_json(data: object, target: str | None) -> bool:
+    """Write JSON to a file, or to stdout for ``-``; returns whether stdout is left for the table.
+
+    Raises ``PKC631`` where the file cannot be written.
+    """
+    if target is None:
+        return True
+    if target == "-":
+        write_json(data)
+        return False
+    try:
+        Path(target).write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise fail("PKC631", f"cannot write '{target}': {error.strerror}", "give a file that can be written, or --json -") from None
+    return True
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

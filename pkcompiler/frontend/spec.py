@@ -32,6 +32,8 @@ class LoadedModel:
     source: Path | None
     python: ModuleType
     sha256: str
+    factory: str = "model"  # the name in the file that was taken
+    built: bool = False  # whether it is a module already
 
 
 def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), seed: int = 0) -> LoadedModel:
@@ -48,7 +50,8 @@ def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), see
     source = usercode.source_of(python)
     name = parsed.name or _choose(python, source, parsed, args)
     module = _build(python, name, source, parsed, args, seed)
-    return LoadedModel(module, parsed.stem, parsed.text, source, python, usercode.source_hash(source))
+    built = isinstance(getattr(python, name), nn.Module)
+    return LoadedModel(module, parsed.stem, parsed.text, source, python, usercode.source_hash(source), name, built)
 
 
 def set_seed(seed: int) -> None:

@@ -89,7 +89,7 @@ def plan_of(
 
 def density_of(word: str, value: float) -> float:
     """The density that a target means. Raises ``PKC404`` outside (0, 1]."""
-    density = {"density": value, "sparsity": 1 - value}.get(word, 1 / value if value else 0.0)
+    density = {"density": value, "sparsity": round(1 - value, 15)}.get(word, 1 / value if value else 0.0)
     if not 0 < density <= 1:
         raise fail("PKC404", f"{word} = {value:g} keeps a fraction of {density:g}", "expected a density above 0 and at most 1")
     return density

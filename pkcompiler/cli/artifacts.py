@@ -1,0 +1,49 @@
+"""Commands on artifacts: nothing that an artifact names is imported or run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from pkcompiler.cli.output import deliver_json, say
+
+if TYPE_CHECKING:
+    from pkcompiler.pruning.artifact import Artifact
+
+
+@click.command()
+@click.argument("artifact", metavar="ARTIFACT")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write it as JSON (- is stdout, in place of the text).")
+def show(artifact: str, json_file: str | None) -> None:
+    """Show what an artifact holds and where it comes from."""
+    from pkcompiler.cli.summary import result_json
+    from pkcompiler.cli.summary import show as printed
+
+    found = _loaded(artifact)
+    if deliver_json({**result_json(found), "schedule": found.schedule, "extra": list(found.extra)}, json_file):
+        printed(found)
+
+
+@click.command()
+@click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACTS...")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write it as JSON (- is stdout, in place of the tables).")
+def compare(artifacts: tuple[str, ...], json_file: str | None) -> None:
+    """Compare artifacts: densities, overlaps, paths and norms."""
+    if len(artifacts) < 2:
+        raise click.UsageError(f"One artifact has nothing to be compared with: type pkc compare {artifacts[0]} OTHER.")
+    from pkcompiler.cli.summary import compared
+    from pkcompiler.pruning.compare import compare as side_by_side
+
+    found = side_by_side([_loaded(path) for path in artifacts])
+    if deliver_json(found.to_json(), json_file):
+        compared(found)
+
+
+def _loaded(path: str) -> Artifact:
+    from pkcompiler.pruning.artifact import load
+
+    found = load(path)
+    if found.extra:
+        say(f"'{path}' holds files that its manifest does not name: {', '.join(found.extra)}")
+    return found

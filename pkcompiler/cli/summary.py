@@ -1,0 +1,183 @@
+"""What ``prune``, ``show`` and ``compare`` print, from plain data."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pkcompiler.cli.output import table
+
+if TYPE_CHECKING:
+    from pkcompiler.pruning.artifact import Artifact
+    from pkcompiler.pruning.compare import Comparison
+    from pkcompiler.pruning.rounds import Round
+
+WORST = 3
+
+
+def result_json(artifact: Artifact) -> dict[str, Any]:
+    """Kept, sparsities, one entry per masked parameter, and the report."""
+    rows = masked_rows(artifact)
+    effective = sum(row["effective"] for row in rows)
+    return {
+        "schema": 1,
+        "folder": str(artifact.path),
+        "kept": artifact.kept,
+        "total": artifact.total,
+        "direct_sparsity": 1 - artifact.kept / artifact.total,
+        "effective_sparsity": 1 - effective / artifact.total,
+        "seconds": artifact.manifest.get("seconds"),
+        "layers": rows,
+        "manifest": dict(artifact.manifest),
+        "report": artifact.report,
+    }
+
+
+def masked_rows(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of the report whose parameter has a mask."""
+    return [row for row in artifact.report["parameters"] if row["name"] in artifact.masks]
+
+
+def result(artifact: Artifact) -> None:
+    """One screen: what is left, where it is weakest, where it lies, how it is used."""
+    from pkcompiler.pruning.readme import usage
+
+    found = result_json(artifact)
+    rows = sorted(found["layers"], key=lambda row: row["effective"] / max(1, row["entries"]))[:WORST]
+    lines = [
+        ("kept", f"{found['kept']:,} of {found['total']:,} ({found['kept'] / found['total']:.4g})"),
+        ("sparsity", f"{found['direct_sparsity']:.4%} direct, {found['effective_sparsity']:.4%} effective"),
+        *(("worst layers" if i == 0 else "", text) for i, text in enumerate(_aligned(rows))),
+        *_warned(artifact),
+        ("seconds", f"{found['seconds']:.1f}"),
+        ("folder", found["folder"]),
+    ]
+    for label, text in lines:
+        click.echo(f"{label:<14}{text}".rstrip())
+    click.echo(f"\n{usage(artifact.manifest['model'], found['folder'])}", nl=False)
+
+
+def _warned(artifact: Artifact) -> list[tuple[str, str]]:
+    count = len(artifact.report["warnings"])
+    return [("warnings", f"{count}: pkc analyze {artifact.path}")] if count else []
+
+
+def _aligned(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    width = max((len(row["name"]) for row in rows), default=0)
+    return [
+        f"{row['name']:<{width}}  {row['density']:.4g} kept, {row['effective']:,} of {row['entries']:,} effective, "
+        f"{row['effective_units']} of {row['units']} units"
+        for row in rows
+    ]
+
+
+def show(artifact: Artifact) -> None:
+    """Where an artifact comes from, then one row per masked parameter."""
+    found, made = artifact.manifest, artifact.manifest["model"]
+    data = found.get("data")
+    lines = [
+        ("model", f"{made.get('class', '?')}" + (f" of {made['spec']}" if made.get("spec") else "")),
+        ("weights", "from a file" if made.get("weights_sha256") else f"as initialised, seed {made.get('seed')}"),
+        ("inputs", ", ".join(_input(i) for i in found["inputs"])),
+        ("data", f"{data['name']}, {len(data['indices'])} samples, sha256 {data['sha256'][:12]}" if data else "none"),
+        ("recipe", f"{found['recipe_sha256'][:12]}, {found['recipe'].get('dtype', '?')} on {found['recipe'].get('device', '?')}"),
+        ("versions", ", ".join(f"{k} {v}" for k, v in found["versions"].items())),
+        ("kept", f"{artifact.kept:,} of {artifact.total:,} ({artifact.kept / artifact.total:.4g})"),
+    ]
+    for label, text in lines:
+        click.echo(f"{label:<10}{text}")
+    click.echo()
+    rows = ((n, "x".join(map(str, row["shape"])), f"{row['kept']:,}", _share(row["kept"], row["size"])) for n, row in found["parameters"].items())
+    table(("parameter", "shape", "kept", "density"), rows)
+    click.echo(f"\n{artifact.schedule}", nl=False)
+
+
+def _input(described: Mapping[str, Any]) -> str:
+    name = f"{described['name']}=" if described["name"] else ""
+    return f"{name}{described['dtype']}:{'x'.join(map(str, described['shape']))}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.4f}" if whole else "-"
+
+
+def compared(found: Comparison) -> None:
+    """Totals, densities side by side, overlaps."""
+    names = [str(a.path) for a in found.artifacts]
+    totals = [report.totals for report in found.reports]
+    rows = [
+        ("kept", *(f"{a.kept:,} of {a.total:,}" for a in found.artifacts)),
+        ("direct sparsity", *(f"{1 - a.kept / a.total:.4%}" for a in found.artifacts)),
+        ("effective sparsity", *(_percent(t["effective_sparsity"].value) for t in totals)),
+        ("log10 paths", *(_log10(t["paths"].value) for t in totals)),
+        ("log10 L1 path norm", *(_mass(t["l1"].value) for t in totals)),
+        ("log10 L2 path norm", *(_mass(t["l2"].value) for t in totals)),
+    ]
+    table(("", *names), rows)
+    click.echo()
+    pair = found.overlaps[0].layers if len(names) == 2 else None
+    header = ("density", *names) + (("overlap",) if pair else ())
+    table(header, ((n, *map(_density, found.densities[n]), *((_density(pair[n]),) if pair else ())) for n in found.names))
+    click.echo()
+    table(("mask overlap (Jaccard)", "", ""), ((names[o.first], names[o.second], _density(o.whole)) for o in found.overlaps))
+
+
+def _density(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4%}"
+
+
+def _log10(count: int) -> str:
+    return f"{math.log10(count):.3f}" if count else "no path"
+
+
+def _mass(mass: Any) -> str:
+    if mass is None:
+        return "-"
+    return f"{mass.log10:.3f}" if mass.mantissa else "0"
+
+
+def densities_json(state: Round) -> dict[str, Any]:
+    """A state as plain data: the density of every layer."""
+    layers = {n: float(m.sum()) / max(1, m.numel()) for n, m in state.masks.items()}
+    return {"stage": state.stage, "round": state.round, "density": state.density, "kept": state.kept, "layers": layers}
+
+
+def densities(states: Sequence[Mapping[str, Any]]) -> None:
+    """One row per round, one column per layer; cut into blocks that fit where stdout is a terminal."""
+    names = list(dict.fromkeys(name for state in states for name in state["layers"]))
+    width = len(str(len(names))) + 1
+    for i, name in enumerate(names, 1):
+        click.echo(f"{f'#{i}':<{width}}  {name}")
+    several = len({state["stage"] for state in states}) > 1
+    head = ["round", "density", "kept"]
+    fixed = [[_round(s, several), f"{s['density']:.4f}", f"{s['kept']:,}"] for s in states]
+    widths = [max(len(title), *(len(row[i]) for row in fixed)) for i, title in enumerate(head)]
+    room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths) if sys.stdout.isatty() else math.inf
+    step = int(max(1, min(room // 8, len(names))))
+    for start in range(0, len(names), step):
+        part = names[start : start + step]
+        click.echo()
+        click.echo(_line(head, widths) + "".join(f"{f'#{start + i + 1}':>8}" for i in range(len(part))))
+        for state, row in zip(states, fixed, strict=True):
+            click.echo(_line(row, widths) + "".join(_cell(state["layers"].get(name)) for name in part))
+
+
+def _round(state: Mapping[str, Any], several: bool) -> str:
+    return f"{state['stage'] + 1}.{state['round']}" if several else str(state["round"])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+
+
+def _cell(value: float | None) -> str:
+    return f"{'-' if value is None else f'{value:.4f}':>8}"

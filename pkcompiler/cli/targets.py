@@ -1,0 +1,50 @@
+"""How much to prune, as it is typed: ``98%``, ``0.98``, ``50x``."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+NUMBER = re.compile(r"(?P<value>\d{1,40}(?:\.\d{1,40})?|\.\d{1,40})(?P<unit>%|x)?")
+
+
+class Part(click.ParamType[float]):
+    """A part of all: ``98%`` or ``0.98``; ``98`` is refused. ``lowest`` and ``highest`` say which end is allowed."""
+
+    name = "PART"
+
+    def __init__(self, *, zero: bool, one: bool) -> None:
+        self.zero, self.one = zero, one
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        option = param.opts[0] if param else ""
+        match = NUMBER.fullmatch(str(value))
+        if match is None or match["unit"] == "x":
+            self.fail(f"'{value}' is no part: type {option} 98% or {option} 0.98", param, ctx)
+        number = float(match["value"])
+        if match["unit"] is None and number > 1:
+            self.fail(f"{value} is more than all: type {option} {value}%, or a number up to 1", param, ctx)
+        part = number / 100 if match["unit"] else number
+        if part > 1 or (part == 1 and not self.one) or (part == 0 and not self.zero):
+            ends = f"from 0%{'' if self.zero else ' (not included)'} to 100%{'' if self.one else ' (not included)'}"
+            self.fail(f"{value} is out of range: type a part {ends}, such as {option} 90%", param, ctx)
+        return part
+
+
+class Factor(click.ParamType[float]):
+    """``50x`` or ``50``: at least 1."""
+
+    name = "FACTOR"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = NUMBER.fullmatch(str(value))
+        if match is None or match["unit"] == "%" or not 1 <= float(match["value"]) <= 1e12:
+            self.fail(f"'{value}' is no compression: type --compression 50x (at least 1x)", param, ctx)
+        return float(match["value"])
+
+
+def short(target: tuple[str, float]) -> str:
+    """A target as part of a folder's name: ``sparsity98``, ``density2.5``, ``50x``."""
+    word, value = target
+    return f"{value:.12g}x" if word == "compression" else f"{word}{float(f'{value * 100:.10g}'):.12g}"

@@ -1,0 +1,153 @@
+"""The artifact: a folder with masks, the weights that were scored, and what they were made from. ``load`` reads one back.
+
+Nothing that an artifact names is imported or run: reading it takes its printed graph, its tensors and its manifest alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as read_tensors
+from torch import Tensor, nn
+
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.frontend.trace import DTYPES
+from pkcompiler.ir.parse import parse_graph
+from pkcompiler.ir.types import PathGraph
+from pkcompiler.pruning.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, check_files, read_manifest
+
+__all__ = ["Artifact", "load"]
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """What a folder holds. ``masks``: bool tensors by parameter name. ``weights``: the state that was scored, unmasked, under the
+    names and dtypes of the dense model's ``state_dict``. ``constants``: tensors of the graph that no ``state_dict`` holds.
+    ``extra``: files that the manifest does not name.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    masks: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    constants: Mapping[str, Tensor]
+    extra: tuple[str, ...]
+
+    @cached_property
+    def graph(self) -> PathGraph:
+        """The path graph that was scored, parsed from its printed form."""
+        return parse_graph(self.text(GRAPH), str(self.path / GRAPH))
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensor of every slot of the graph, in the slot's dtype. Raises ``PKC628`` where one is missing."""
+        found = {**self.weights, **self.constants}
+        raise_all(
+            Diagnostic("PKC628", f"the artifact '{self.path}' has no tensor for the slot '{s.name}'", notes=("make it anew",))
+            for s in self.graph.slots
+            if s.name not in found or tuple(found[s.name].shape) != tuple(s.type.shape)
+        )
+        dtypes = {word: dtype for dtype, word in DTYPES.items()}
+        return {s.name: found[s.name].to(dtypes[s.type.dtype]) for s in self.graph.slots}
+
+    @property
+    def schedule(self) -> str:
+        """The resolved schedule, with the text of every pass."""
+        return self.text(SCHEDULE)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The analysis under the masks, as ``Report.to_json`` gave it."""
+        found: dict[str, Any] = json.loads(self.text(REPORT))
+        return found
+
+    @property
+    def kept(self) -> int:
+        return int(self.manifest["kept"])
+
+    @property
+    def total(self) -> int:
+        """N: the entries that count."""
+        return int(self.manifest["total"])
+
+    def text(self, name: str) -> str:
+        """The text of one of the files."""
+        return (self.path / name).read_text(encoding="utf-8")
+
+    def lower(self, model: nn.Module, example_inputs: Any = None, *, weights: bool = True) -> nn.Module:
+        """A trainable masked copy of ``model``, which is not changed (see :func:`pkcompiler.lower`).
+
+        ``weights``: start from the weights that were scored (False: from those of ``model``). Raises ``PKC629`` where the model is
+        another one, and what :func:`pkcompiler.lower` raises.
+        """
+        from pkcompiler.lowering import lower
+
+        return lower(self._with_weights(copy.deepcopy(model)) if weights else model, self.masks, example_inputs)
+
+    def apply(self, model: nn.Module, *, weights: bool = True) -> nn.Module:
+        """Load the weights that were scored into ``model`` (unless ``weights`` is False) and keep its pruned ones at zero.
+
+        In place, through its training; see :func:`pkcompiler.apply_masks`. Raises ``PKC629`` where the model is another one.
+        """
+        from pkcompiler.lowering import apply_masks
+
+        return apply_masks(self._with_weights(model) if weights else model, self.masks)
+
+    def _with_weights(self, model: nn.Module) -> nn.Module:
+        expected = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
+        wrong = [n for n in self.weights if n not in expected or expected[n].shape != self.weights[n].shape]
+        wrong += [n for n in expected if n not in self.weights]
+        if wrong:
+            made = self.manifest["model"]
+            raise fail(
+                "PKC629",
+                f"the model is not the one that was pruned: {len(wrong)} tensors differ in name or shape, such as '{wrong[0]}'",
+                f"build the same {made.get('class', 'model')}" + (f": {made['spec']}" if made.get("spec") else ""),
+            )
+        model.load_state_dict(dict(self.weights), strict=True)
+        return model
+
+
+def load(path: str | Path) -> Artifact:
+    """Read the artifact in a folder; every file is checked against its hash.
+
+    Raises PkcError: ``PKC624`` no artifact, ``PKC625`` written by a newer version, ``PKC626`` files missing or damaged (all of
+    them named), ``PKC627`` and ``PKC628`` contents that do not fit together.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    extra = check_files(folder, manifest)
+    masks, weights = _tensors(folder, MASKS), _tensors(folder, WEIGHTS)
+    constants = _tensors(folder, CONSTANTS) if CONSTANTS in manifest["files"] else {}
+    _fitting(folder, masks, weights, manifest)
+    return Artifact(folder, manifest, masks, weights, constants, extra)
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return read_tensors((folder / name).read_bytes())
+    except (SafetensorError, ValueError) as error:
+        raise fail("PKC628", f"'{name}' of '{folder}' is no safetensors file: {error}", "make the artifact anew") from None
+
+
+def _fitting(folder: Path, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
+    """Each mask is boolean, belongs to a weight of its shape, and keeps as many entries as the manifest says."""
+    rows = manifest["parameters"]
+    found = [f"'{n}' is in the manifest or in {MASKS}, not in both" for n in sorted(masks.keys() ^ rows.keys())]
+    for name, mask in masks.items():
+        if mask.dtype != torch.bool:
+            found.append(f"the mask of '{name}' is {mask.dtype}, not torch.bool")
+        elif name not in weights or weights[name].shape != mask.shape:
+            found.append(f"the mask of '{name}' has no weight of its shape")
+        elif name in rows and rows[name]["kept"] != int(mask.sum()):
+            found.append(f"the mask of '{name}' keeps {int(mask.sum())}, the manifest says {rows[name]['kept']}")
+    if found:
+        raise PkcError(*(Diagnostic("PKC628", f"{problem} (in '{folder}')", notes=("make the artifact anew",)) for problem in found))

@@ -1,0 +1,195 @@
+"""Work that survives its process: a folder ``<out>.partial`` with the recipe and the state after the last round, renamed when whole.
+
+What is on disk at any moment is one of: no recipe (nothing was done), a recipe and perhaps a state (the run goes on behind it),
+or a manifest (the run is complete, and only the renaming is missing).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.pruning.files import UNFINISHED, json_text, read_object, unwritable, write_whole
+from pkcompiler.pruning.manifest import KNOWN, MANIFEST, check_files, read_manifest
+from pkcompiler.pruning.recipe import differences, recipe_hash
+from pkcompiler.pruning.rounds import Round
+
+RECIPE, STATE, LOCK = "recipe.json", "state.safetensors", "lock"
+OWN = frozenset({RECIPE, STATE, LOCK, MANIFEST, *KNOWN})
+CHECKPOINT_EVERY = 1.0  # seconds
+
+Found = Literal["new", "resumed", "complete"]
+
+
+@dataclass(slots=True)
+class Work:
+    """The folder of a run. ``found``: what lay there. ``after``: the state to go on from; ``spent``: seconds of earlier runs."""
+
+    out: Path
+    recipe: Mapping[str, Any]
+    found: Found = "new"
+    after: Round | None = None
+    spent: float = 0.0
+    _next: float = 0.0
+    _lock: list[IO[str]] = field(default_factory=list)
+
+    @property
+    def partial(self) -> Path:
+        return partial_of(self.out)
+
+    def checkpoint(self, state: Round, seconds: float, *, now: bool = False) -> None:
+        """Write the state after a round; at most every second unless ``now``."""
+        moment = time.monotonic()
+        if not now and moment < self._next:
+            return
+        write_state(self.partial / STATE, state, self.spent + seconds, recipe_hash(self.recipe))
+        self._next = time.monotonic() + CHECKPOINT_EVERY
+
+    def finish(self) -> None:
+        """The folder holds a manifest: remove what only the run needed, and give it its name (replacing an older artifact)."""
+        for name in (RECIPE, STATE, LOCK):
+            (self.partial / name).unlink(missing_ok=True)
+        self.release()
+        older = self.out.with_name(f"{self.out.name}.replaced")
+        if self.out.is_dir() and not any(self.out.iterdir()):
+            self.out.rmdir()
+        if self.out.exists():
+            shutil.rmtree(older, ignore_errors=True)
+            os.replace(self.out, older)
+        os.replace(self.partial, self.out)
+        shutil.rmtree(older, ignore_errors=True)
+
+    def release(self) -> None:
+        """Let another process work here."""
+        while self._lock:
+            self._lock.pop().close()
+
+
+def partial_of(out: Path) -> Path:
+    """``runs/a.partial`` of ``runs/a``."""
+    return out.with_name(f"{out.name}.partial")
+
+
+def begin(out: Path, recipe: Mapping[str, Any], *, force: bool = False, fresh: bool = False) -> Work:
+    """Look at what lies at ``out`` and beside it, and make the folder to work in.
+
+    ``force``: replace an artifact, and an unfinished run of another recipe. ``fresh``: drop an unfinished run. Raises ``PKC620``
+    (cannot write), ``PKC621`` (something else is there), ``PKC622`` (made by another recipe), ``PKC623`` (at work).
+    """
+    work = Work(out, recipe)
+    try:
+        if _complete(out, recipe, force):
+            work.found = "complete"
+            return work
+        _open(work, force, fresh)
+    except OSError as error:
+        raise unwritable(work.partial, error) from None
+    return work
+
+
+def _complete(out: Path, recipe: Mapping[str, Any], force: bool) -> bool:
+    """Whether the artifact at ``out`` is the one that is wanted; False where there is none, or it is to be replaced."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    if not (out / MANIFEST).is_file():
+        raise fail("PKC621", f"'{out}' exists and is no artifact; it is left as it is", "give another folder: -o DIR")
+    if force:
+        return False
+    manifest = read_manifest(out)
+    _same(manifest["recipe"], recipe, f"'{out}' was made by another recipe", "pkc prune ... --force replaces it, -o DIR keeps both")
+    check_files(out, manifest)
+    return True
+
+
+def _open(work: Work, force: bool, fresh: bool) -> None:
+    partial = work.partial
+    if partial.exists():
+        strange = [p.name for p in partial.iterdir() if p.name.removesuffix(UNFINISHED) not in OWN] if partial.is_dir() else [""]
+        if strange:
+            raise fail("PKC621", f"'{partial}' is no unfinished run: it holds '{strange[0]}'", "give another folder: -o DIR")
+    partial.mkdir(parents=True, exist_ok=True)
+    work._lock.append(_locked(partial / LOCK))
+    before = read_object(partial / RECIPE)
+    if before is not None and not (fresh or force):
+        remedy = f"--fresh starts '{work.out}' anew, -o DIR keeps both"
+        _same(before, work.recipe, f"'{partial}' is an unfinished run of another recipe", remedy)
+    if before is not None and not fresh and recipe_hash(before) == recipe_hash(work.recipe):
+        _go_on(work)
+        return
+    for path in partial.iterdir():
+        if path.name != LOCK:
+            path.unlink()
+    write_whole(partial / RECIPE, json_text(work.recipe))
+
+
+def _go_on(work: Work) -> None:
+    state = read_state(work.partial / STATE, recipe_hash(work.recipe))
+    if state is not None:
+        work.after, work.spent = state
+        work.found = "resumed"
+
+
+def _same(before: Mapping[str, Any], now: Mapping[str, Any], message: str, remedy: str) -> None:
+    if recipe_hash(before) != recipe_hash(now):
+        lines = differences(before, now)
+        raise fail("PKC622", f"{message}: {lines[0]}", *lines[1:], remedy)
+
+
+def _locked(path: Path) -> IO[str]:
+    """An open file that no other process can lock; the lock goes with the process. Raises ``PKC623``."""
+    stream = path.open("w")
+    try:
+        import fcntl
+    except ImportError:
+        return stream
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        message = f"another process is at work in '{path.parent}'"
+        raise fail("PKC623", message, "wait for it, or give another folder: -o DIR") from None
+    return stream
+
+
+def write_state(path: Path, state: Round, seconds: float, recipe: str) -> None:
+    """A state as one file: the masks packed to bits, the rest as text beside them."""
+    packed = {n: torch.from_numpy(np.packbits(m.numpy().reshape(-1))) for n, m in state.masks.items()}
+    facts = {name: repr(getattr(state, name)) for name in ("stage", "round", "rounds", "density", "kept", "total", "log10_mass")}
+    shapes = {f"shape {n}": "x".join(map(str, m.shape)) for n, m in state.masks.items()}
+    write_whole(path, tensor_bytes(packed, {**facts, **shapes, "seconds": repr(seconds), "recipe": recipe}), durable=False)
+
+
+def read_state(path: Path, recipe: str) -> tuple[Round, float] | None:
+    """The state and its seconds; None where there is none that can be used."""
+    if not path.is_file():
+        return None
+    with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as found:
+        facts = found.metadata() or {}
+        if facts["recipe"] != recipe:
+            return None
+        masks = {n: _unpacked(found.get_tensor(n), facts[f"shape {n}"]) for n in found.keys()}  # noqa: SIM118
+        mass = None if facts["log10_mass"] == "None" else float(facts["log10_mass"])
+        whole = (int(facts[name]) for name in ("stage", "round", "rounds"))
+        return Round(*whole, float(facts["density"]), int(facts["kept"]), int(facts["total"]), masks, mass), float(facts["seconds"])
+    return None
+
+
+def _unpacked(bits: Tensor, shape: str) -> Tensor:
+    sizes = [int(size) for size in shape.split("x") if size]
+    count = int(np.prod(sizes, dtype=np.int64))
+    return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool)).reshape(sizes)
+
+

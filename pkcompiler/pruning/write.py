@@ -1,0 +1,111 @@
+"""Writes an artifact: every file whole, the manifest last, the folder under its own name only when it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import save as tensor_bytes
+from torch import Tensor
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.ir.text import print_graph
+from pkcompiler.pruning.files import json_text, unwritable, write_whole
+from pkcompiler.pruning.manifest import (
+    CONSTANTS,
+    FORMAT,
+    FORMAT_VERSION,
+    GRAPH,
+    MANIFEST,
+    MASKS,
+    README,
+    REPORT,
+    SCHEDULE,
+    WEIGHTS,
+)
+from pkcompiler.pruning.provenance import Provenance
+from pkcompiler.pruning.readme import readme
+from pkcompiler.pruning.recipe import recipe_hash, versions
+
+if TYPE_CHECKING:
+    from pkcompiler.pruning.rounds import Pruned
+
+
+def save(pruned: Pruned, path: Path) -> Path:
+    """Write the artifact folder ``path``, which may not exist yet (an empty folder may). Returns ``path``.
+
+    Raises ``PKC621`` where something is in the way and ``PKC620`` where nothing can be written.
+    """
+    if pruned.origin is None:
+        raise fail("PKC630", "the model's state_dict holds entries that are no tensors", "remove its get_extra_state")
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise fail("PKC621", f"'{path}' exists already", "give a new folder")
+    unfinished = path.with_name(f"{path.name}.partial")
+    if unfinished.exists():
+        raise fail("PKC621", f"'{unfinished}' is in the way: an unfinished run", f"remove it: rm -r '{unfinished}'")
+    try:
+        unfinished.mkdir(parents=True)
+    except OSError as error:
+        raise unwritable(unfinished, error) from None
+    try:
+        write(pruned, unfinished)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return path
+
+
+def write(pruned: Pruned, folder: Path) -> None:
+    """All files of the artifact into an existing folder, the manifest last. The same result gives the same bytes of masks."""
+    origin = pruned.origin
+    assert origin is not None
+    contents = _contents(pruned, origin)
+    for name, content in contents.items():
+        write_whole(folder / name, content)
+    hashes = {name: sha256(content).hexdigest() for name, content in contents.items()}
+    write_whole(folder / MANIFEST, json_text(manifest_of(pruned, origin, hashes)))
+
+
+def _contents(pruned: Pruned, origin: Provenance) -> dict[str, bytes]:
+    constants = _constants(pruned.tensors, origin.state)
+    contents = {
+        MASKS: tensor_bytes({n: m.contiguous() for n, m in pruned.masks.items()}),
+        WEIGHTS: tensor_bytes(dict(origin.state)),
+        SCHEDULE: pruned.plan.text.encode(),
+        GRAPH: print_graph(pruned.graph).encode(),
+        REPORT: json_text(pruned.report.to_json()).encode(),
+        README: readme(pruned, origin, bool(constants)).encode(),
+    }
+    return contents | ({CONSTANTS: tensor_bytes(constants)} if constants else {})
+
+
+def _constants(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of slots that the state does not hold: literals of the trace, and buffers that are not persistent."""
+    return {n: t.detach().cpu().clone() for n, t in tensors.items() if n not in state}
+
+
+def manifest_of(pruned: Pruned, origin: Provenance, hashes: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest as plain data (its schema: ``manifest.schema.json``)."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "versions": versions(),
+        "model": dict(origin.model),
+        "inputs": list(origin.inputs),
+        "total": pruned.total,
+        "kept": pruned.kept,
+        "seconds": round(pruned.seconds, 3),
+        "parameters": {
+            n: {"shape": list(m.shape), "size": m.numel(), "kept": int(m.sum())} for n, m in pruned.masks.items()
+        },
+        "recipe": dict(origin.recipe),
+        "recipe_sha256": recipe_hash(origin.recipe),
+        "data": origin.data,
+        "files": dict(sorted(hashes.items())),
+    }

@@ -1,0 +1,110 @@
+"""The layers, read from the imports of every file: a layer imports only those below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pkcompiler"
+
+LAYERS = (
+    ("cli",),
+    ("pipeline",),
+    ("pruning",),
+    ("lowering",),
+    ("analysis",),
+    ("frontend", "data"),
+    ("ops",),
+    ("ir", "lang"),
+    ("diagnostics", "resources", "codes", "render", "usercode"),
+)
+"""From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
+
+BESIDE = {("data", "lang"), ("resources", "diagnostics"), ("render", "diagnostics"), ("usercode", "diagnostics")}
+
+TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render")
+
+AT_HOME = {
+    "lark": ("ir/syntax.py", "lang/parse.py"),
+    "networkx": ("analysis/topology.py",),
+    "sympy": ("analysis/count.py", "analysis/symbolic.py"),
+    "click": ("cli/",),
+    "rich": ("cli/",),
+}
+"""Where a package may be imported: one file per grammar for lark."""
+
+LONGEST = 400
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The absolute names that a file imports, at its top or inside of a function."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(file: Path) -> str:
+    """The layer's member that a file is, or lies in."""
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def allowed(importer: str, imported: str) -> bool:
+    rank = {name: depth for depth, names in enumerate(LAYERS) for name in names}
+    return importer == imported or rank[importer] < rank[imported] or (importer, imported) in BESIDE
+
+
+def rooms_used(file: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports(file) if name.startswith("pkcompiler.")}
+    return {name for name in names if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
+
+
+def label(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def test_the_table_of_layers_is_complete() -> None:
+    named = {name for names in LAYERS for name in names}
+    assert {room(file) for file in files()} - {"__init__"} <= named
+
+
+@pytest.mark.parametrize("file", [file for file in files() if room(file) != "__init__"], ids=label)
+def test_a_layer_imports_only_those_below(file: Path) -> None:
+    assert [other for other in sorted(rooms_used(file)) if not allowed(room(file), other)] == []
+
+
+@pytest.mark.parametrize("file", [file for file in files() if room(file) in TORCHLESS], ids=label)
+def test_ir_and_language_do_without_torch(file: Path) -> None:
+    assert [name for name in imports(file) if name.split(".")[0] in ("torch", "numpy")] == []
+
+
+@pytest.mark.parametrize("package", AT_HOME)
+def test_a_package_is_imported_at_home_only(package: str) -> None:
+    users = [file.relative_to(PACKAGE).as_posix() for file in files() if package in {name.split(".")[0] for name in imports(file)}]
+    assert [user for user in users if not user.startswith(AT_HOME[package])] == []
+
+
+@pytest.mark.parametrize("folder", ["pkcompiler", "tests", "examples", "benchmarks"])
+def test_no_file_is_too_long(folder: str) -> None:
+    lengths = {label(file): len(file.read_text(encoding="utf-8").splitlines()) for file in (ROOT / folder).rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}
+
+
+def test_the_rules_can_be_broken(tmp_path: Path) -> None:
+    """The reading of imports sees both forms, inside of functions too, and the order refuses what goes up or sideways."""
+    file = tmp_path / "module.py"
+    file.write_text("import torch.nn as nn\ndef f():\n    from pkcompiler.analysis import sweep\n")
+    assert list(imports(file)) == ["torch.nn", "pkcompiler.analysis.sweep"]
+    assert not allowed("analysis", "pruning")
+    assert not allowed("ir", "lang")
+    assert allowed("cli", "ir")

@@ -121,9 +121,15 @@ def path_gradients(captured: Capture, observed: Mapping[str, Tensor], cotangent:
     with torch.enable_grad():
         result = sweep.run(edges, sources)
         value = times_power(result.tensor, result.exponent)
-        names = list(edges)
-        grads = torch.autograd.grad((value * cotangent).sum(), [edges[n] for n in names], allow_unused=True)
-    return value.detach(), {n: torch.zeros_like(edges[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
+        return value.detach(), derivatives((value * cotangent).sum(), edges)
+
+
+def derivatives(total: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The derivative of ``total`` by each leaf, zeros where it does not depend on it."""
+    if not leaves or not total.requires_grad:
+        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+    grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    return {n: torch.zeros_like(leaf) if g is None else g for (n, leaf), g in zip(leaves.items(), grads, strict=True)}
 
 
 def input_placeholders(captured: Capture) -> dict[str, str]:
@@ -190,8 +196,7 @@ def reference_gradients(
         run = _Reference(program.module, claims)
         run.garbage_collect_values = False
         (output,) = run.run(*run_inputs(program, flat, {**tensors, **leaves}))
-        grads = torch.autograd.grad((output * cotangent).sum(), [leaves[n] for n in names], allow_unused=True)
-    return {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
+        return derivatives((output * cotangent).sum(), leaves)
 
 
 def plain_gradients(captured: Capture, cotangent: Tensor) -> dict[str, Tensor]:
@@ -202,8 +207,7 @@ def plain_gradients(captured: Capture, cotangent: Tensor) -> dict[str, Tensor]:
         args, kwargs = torch.utils._pytree.tree_unflatten(list(captured.call.flat), captured.call.spec)
         result = torch.func.functional_call(captured.module, leaves, args, kwargs, tie_weights=True)
         output = torch.utils._pytree.tree_leaves(result)[captured.call.output]
-        grads = torch.autograd.grad((output * cotangent).sum(), list(leaves.values()), allow_unused=True)
-    return {n: torch.zeros_like(leaves[n]) if g is None else g for n, g in zip(leaves, grads, strict=True)}
+        return derivatives((output * cotangent).sum(), leaves)
 
 
 def gradient_errors(grads: Mapping[str, Tensor], truth: Mapping[str, Tensor], lifted: Lifted) -> dict[str, float]:
@@ -226,7 +230,7 @@ def refused_claims(program: Program, lifted: Lifted) -> list[str]:
         node = nodes[record.node]
         if record.kind == "gate" and not _is_gate(node, nodes[record.source], program):
             found.append(f"'{name}' is claimed to be a gate, but is no parameter-free pointwise function of one tensor")
-        if record.kind in ("frozen", "softmax", "normalise") and not _may_freeze(node):
+        if record.kind in ("frozen", "softmax", "normalise") and not _may_freeze(node, program):
             found.append(f"'{name}' ({op_name(node)}) is recorded as a constant, but is not on the list of operators that may be")
     return found
 
@@ -251,8 +255,8 @@ NORMALISATIONS = frozenset(
 )
 
 
-def _may_freeze(node: fx.Node) -> bool:
-    """A normalisation, a softmax, a singular function, an integer or boolean tensor, or what is computed from those alone."""
+def _may_freeze(node: fx.Node, program: Program) -> bool:
+    """A normalisation, a softmax, a singular function, an integer or boolean tensor, or what is computed from those and buffers."""
     stack, seen = [node], set()
     while stack:
         here = stack.pop()
@@ -261,7 +265,7 @@ def _may_freeze(node: fx.Node) -> bool:
         seen.add(here)
         if op_name(here) in FROZEN_LIST | NORMALISATIONS:
             continue
-        if here.op != "call_function" or not here.all_input_nodes:
-            return here.op != "placeholder"
+        if here.name in program.parameters or here.name in program.inputs:
+            return False
         stack.extend(here.all_input_nodes)
     return True

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from pkcompiler.frontend.export import Program
-from pkcompiler.ops.gates import LINEAR, NORMS, PASS_THROUGH, is_pointwise, is_singular
+from pkcompiler.ops.gates import FACTORIES, LINEAR, NORMS, PASS_THROUGH, SINGULAR, is_pointwise, is_singular
 
 Kind = Literal["number", "known", "index", "stored", "path", "observed", "several"]
 
@@ -87,6 +87,8 @@ class _Classifier:
             return "known"
         if value is not None and not isinstance(value, Tensor | tuple | list):
             return "number"
+        if op_name(node) in FACTORIES:
+            return "known"
         operands = [self.kinds[n] for n in node.all_input_nodes]
         if not any(k in ("path", "stored", "observed", "several") for k in operands):
             return self.data_free(node, operands)
@@ -107,12 +109,12 @@ class _Classifier:
         return "known"
 
     def data_free(self, node: fx.Node, operands: list[Kind]) -> Kind:
-        """No parameter and no floating input: a constant, or an integer input that is only reshaped."""
-        if op_name(node) in ("aten.embedding.default",):
-            return "path"
-        if "index" in operands and op_name(node) in RESHAPES | PASS_THROUGH:
+        """No parameter and no floating input: a constant, or an integer input that is reshaped, or one that is computed with."""
+        if "index" not in operands:
+            return "known"
+        if op_name(node) in RESHAPES | PASS_THROUGH and not is_floating(node):
             return "index"
-        return "known"
+        return self.observe(node, "factor")
 
     def observe(self, node: fx.Node, why: str) -> Kind:
         self.observed[node] = why
@@ -134,7 +136,7 @@ class _Classifier:
                 self.regions[node] = self.regions[data[0]]
             return self.observe(node, "norm" if any(self.observed[n] == "norm" for n in data) else "factor")
         if not is_pointwise(node.target):
-            return self.observe(node, "norm") if name in NORMS else "path"
+            return self.observe(node, "norm" if name in NORMS else "factor") if name in NORMS | SINGULAR else "path"
         return self.pointwise(node, name, data)
 
     def pointwise(self, node: fx.Node, name: str, data: list[fx.Node]) -> Kind:
@@ -159,6 +161,11 @@ class _Classifier:
         fits = (
             self.kinds[root] in ("path", "stored")
             and all(self.region_of(n).root is root and tuple(meta(n).shape) == shape for n in data)
-            and all(isinstance(meta(n), Tensor) and meta(n).numel() == 1 for n in others)
+            and all(isinstance(meta(n), Tensor) and (meta(n).numel() == 1 or filled(n, shape)) for n in others)
         )
         return root if fits else None
+
+
+def filled(node: fx.Node, shape: tuple[Any, ...]) -> bool:
+    """Whether the node is a tensor of that shape with one number everywhere."""
+    return op_name(node) in FACTORIES and tuple(meta(node).shape) == shape

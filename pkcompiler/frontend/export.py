@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -161,9 +161,8 @@ def export_program(model: nn.Module, call: Call) -> Program:
     signature = exported.graph_signature
     names = _canonical_names(model)
     tensors = {name: t for name, t in (*model.named_parameters(), *model.named_buffers())}
-    strip = lambda target: names[target.removeprefix(PREFIX)]  # noqa: E731
-    parameters = {p: strip(t) for p, t in signature.inputs_to_parameters.items()}
-    buffers = {p: strip(t) for p, t in signature.inputs_to_buffers.items()}
+    parameters = {p: names[t.removeprefix(PREFIX)] for p, t in signature.inputs_to_parameters.items()}
+    buffers = {p: names[t.removeprefix(PREFIX)] for p, t in signature.inputs_to_buffers.items()}
     lifted = {p: exported.constants[t] for p, t in signature.inputs_to_lifted_tensor_constants.items()}
     inputs = tuple(str(name) for name in signature.user_inputs)
     module = exported.graph_module
@@ -231,6 +230,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-Decompositions = dict[Any, Callable[..., Any]]

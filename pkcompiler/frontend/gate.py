@@ -52,7 +52,8 @@ def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | N
             constant = known.get(n.name)
             if constant is None:
                 raise LookupError(f"{n.name} is no function of the root")
-            return constant.reshape(()).to(z.dtype) if constant.is_floating_point() else constant.reshape(())
+            number = constant.flatten()[0]
+            return number.to(z.dtype) if number.is_floating_point() else number
 
         for n in nodes:
             args = fx.map_arg(n.args, read)

@@ -39,8 +39,15 @@ def _plain(path: str) -> str:
 
 
 def _source_line(trace: str) -> str:
-    frames = [(f, n) for f, n in _FRAME.findall(trace) if "/torch/" not in f and "pkcompiler/frontend" not in f]
-    if not frames:
-        return ""
-    file, line = frames[-1]
-    return f"{file.rsplit('/', 1)[-1]}:{line}"
+    frame = _last_frame(trace)
+    return f"{frame[0].rsplit('/', 1)[-1]}:{frame[1]}" if frame else ""
+
+
+def user_frame(node: fx.Node) -> tuple[str, int] | None:
+    """File and line of the user's own code that called the operator."""
+    return _last_frame(node.meta.get("stack_trace") or "")
+
+
+def _last_frame(trace: str) -> tuple[str, int] | None:
+    frames = [(f, int(n)) for f, n in _FRAME.findall(trace) if "/torch/" not in f and "pkcompiler/frontend" not in f]
+    return frames[-1] if frames else None

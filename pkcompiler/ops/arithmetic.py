@@ -6,20 +6,16 @@ import math
 
 import torch
 
-from pkcompiler.ir.maps import Constant, Gate, Literal, Merge, Product, Reindex, Scale, Source
+from pkcompiler.ir.maps import Batch, Constant, Gate, Literal, Merge, Product, Reindex, Scale, Source
+from pkcompiler.ops.linear import scaled
 from pkcompiler.ops.table import Known, Observed, Path, Ref, Stored, Use, path_op
 
 Scalar = int | float
 
 
-def scaled(use: Use, x: Ref, factor: float) -> Ref:
-    """x times a literal (x itself when the literal is 1)."""
-    return x if factor == 1 else use.emit(Constant(Literal(float(factor))), use.path(x), shape=x.shape)
-
-
 def signed_sum(use: Use, left: Ref | Scalar, right: Ref | Scalar, sign: int, alpha: Scalar = 1) -> Ref:
     if not isinstance(right, Scalar):
-        right = scaled(use, right, alpha)
+        right = right if alpha == 1 else scaled(use, right, alpha)
     elif alpha != 1:
         right = right * alpha
     terms = [(1, left), (sign, right)]
@@ -42,7 +38,7 @@ def sub(use: Use) -> Ref:
 
 @path_op("aten.rsub.Scalar", "aten.rsub.Tensor")
 def rsub(use: Use) -> Ref:
-    return signed_sum(use, use["other"], scaled(use, use["self"], use["alpha"]), -1)
+    return signed_sum(use, use["other"], use["self"] if use["alpha"] == 1 else scaled(use, use["self"], use["alpha"]), -1)
 
 
 @path_op("aten.neg.default")
@@ -152,7 +148,9 @@ def part(use: Use, side: Ref | Scalar, kept: torch.Tensor, shape: tuple) -> Path
 def triangle(use: Use) -> Ref:
     x = use.path(use["self"])
     rows, columns = x.shape[-2:]
-    keep = torch.ones(int(rows), int(columns))  # type: ignore[arg-type]
+    if isinstance(rows, Batch) or isinstance(columns, Batch):
+        raise use.unsupported("a triangle of the batch")
+    keep = torch.ones(rows, columns)
     diagonal = use["diagonal"]
     keep = keep.tril(diagonal) if use.name.startswith("aten.tril") else keep.triu(diagonal)
     return use.emit(Constant(use.constant(keep)), x)

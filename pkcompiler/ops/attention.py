@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from pkcompiler.ir.maps import Named, Softmax
-from pkcompiler.ops.table import Known, Ref, Use, path_op
+from pkcompiler.ops.arithmetic import signed_sum
+from pkcompiler.ops.table import Known, Observed, Ref, Use, path_op
 
 VERY_NEGATIVE = -1e4
 """An additive mask at or below this forbids a position (implementations use -inf, the smallest float, or -1e4)."""
@@ -28,11 +29,14 @@ def describe(use: Use, allowed: torch.Tensor) -> Named | str | None:
     square = allowed.dim() > 1 and rows == allowed.shape[-1] and allowed.numel() == rows * rows
     if square and torch.equal(allowed.reshape(rows, rows), torch.ones(rows, rows, dtype=torch.bool).tril()):
         return "causal"
-    return use.boolean(allowed)
+    return use.constant(allowed)
 
 
 def peel(use: Use) -> tuple[Ref, torch.Tensor | None]:
-    """The scores before their mask, and where the mask forbids: ``where``, ``masked_fill`` or an added constant."""
+    """The scores before their mask, and where the mask forbids: ``where``, ``masked_fill`` or an added constant.
+
+    A mask that is computed from the data is dropped: at the data the softmax is recorded, without data every position counts.
+    """
     step = use.step_back("self")
     if step is None:
         return use["self"], None
@@ -52,9 +56,9 @@ def is_number(side: object) -> bool:
 
 def filled(use: Use, scores: Ref, condition: Ref, value: object, when: bool) -> tuple[Ref, torch.Tensor | None]:
     number = float(value.tensor) if isinstance(value, Known) else value
-    if not (isinstance(condition, Known) and isinstance(number, int | float) and number <= VERY_NEGATIVE):
+    if not (isinstance(condition, Known | Observed) and isinstance(number, int | float) and number <= VERY_NEGATIVE):
         return use["self"], None
-    return scores, condition.tensor.bool() == when
+    return scores, None if isinstance(condition, Observed) else condition.tensor.bool() == when
 
 
 def added(use: Use, step: Use) -> tuple[Ref, torch.Tensor | None]:
@@ -64,8 +68,6 @@ def added(use: Use, step: Use) -> tuple[Ref, torch.Tensor | None]:
             forbidden = mask.tensor <= VERY_NEGATIVE
             rest = torch.where(forbidden, 0, mask.tensor)
             if bool((rest != 0).any()):
-                from pkcompiler.ops.arithmetic import signed_sum
-
                 return signed_sum(step, scores, Known(rest, mask.shape), 1), forbidden
             return scores, forbidden
     return use["self"], None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from collections.abc import Callable
 from typing import Any
 
@@ -22,13 +23,14 @@ upsample_trilinear3d.vec upsample_bicubic2d.vec _upsample_nearest_exact1d.vec _u
 _upsample_nearest_exact3d.vec pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
 replication_pad3d roll flip dropout mean mean.dim sum.dim_IntList sum unfold masked_fill.Scalar masked_fill.Tensor where.self
 where.ScalarSelf where.ScalarOther tril triu cumsum split.Tensor split_with_sizes chunk stack unbind.int clamp clamp_min clamp_max rsqrt reciprocal
-repeat repeat_interleave.self_int linalg_vector_norm var.correction std.correction amax
+repeat repeat_interleave.self_int linalg_vector_norm var.correction std.correction amax max.dim logsumexp slice_scatter index_select narrow
 """
 """Operators that the lift reads whole. Everything else goes through torch's default decompositions."""
 
 
+@cache
 def decompositions() -> dict[Any, Callable[..., Any]]:
-    """torch's default table without :data:`KEPT`, with the rewrites of this file."""
+    """torch's default table without :data:`KEPT`, with the rewrites of this file (made once: do not change it)."""
     table: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions().items())
     for name in KEPT.split():
         packet, _, overload = name.partition(".")
@@ -78,11 +80,42 @@ def divide(x: Any, y: Any) -> Any:
     return NotImplemented
 
 
+def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
+    """x minus the logarithm of its sum of exponentials, which is frozen."""
+    x = x if not isinstance(dtype, torch.dtype) else x.to(dtype)
+    return x - torch.logsumexp(x, dim, True)
+
+
+def maximum(x: Tensor, y: Tensor) -> Any:
+    """The larger of two tensors as a window over both; with a single number it stays a gate."""
+    if min(x.numel(), y.numel()) == 1:
+        return NotImplemented
+    return torch.stack(torch.broadcast_tensors(x, y)).amax(0)
+
+
+def smallest(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    values, indices = torch.max(-x, dim, keepdim)
+    return -values, indices
+
+
+def rrelu(x: Tensor, noise: Tensor, lower: float = 0.125, upper: float = 1 / 3, *rest: Any) -> tuple[Tensor, Tensor]:
+    """In evaluation mode the slope is the middle of its range."""
+    return torch.nn.functional.leaky_relu(x, (lower + upper) / 2), noise
+
+
 REWRITES: dict[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: attention,
     aten.prelu.default: prelu,
     aten._prelu_kernel.default: lambda x, weight: torch.relu(x) + weight * torch.clamp_max(x, 0),
     aten.div.Tensor: divide,
+    aten.log_softmax.int: log_softmax,
+    aten._log_softmax.default: log_softmax,
+    aten.maximum.default: maximum,
+    aten.minimum.default: lambda x, y: -maximum(-x, -y),
+    aten.fmax.default: maximum,
+    aten.min.dim: smallest,
+    aten.amin.default: lambda x, dim=(), keepdim=False: -torch.amax(-x, dim, keepdim),
+    aten.rrelu_with_noise_functional.default: rrelu,
     aten.square.default: lambda x: x * x,
     aten.addcmul.default: lambda x, a, b, *, value=1: x + value * (a * b),
     aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),

@@ -51,6 +51,7 @@ SINGULAR = frozenset(
         "aten.reciprocal.default",
         "aten.rsqrt.default",
         "aten.sqrt.default",
+        "aten.logsumexp.default",
     ]
 )
 """Functions singular at 0: frozen, unless they are part of an activation that is regular there (softplus written out)."""
@@ -67,15 +68,23 @@ NORMS = frozenset(
 )
 """Operators that read the size of their input: what depends on them is a norm, decided by the ``norms`` argument of a functional."""
 
-UNTAGGED = frozenset({"aten.prelu.default", "aten.glu.default", "aten.rrelu_with_noise.default", "aten._to_copy.default"})
+UNTAGGED = frozenset(
+    ["aten.hardswish.default", "aten.log_sigmoid.default", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar"]
+)
+"""Pointwise operators that torch does not tag as such."""
 
-FROZEN_LIST = NORMS | SINGULAR | {"aten.pow.Tensor_Scalar", "aten.div.Tensor", "aten.softmax.int", "aten._softmax.default"}
+FACTORIES = frozenset(["aten.full_like.default", "aten.zeros_like.default", "aten.ones_like.default"])
+"""Operators that read the shape of a tensor and nothing else, and fill it with one number."""
+
+FROZEN_LIST = (
+    NORMS | SINGULAR | {"aten.pow.Tensor_Scalar", "aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default"}
+)
 """The closed list of floating operators that may be frozen at the data (with what is computed from them alone)."""
 
 
 def is_pointwise(target: object) -> bool:
-    """Whether torch itself tags the operator as pointwise."""
-    return isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
+    """Whether torch tags the operator as pointwise (or forgot to)."""
+    return isinstance(target, torch._ops.OpOverload) and (torch.Tag.pointwise in target.tags or str(target) in UNTAGGED)
 
 
 def is_singular(name: str, exponent: object = None) -> bool:

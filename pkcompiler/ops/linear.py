@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from pkcompiler.ir.maps import Conv, Dense, Embed, Literal, Merge, Product, Reindex
+from pkcompiler.ir.maps import Constant, Conv, Dense, Dim, Embed, Literal, Merge, Product, Reindex
 from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored, Use, path_op
 
 
@@ -28,19 +29,26 @@ def plus(use: Use, x: Path, bias: Ref | None) -> Path:
 
 @path_op("aten.addmm.default")
 def addmm(use: Use) -> Ref:
-    if (use["alpha"], use["beta"]) != (1, 1):
-        raise use.unsupported("alpha and beta other than 1")
     x, weight, bias = use["mat1"], use["mat2"], use["self"]
-    if isinstance(weight, Stored) and isinstance(bias, Stored):
+    if isinstance(weight, Stored) and isinstance(bias, Stored) and (use["alpha"], use["beta"]) == (1, 1):
         return use.emit(Dense(use.weight(weight), use.weight(bias), transposed=True), x)
-    return plus(use, multiply(use, x, weight), bias)
+    return weighted_sum(use, multiply(use, x, weight), bias)
+
+
+def weighted_sum(use: Use, product: Path, bias: Ref) -> Path:
+    """alpha times a product plus beta times a bias."""
+    return plus(use, scaled(use, product, use["alpha"]), scaled(use, bias, use["beta"]))
+
+
+def scaled(use: Use, x: Ref, factor: float) -> Path:
+    """x times a number (x itself when the number is 1)."""
+    path = use.path(x)
+    return path if factor == 1 else use.emit(Constant(Literal(float(factor))), path, shape=path.shape)
 
 
 @path_op("aten.baddbmm.default")
 def baddbmm(use: Use) -> Ref:
-    if (use["alpha"], use["beta"]) != (1, 1):
-        raise use.unsupported("alpha and beta other than 1")
-    return plus(use, multiply(use, use["batch1"], use["batch2"]), use["self"])
+    return weighted_sum(use, multiply(use, use["batch1"], use["batch2"]), use["self"])
 
 
 @path_op("aten.matmul.default")
@@ -57,10 +65,20 @@ def multiply(use: Use, left: Ref, right: Ref) -> Path:
     """A matrix product: by a stored matrix it is dense; else both factors carry paths (or one is fixed, or frozen)."""
     if isinstance(right, Stored) and len(right.shape) == 2 and len(left.shape) >= 1:
         return use.emit(Dense(use.weight(right), None, transposed=True), left)
-    if min(len(left.shape), len(right.shape)) < 2:
-        raise use.unsupported("a matrix product with a vector")
     modulates_left = isinstance(left, Observed) or use.modulates(left)
-    return use.emit(Product("matmul", 1 if modulates_left else 0), use.factor(left), use.factor(right))
+    map = Product("matmul", 1 if modulates_left else 0)
+    rank, other = len(left.shape), len(right.shape)
+    if min(rank, other) >= 2:
+        return use.emit(map, use.factor(left), use.factor(right))
+    row = with_shape(use, use.factor(left), (1, *left.shape) if rank == 1 else left.shape)
+    column = with_shape(use, use.factor(right), (*right.shape, 1) if other == 1 else right.shape)
+    matrix = (1, 1) if rank == other == 1 else (*use.shape, 1) if other == 1 else (*use.shape[:-1], 1, use.shape[-1])
+    return with_shape(use, use.emit(map, row, column, shape=matrix), use.shape)
+
+
+def with_shape(use: Use, x: Path, shape: Sequence[Dim]) -> Path:
+    """x under another shape (x itself when it has it)."""
+    return x if tuple(x.shape) == tuple(shape) else use.emit(Reindex("reshape", (("shape", tuple(shape)),)), x, shape=shape)
 
 
 def conv_entry(rank: int, transposed: bool) -> Any:
@@ -83,8 +101,6 @@ def conv_entry(rank: int, transposed: bool) -> Any:
 
 
 def convolve(use: Use, x: Ref, weight: Ref, bias: Ref | None, shape: Conv) -> Ref:
-    from dataclasses import replace
-
     if isinstance(weight, Stored) and (bias is None or isinstance(bias, Stored)):
         return use.emit(replace(shape, weight=use.weight(weight), bias=use.weight(bias)), x)
     out = use.emit(Product("conv", 0, shape), x, use.factor(weight))
@@ -146,9 +162,6 @@ def take(use: Use, x: Path, dim: int, rows: Known) -> Path:
     flat = rows.tensor.reshape(-1).to(torch.int64)
     flat = torch.where(flat < 0, flat + int(x.shape[dim]), flat)  # type: ignore[arg-type]
     shape = (*x.shape[:dim], flat.numel(), *x.shape[dim + 1 :])
-    index = use.constant(flat)
-    if isinstance(index, Literal):
-        raise use.unsupported("an index is a number")
-    chosen = use.emit(Reindex("index", (("dim", dim), ("index", index))), x, shape=shape)
+    chosen = use.emit(Reindex("index", (("dim", dim), ("index", use.constant(flat)))), x, shape=shape)
     final = (*x.shape[:dim], *rows.shape, *x.shape[dim + 1 :])
     return chosen if final == shape else use.emit(Reindex("reshape", (("shape", final),)), chosen, shape=final)

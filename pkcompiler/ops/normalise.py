@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named, Normalise, Scale
 from pkcompiler.ops.table import Ref, Use, path_op
 
@@ -37,7 +39,8 @@ def layer_norm(use: Use) -> Ref:
 
 @path_op("aten.rms_norm.default")
 def rms_norm(use: Use) -> Ref:
-    eps = use["eps"] if use["eps"] is not None else 1.1920928955078125e-07  # torch: the machine epsilon of float32
+    machine = torch.finfo(torch.float64 if use.dtype == "f64" else torch.float32).eps  # torch: half precision computes in float32
+    eps = use.get("eps", machine)
     map = Normalise("rms", tuple(use["normalized_shape"]), use.weight(use["weight"]), None, eps)
     return use.record("normalise", use.emit(map, use["input"]))
 

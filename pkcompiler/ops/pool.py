@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pkcompiler.ir.maps import Constant, Literal, Reindex, Resample, Window
@@ -28,14 +29,12 @@ def reduce_mean(use: Use, x: Path, dims: list[int], keepdim: bool) -> Path:
 
 @path_op("aten.sum.default", "aten.sum.dim_IntList")
 def sum_(use: Use) -> Ref:
-    dims = use["dim"] if "dim" in use else []
-    return reduce_sum(use, use.path(use["self"]), dims or [], use["keepdim"] if "keepdim" in use else False)
+    return reduce_sum(use, use.path(use["self"]), use.get("dim", []), use.get("keepdim", False))
 
 
 @path_op("aten.mean.default", "aten.mean.dim")
 def mean(use: Use) -> Ref:
-    dims = use["dim"] if "dim" in use else []
-    return reduce_mean(use, use.path(use["self"]), dims or [], use["keepdim"] if "keepdim" in use else False)
+    return reduce_mean(use, use.path(use["self"]), use.get("dim", []), use.get("keepdim", False))
 
 
 def average(rank: int) -> Any:
@@ -45,18 +44,28 @@ def average(rank: int) -> Any:
         stride = tuple_of(use["stride"], rank) if use["stride"] else kernel
         padding = tuple_of(use["padding"], rank)
         size = tuple(int(d) for d in use.shape[-rank:])
-        divisor = use["divisor_override"] if "divisor_override" in use else None
-        map = Resample("average", size, kernel, stride, padding, use["ceil_mode"], use["count_include_pad"])
-        if divisor is None:
-            return use.emit(map, x)
-        volume = 1
-        for k in kernel:
-            volume *= k
-        if use["ceil_mode"] or not use["count_include_pad"]:
-            raise use.unsupported("divisor_override together with ceil_mode or without count_include_pad")
-        return use.emit(Constant(Literal(volume / divisor)), use.emit(map, x))
+        divisor = use.get("divisor_override")
+        if divisor is not None:
+            return average_over(use, x, kernel, stride, padding, divisor)
+        return use.emit(Resample("average", size, kernel, stride, padding, use["ceil_mode"], use["count_include_pad"]), x)
 
     return entry
+
+
+def average_over(
+    use: Use, x: Path, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], divisor: int
+) -> Path:
+    """The sum of each window over ``divisor``: the border is padded as far as the last window reaches, then every window is whole."""
+    rank = len(kernel)
+    size = tuple(int(d) for d in use.shape[-rank:])
+    pads: list[int] = []
+    for i in reversed(range(rank)):
+        reach = (size[i] - 1) * stride[i] + kernel[i] - padding[i]
+        pads += [padding[i], max(reach - int(x.shape[i - rank]), 0)]
+    shape = (*x.shape[:-rank], *(int(x.shape[i - rank]) + pads[-2 * i - 2] + pads[-2 * i - 1] for i in range(rank)))
+    wide = use.emit(Reindex("pad", (("pad", tuple(pads)), ("mode", "constant"))), x, shape=shape)
+    mean = use.emit(Resample("average", size, kernel, stride, (0,) * rank), wide)
+    return use.emit(Constant(Literal(math.prod(kernel) / divisor)), mean)
 
 
 def adaptive_average(rank: int) -> Any:
@@ -107,7 +116,7 @@ def max_with_indices(use: Use) -> list[Ref]:
     kernel = tuple_of(use["kernel_size"], rank)
     stride = tuple_of(use["stride"], rank) if use["stride"] else kernel
     map = Window(kernel, stride, tuple_of(use["padding"], rank), tuple_of(use["dilation"], rank), use["ceil_mode"])
-    return [use.record("window", use.emit(map, use["self"], shape=use.shape[0]))]  # type: ignore[arg-type]
+    return [use.record("window", use.emit(map, use["self"], shape=use.shape[0]))]
 
 
 @path_op("aten.amax.default")
@@ -117,11 +126,18 @@ def amax(use: Use) -> Ref:
     return use.record("window", use.emit(Window((), dims=dims, keepdim=use["keepdim"]), use["self"]))
 
 
+@path_op("aten.max.dim")
+def max_along(use: Use) -> list[Ref]:
+    dim = use["dim"] % len(use["self"].shape)
+    map = Window((), dims=(dim,), keepdim=use["keepdim"])
+    return [use.record("window", use.emit(map, use["self"], shape=use.shape[0]))]
+
+
 def upsample(kind: str, rank: int) -> Any:
     def entry(use: Use) -> Ref:
         size = tuple(int(d) for d in use.shape[-rank:])
         scales = tuple(float(s) for s in use["scale_factors"]) if use["scale_factors"] else ()
-        corners = bool(use["align_corners"]) if "align_corners" in use else False
+        corners = bool(use.get("align_corners", False))
         return use.emit(Resample(kind, size, align_corners=corners, scale=scales), use.path(use["input"]))  # type: ignore[arg-type]
 
     return entry

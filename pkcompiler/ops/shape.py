@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
 from pkcompiler.ir.maps import Batch, Dim, Merge, Reindex
 from pkcompiler.ops.linear import take
-from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored, Use, path_op
+from pkcompiler.ops.table import Entry, Index, Known, Path, Ref, Use, path_op
 
 
 @path_op(
@@ -74,8 +75,7 @@ def sliced(use: Use, x: Ref, dim: int, start: int, end: int | None, step: int, s
     size = x.shape[dim]
     if isinstance(size, Batch):
         raise use.unsupported("it slices the batch")
-    first = max(start + size, 0) if start < 0 else min(start, size)
-    last = size if end is None else max(end + size, 0) if end < 0 else min(end, size)
+    first, last = bounds(start, end, size)
     args = (("dim", dim), ("start", first), ("end", last), ("step", step))
     return use.emit(Reindex("slice", args), use.path(x), shape=shape)
 
@@ -141,9 +141,9 @@ def unbind(use: Use) -> list[Ref]:
 @path_op("aten.constant_pad_nd.default", "aten.pad.default")
 def pad(use: Use) -> Ref:
     x = use.path(use["self"])
-    mode = use["mode"] if "mode" in use else "constant"
+    mode = use.get("mode", "constant")
     out = use.emit(Reindex("pad", (("pad", tuple(use["pad"])), ("mode", mode))), x)
-    value = use["value"] or 0
+    value = use.get("value", 0)
     if mode != "constant" or value == 0:
         return out
     inner = [1 if isinstance(d, Batch) else d for d in x.shape]
@@ -152,24 +152,16 @@ def pad(use: Use) -> Ref:
     return use.emit(Merge((1, 1)), out, use.path(Known(border, shape)))
 
 
-def pad_mode(mode: str) -> None:
-    for rank in (1, 2, 3):
+def padded(mode: str) -> Entry:
+    def entry(use: Use) -> Ref:
+        return use.emit(Reindex("pad", (("pad", tuple(use["padding"])), ("mode", mode))), use.path(use["self"]))
 
-        def entry(use: Use) -> Ref:
-            return use.emit(Reindex("pad", (("pad", tuple(use["padding"])), ("mode", mode))), use.path(use["self"]))
-
-        path_op(f"aten.{mode}_pad{rank}d.default" if mode != "replicate" else f"aten.replication_pad{rank}d.default")(entry)
-
-
-pad_mode("replicate")
-
-
-def _reflect(use: Use) -> Ref:
-    return use.emit(Reindex("pad", (("pad", tuple(use["padding"])), ("mode", "reflect"))), use.path(use["self"]))
+    return entry
 
 
 for _rank in (1, 2, 3):
-    path_op(f"aten.reflection_pad{_rank}d.default")(_reflect)
+    path_op(f"aten.reflection_pad{_rank}d.default")(padded("reflect"))
+    path_op(f"aten.replication_pad{_rank}d.default")(padded("replicate"))
 
 
 @path_op("aten.roll.default")
@@ -237,25 +229,74 @@ def index(use: Use) -> Ref:
     given = [i for i, ref in enumerate(indices) if ref is not None]
     refs = [indices[i] for i in given]
     if not all(isinstance(r, Known) for r in refs) or given != list(range(given[0], given[-1] + 1)):
-        raise use.unsupported("its indices depend on the data or are not adjacent")
-    sizes = [x.shape[i] for i in given]
+        raise use.unsupported("its indices depend on the data")
+    if given != list(range(given[0], given[-1] + 1)):
+        rest = [d for d in range(len(x.shape)) if d not in given]
+        x, given = use.path(permuted(use, x, given + rest)), list(range(len(given)))
+    sizes = lengths(use, x, given)
+    tensors = torch.broadcast_tensors(*(_integers(r.tensor) for r in refs))
+    flat = flat_index(tensors, sizes)
+    merged = use.path(reshaped(use, x, (*x.shape[: given[0]], math.prod(sizes), *x.shape[given[-1] + 1 :])))
+    return take(use, merged, given[0], Known(flat, tuple(flat.shape)))
+
+
+def lengths(use: Use, x: Path, dims: Sequence[int]) -> list[int]:
+    """The sizes of dimensions that are not the batch."""
+    sizes = [x.shape[d] for d in dims]
     if any(isinstance(s, Batch) for s in sizes):
         raise use.unsupported("it indexes the batch")
-    tensors = torch.broadcast_tensors(*(_integers(r.tensor, s) for r, s in zip(refs, sizes, strict=True)))
+    return [int(s) for s in sizes if not isinstance(s, Batch)]
+
+
+def flat_index(tensors: Sequence[torch.Tensor], sizes: Sequence[int]) -> torch.Tensor:
+    """Indices into several dimensions as one into their product; negative ones count from the end."""
     flat = torch.zeros_like(tensors[0])
     for tensor, size in zip(tensors, sizes, strict=True):
         flat = flat * size + torch.where(tensor < 0, tensor + size, tensor)
-    first, merged = given[0], 1
-    for s in sizes:
-        merged *= int(s)  # type: ignore[arg-type]
-    narrow_shape = (*x.shape[:first], merged, *x.shape[given[-1] + 1 :])
-    merged_x = reshaped(use, x, narrow_shape)
-    assert isinstance(merged_x, Path)
-    return take(use, merged_x, first, Known(flat, tuple(flat.shape)))
+    return flat
 
 
-def _integers(index: torch.Tensor, size: Dim) -> torch.Tensor:
+def _integers(index: torch.Tensor) -> torch.Tensor:
     return index.nonzero().squeeze(-1) if index.dtype == torch.bool else index.to(torch.int64)
 
 
-__all__ = ["Observed", "Stored", "permuted", "reshaped"]
+@path_op("aten.gather.default")
+def gather(use: Use) -> Ref:
+    """Entries along one dimension by a constant index that is the same for every sample."""
+    x, rows = use.path(use["self"]), use["index"]
+    if not isinstance(rows, Known):
+        raise use.unsupported("its indices depend on the data")
+    dim = use["dim"] % len(x.shape)
+    sizes = lengths(use, x, range(1, len(x.shape)))
+    if dim == 0 or rows.shape[0] != x.shape[0]:
+        raise use.unsupported("it indexes the batch")
+    index = _integers(rows.tensor[0])
+    grid = list(torch.meshgrid(*(torch.arange(n) for n in index.shape), indexing="ij"))
+    grid[dim - 1] = index
+    flat = flat_index(grid, sizes)
+    merged = use.path(reshaped(use, x, (x.shape[0], math.prod(sizes))))
+    return take(use, merged, 1, Known(flat, tuple(flat.shape)))
+
+
+@path_op("aten.slice_scatter.default")
+def slice_scatter(use: Use) -> Ref:
+    """``x[start:end] = source``: what is before, the source, what is after."""
+    x, source = use.path(use["self"]), use.path(use["src"])
+    dim = use["dim"] % len(x.shape)
+    (size,) = lengths(use, x, [dim])
+    start, end = bounds(use.get("start", 0), use["end"], size)
+    if use["step"] != 1:
+        raise use.unsupported("it writes with a step")
+    around = [(0, start), (end, size)]
+    before, after = (
+        [sliced(use, x, dim, a, b, 1, (*x.shape[:dim], b - a, *x.shape[dim + 1 :]))] if b > a else [] for a, b in around
+    )
+    parts = [*before, source, *after]
+    return source if len(parts) == 1 else use.emit(Reindex("cat", (("dim", dim),)), *parts)
+
+
+def bounds(start: int, end: int | None, size: int) -> tuple[int, int]:
+    """Start and end of a slice of ``size`` entries, negative ones counted from the end."""
+    first = max(start + size, 0) if start < 0 else min(start, size)
+    last = size if end is None else max(end + size, 0) if end < 0 else min(end, size)
+    return first, last

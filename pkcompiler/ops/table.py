@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pkcompiler.ir.maps import Dim, Fixed, PathMap
+from pkcompiler.ir.maps import Dim, Fixed, Named, PathMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,16 @@ Ref = Path | Stored | Known | Observed | Index
 class Use(Protocol):
     """One call of an operator, as its table entry sees it."""
 
-    shape: tuple[Dim, ...]
+    shape: tuple[Any, ...]
+    """Of the result: sizes and Batch dimensions; one shape per result where the operator returns several tensors."""
+    dtype: str
     name: str
-
-    def __contains__(self, argument: str) -> bool:
-        """Whether the operator's schema has that argument."""
 
     def __getitem__(self, argument: str) -> Any:
         """The argument of that name in the operator's schema: a reference, or a Python value."""
+
+    def get(self, argument: str, default: Any = None) -> Any:
+        """The argument, or ``default`` where the schema has none of that name, or the call gives None."""
 
     def path(self, ref: Ref) -> Path:
         """``ref`` as a path value (a parameter or constant becomes a source)."""
@@ -79,8 +81,8 @@ class Use(Protocol):
     def fixed(self, ref: Ref) -> Fixed:
         """A known tensor as a fixed factor."""
 
-    def constant(self, tensor: torch.Tensor) -> Fixed:
-        """A tensor made by the entry, as a fixed factor."""
+    def constant(self, tensor: torch.Tensor) -> Named:
+        """A tensor made by the entry, as a constant slot: a fixed factor, indices, a mask."""
 
     def emit(self, map: PathMap, *inputs: Ref, shape: Sequence[Dim] | None = None) -> Path:
         """One more operation of the path graph (``shape`` defaults to that of the operator's result)."""
@@ -90,9 +92,6 @@ class Use(Protocol):
 
     def factor(self, ref: Ref) -> Path:
         """``ref`` as an operand of a product: constants and observed tensors stay when constant sources are off."""
-
-    def boolean(self, tensor: torch.Tensor) -> Any:
-        """A boolean constant slot."""
 
     def record(self, kind: str, result: Path, argument: int = 0) -> Path:
         """Ask for an observation of this node (``window``, ``normalise``, ``softmax``), or of one of its arguments (``product``:

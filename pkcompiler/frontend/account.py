@@ -1,0 +1,82 @@
+"""After the walk: which operations live, which parameters may be pruned, and that no use of a parameter was lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import fx
+
+from pkcompiler.diagnostics import raise_all
+from pkcompiler.frontend.builder import Builder
+from pkcompiler.frontend.classify import Classes
+from pkcompiler.frontend.unplaced import lost_use
+from pkcompiler.ir.maps import Conv, Dense, Embed, Named, Product, Reindex, Source
+from pkcompiler.ir.types import Op, Slot
+
+
+def live(ops: Sequence[Op], result: str) -> tuple[Op, ...]:
+    """The operations that ``result`` depends on, in order."""
+    needed = {result}
+    kept = []
+    for op in reversed(ops):
+        if op.name in needed:
+            kept.append(op)
+            needed.update(op.inputs)
+    return tuple(kept[::-1])
+
+
+def with_prunable(slots: Sequence[Slot], ops: Sequence[Op]) -> tuple[Slot, ...]:
+    """Prunable: weights of linear maps, convolutions and projections (two or more dimensions), never a table of embeddings."""
+    weights = {op.map.weight for op in ops if isinstance(op.map, Dense | Conv)} | _projected(ops)
+    chosen = weights - {op.map.weight for op in ops if isinstance(op.map, Embed)}
+    return tuple(replace(s, prunable=s.role == "parameter" and len(s.type.shape) >= 2 and s.name in chosen) for s in slots)
+
+
+def _projected(ops: Sequence[Op]) -> set[str]:
+    """Parameters that reach a matrix product or a convolution through reindexings alone (slices of a packed projection)."""
+    made: dict[str, str] = {}
+    found: set[str] = set()
+    for op in ops:
+        match op.map:
+            case Source(Named(slot)):
+                made[op.name] = slot
+            case Reindex() if len(op.inputs) == 1 and op.inputs[0] in made:
+                made[op.name] = made[op.inputs[0]]
+            case Product("matmul" | "conv"):
+                found |= {made[i] for i in op.inputs if i in made}
+    return found
+
+
+def account(builder: Builder, classes: Classes) -> None:
+    """Every use of every parameter is a path map's, or leads to something observed; raises ``PKC202`` for all that are neither."""
+    program = builder.program
+    lost = []
+    for node in program.module.graph.find_nodes(op="placeholder"):
+        slot = program.parameters.get(node.name)
+        for user in node.users if slot else ():
+            if (slot, user) not in builder.read and not _leads_to_observed(user, classes):
+                lost.append(lost_use(str(slot), user))
+    raise_all(lost)
+
+
+def _leads_to_observed(node: fx.Node, classes: Classes) -> bool:
+    seen: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        if classes.kinds.get(here) == "observed":
+            return True
+        stack.extend(here.users)
+    return False
+
+
+def observed_only(builder: Builder, reached: set[str]) -> tuple[str, ...]:
+    """The parameters that something reads, but no path crosses."""
+    program = builder.program
+    nodes = program.module.graph.find_nodes(op="placeholder")
+    used = {program.parameters[n.name] for n in nodes if n.name in program.parameters and n.users}
+    return tuple(sorted(used - reached))

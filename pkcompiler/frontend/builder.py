@@ -1,0 +1,72 @@
+"""A path graph under construction: its operations, slots and constants, and what each node of the program was translated to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pkcompiler.frontend.export import Program
+from pkcompiler.frontend.lifted import Record
+from pkcompiler.frontend.names import Names
+from pkcompiler.frontend.trace import DTYPES, Trace
+from pkcompiler.ir.maps import Dim, Named, PathMap, Reindex
+from pkcompiler.ir.types import Op, Origin, Role, Slot, TensorType, Value
+from pkcompiler.ops.table import Path
+
+
+class Builder:
+    """Grows while the program is walked. ``read`` holds the (parameter, node) pairs that an operator's entry has read."""
+
+    def __init__(self, program: Program, seen: Trace) -> None:
+        self.program, self.seen = program, seen
+        self.names = Names()
+        self.refs: dict[fx.Node, Any] = {}
+        self.ops: list[Op] = []
+        self.slots: dict[str, Slot] = {}
+        self.constants: dict[str, Tensor] = {}
+        self.records: dict[str, Record] = {}
+        self.sources: dict[str, Path] = {}
+        self.read: set[tuple[str, fx.Node]] = set()
+        self._makers: dict[str, Op] = {}
+
+    def emit(self, map: PathMap, inputs: Sequence[str], label: str, type: TensorType, origin: Origin) -> Path:
+        """One more operation, under a fresh name that starts with ``label``."""
+        name = self.names.fresh(label)
+        op = Op(map, tuple(inputs), Value(name, type), origin)
+        self.ops.append(op)
+        self._makers[name] = op
+        return Path(name, type.shape)
+
+    def maker(self, name: str) -> Op | None:
+        """The operation that made a value; None for inputs of the graph."""
+        return self._makers.get(name)
+
+    def map_of(self, name: str) -> PathMap | None:
+        """The map that made a value, seen through reindexings of a single tensor."""
+        op = self.maker(name)
+        while op is not None and isinstance(op.map, Reindex) and len(op.inputs) == 1:
+            op = self.maker(op.inputs[0])
+        return None if op is None else op.map
+
+    def slot(self, name: str, tensor: Tensor, role: Role) -> str:
+        """The slot of that name, declared when it is new."""
+        if name not in self.slots:
+            self.slots[name] = Slot(name, TensorType(DTYPES[tensor.dtype], tuple(tensor.shape)), role)
+        return name
+
+    def constant(self, tensor: Tensor) -> Named:
+        """A constant slot; equal tensors share one."""
+        for name, other in self.constants.items():
+            if other.shape == tensor.shape and other.dtype == tensor.dtype and torch.equal(other, tensor):
+                return Named(name)
+        name = f"constant.{len(self.constants)}"
+        self.constants[name] = tensor.detach().clone().contiguous()
+        return Named(self.slot(name, tensor, "constant"))
+
+    def shape(self, node: fx.Node) -> tuple[Dim, ...]:
+        """The shape of a node's result (a list of them where it returns several tensors)."""
+        shape: tuple[Dim, ...] = self.seen.shapes.get(node.name) or ()
+        return shape

@@ -1,0 +1,31 @@
+"""What a lift returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pkcompiler.ir.types import PathGraph
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What to observe for one operation of the path graph: ``node`` and its input ``source`` are nodes of the program."""
+
+    kind: str  # gate | window | normalise | softmax | frozen | product
+    node: str
+    source: str = ""
+    slope: float = 0.0  # of a gate: phi'(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifted:
+    """A path graph, the tensors of its constants, what to record for each operation, and the parameters that are only observed."""
+
+    graph: PathGraph
+    constants: Mapping[str, Tensor]
+    records: Mapping[str, Record]
+    observed_only: tuple[str, ...]
+    inputs: tuple[tuple[str, str], ...]  # (input of the graph, placeholder of the program)

@@ -1,0 +1,87 @@
+"""The errors of a lift: operators without a meaning (``PKC201``) and uses of parameters that are lost (``PKC202``)."""
+
+from __future__ import annotations
+
+import linecache
+from pathlib import Path as File
+
+from torch import fx
+
+from pkcompiler.diagnostics import Diagnostic, Span
+from pkcompiler.frontend.builder import Builder
+from pkcompiler.frontend.classify import op_name, tensor_operands
+from pkcompiler.frontend.export import PREFIX
+from pkcompiler.frontend.names import origin_of, user_frame
+from pkcompiler.ir.text import print_op
+from pkcompiler.ir.types import Origin
+from pkcompiler.ops.table import Path, Ref, Stored
+
+
+def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagnostic:
+    """The ``PKC201`` of one operator: the printed graph around it, the user's line, and the option that continues."""
+    name = op_name(node)
+    word = name.removeprefix("aten.").rsplit(".", 1)[0]
+    entry = f'give it a meaning with @path_op("{name}") in a file of yours, and pass that file: --plugin my_ops.py'
+    gate = f"or, as it acts on each entry alone, read it as a gate: --gate {word}"
+    return Diagnostic(
+        "PKC201",
+        f"operator '{name}'{_where(origin)} has no meaning for paths: {why}",
+        user_span(node),
+        f"'{word}' is called here",
+        (*(f"in the graph: {line}" for line in around(builder, node)), entry, *([gate] if keeps_shape(builder, node) else [])),
+    )
+
+
+def lost_use(slot: str, user: fx.Node) -> Diagnostic:
+    """The ``PKC202`` of a parameter's use that no path map accounts for."""
+    name = op_name(user)
+    return Diagnostic(
+        "PKC202",
+        f"parameter '{slot}' is used by '{name}'{_where(origin_of(user, PREFIX))} in a way that the lift did not account for",
+        user_span(user),
+        "every use of a parameter must lie on a path",
+        (f'give the operator a meaning with @path_op("{name}") in a file of yours, and pass that file: --plugin my_ops.py',),
+    )
+
+
+def _where(origin: Origin) -> str:
+    module = f" in {origin.module}" if origin.module else ""
+    return module + (f" at {origin.source}" if origin.source else "")
+
+
+def around(builder: Builder, node: fx.Node) -> list[str]:
+    """The printed operations that make the operator's operands, and the operator itself with them."""
+    refs = [builder.refs.get(n) for n in tensor_operands(node)]
+    makers = (builder.maker(ref.name) for ref in refs if isinstance(ref, Path))
+    operands = [_operand(ref, n) for ref, n in zip(refs, tensor_operands(node), strict=True)]
+    return [*(print_op(op) for op in makers if op is not None), f"%{node.name} = {op_name(node)}({', '.join(operands)})"]
+
+
+def _operand(ref: Ref | None, node: fx.Node) -> str:
+    return f"%{ref.name}" if isinstance(ref, Path) else f"@{ref.slot}" if isinstance(ref, Stored) else f"%{node.name}"
+
+
+def keeps_shape(builder: Builder, node: fx.Node) -> bool:
+    """Whether the operator has one tensor operand, and a result of its shape."""
+    operands = tensor_operands(node)
+    return len(operands) == 1 and builder.shape(node) == builder.shape(operands[0]) != ()
+
+
+def user_span(node: fx.Node) -> Span | None:
+    """The line of the user's own file on which the operator was called; None where the file cannot be read."""
+    frame = user_frame(node)
+    if frame is None:
+        return None
+    file, number = frame
+    lines = linecache.getlines(file)
+    if not 0 < number <= len(lines):
+        return None
+    line = lines[number - 1]
+    start = sum(map(len, lines[: number - 1])) + len(line) - len(line.lstrip())
+    return Span(_shown(file), "".join(lines), start, start + max(len(line.strip()), 1))
+
+
+def _shown(file: str) -> str:
+    """The path as the user would type it."""
+    path = File(file)
+    return str(path.relative_to(File.cwd())) if path.is_relative_to(File.cwd()) else file

@@ -1,0 +1,171 @@
+"""One call of an operator, as its entry in the table sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.frontend.builder import Builder
+from pkcompiler.frontend.classify import op_name
+from pkcompiler.frontend.export import PREFIX
+from pkcompiler.frontend.lifted import Record
+from pkcompiler.frontend.names import origin_of
+from pkcompiler.frontend.unplaced import unplaced
+from pkcompiler.ir.maps import Batch, Dim, Fixed, Frozen, Gate, Literal, Named, PathMap, Reindex, Softmax, Source
+from pkcompiler.ir.types import Origin, TensorType
+from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored
+
+BOUNDED = ("sigmoid", "hardsigmoid", "tanh")
+"""Gates that modulate what they multiply."""
+
+
+class Unsupported(Exception):
+    """Carries the ``PKC201`` of one operator to the walk, which collects all of them."""
+
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        self.diagnostic = diagnostic
+        super().__init__(diagnostic.message)
+
+
+class OperatorUse:
+    """The implementation of :class:`pkcompiler.ops.table.Use` for one node of the program."""
+
+    def __init__(self, builder: Builder, node: fx.Node) -> None:
+        self.builder, self.node = builder, node
+        self.shape: Any = builder.shape(node)
+        self.dtype = builder.seen.dtypes.get(node.name, "f32")
+        self.origin: Origin = origin_of(node, PREFIX)
+        self.name = op_name(node)
+        self._arguments = bind(node)
+
+    # arguments ----------------------------------------------------------------------------------------------------------
+
+    def __getitem__(self, argument: str) -> Any:
+        return self._resolve(self._arguments[argument])
+
+    def get(self, argument: str, default: Any = None) -> Any:
+        value = self._arguments.get(argument)
+        return default if value is None else self._resolve(value)
+
+    def operand(self, node: fx.Node) -> Any:
+        """What an operand of this operator was translated to; a parameter counts as read by it."""
+        ref = self.builder.refs[node]
+        if isinstance(ref, Stored):
+            self.builder.read.add((ref.slot, self.node))
+        return ref
+
+    def _resolve(self, value: Any) -> Any:
+        if isinstance(value, fx.Node):
+            return self.operand(value)
+        if isinstance(value, tuple | list):
+            return [self._resolve(v) for v in value]
+        return value
+
+    def step_back(self, argument: str) -> OperatorUse | None:
+        node = self._arguments[argument]
+        return OperatorUse(self.builder, node) if isinstance(node, fx.Node) and node.op == "call_function" else None
+
+    def map_of(self, ref: Ref) -> PathMap | None:
+        return self.builder.map_of(ref.name) if isinstance(ref, Path) else None
+
+    def modulates(self, ref: Ref) -> bool:
+        made = self.map_of(ref)
+        return isinstance(made, Softmax) or (isinstance(made, Gate) and made.kind in BOUNDED)
+
+    # references as values of the graph ----------------------------------------------------------------------------------
+
+    def weight(self, ref: Ref | None) -> str | None:
+        if not isinstance(ref, Stored):
+            return None
+        return self.builder.slot(ref.slot, self.builder.program.tensors[ref.slot], "parameter")
+
+    def path(self, ref: Ref) -> Path:
+        match ref:
+            case Path():
+                return ref
+            case Stored(slot, shape):
+                if slot not in self.builder.sources:
+                    self.builder.sources[slot] = self._emit(Source(Named(str(self.weight(ref)))), (), shape, slot)
+                return self.builder.sources[slot]
+            case Known():
+                return self._constant(ref, factor=False)
+            case Observed():
+                return self._observe(ref, as_source=True)
+        raise self.unsupported("an integer input enters as a value")
+
+    def factor(self, ref: Ref) -> Path:
+        match ref:
+            case Known():
+                return self._constant(ref, factor=True)
+            case Observed():
+                return self._observe(ref, as_source=False)
+        return self.path(ref)
+
+    def _constant(self, ref: Known, factor: bool) -> Path:
+        """A constant source of the shape of ``ref``: numbers are spread over it, batch dimensions repeat."""
+        value = self.fixed(ref)
+        shape: tuple[Dim, ...] = () if isinstance(value, Literal) else tuple(ref.tensor.shape)
+        source = self._emit(Source(value, factor), (), shape)
+        if shape == tuple(ref.shape):
+            return source
+        if any(isinstance(d, Batch) and d.factor > 1 for d in ref.shape) and shape:
+            repeats = tuple(Batch(1) if isinstance(d, Batch) else 1 for d in ref.shape)
+            return self._emit(Reindex("repeat", (("repeats", repeats),)), (source.name,), ref.shape)
+        return self._emit(Reindex("expand", (("shape", tuple(ref.shape)),)), (source.name,), ref.shape)
+
+    def _observe(self, ref: Observed, as_source: bool) -> Path:
+        kind = "norm" if ref.kind == "norm" else "factor"
+        result = self.emit(Frozen(kind, short(ref.what), as_source), shape=ref.shape)
+        self.builder.records[result.name] = Record("frozen", ref.node)
+        return result
+
+    def fixed(self, ref: Ref) -> Fixed:
+        if not isinstance(ref, Known):
+            raise self.unsupported("a factor depends on the data or on a parameter")
+        if ref.slot is not None:
+            return Named(self.builder.slot(ref.slot, ref.tensor, "buffer"))
+        if ref.tensor.numel() == 1:
+            return Literal(float(ref.tensor.item()))
+        return self.constant(ref.tensor)
+
+    def constant(self, tensor: Tensor) -> Named:
+        return self.builder.constant(tensor)
+
+    # results ------------------------------------------------------------------------------------------------------------
+
+    def emit(self, map: PathMap, *inputs: Ref, shape: Sequence[Dim] | None = None) -> Path:
+        names = [i.name if isinstance(i, Index) else self.path(i).name for i in inputs]
+        return self._emit(map, names, self.shape if shape is None else shape)
+
+    def _emit(self, map: PathMap, inputs: Sequence[str], shape: Sequence[Dim], label: str = "") -> Path:
+        label = label or self.origin.module or self.node.name
+        return self.builder.emit(map, inputs, label, TensorType(self.dtype, tuple(shape)), self.origin)
+
+    def record(self, kind: str, result: Path, argument: int = 0) -> Path:
+        operand = self.node.args[argument]
+        node = operand.name if isinstance(operand, fx.Node) else ""
+        self.builder.records[result.name] = Record(kind, node) if kind == "product" else Record(kind, self.node.name, node)
+        return result
+
+    def unsupported(self, why: str) -> Exception:
+        return Unsupported(unplaced(self.builder, self.node, self.origin, why))
+
+
+def short(operator: str) -> str:
+    """``aten.erf.default`` as ``erf``."""
+    return operator.removeprefix("aten.").rsplit(".", 1)[0]
+
+
+def bind(node: fx.Node) -> dict[str, Any]:
+    """Arguments by the names of the operator's schema, defaults filled in."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return {str(i): a for i, a in enumerate(node.args)} | dict(node.kwargs)
+    bound: dict[str, Any] = {}
+    for i, argument in enumerate(node.target._schema.arguments):
+        default = argument.default_value if argument.has_default_value() else None
+        bound[argument.name] = node.args[i] if i < len(node.args) else node.kwargs.get(argument.name, default)
+    return bound

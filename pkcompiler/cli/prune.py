@@ -68,7 +68,7 @@ def prune(ctx: click.Context, force: bool, fresh: bool, json_file: str | None, *
         _rehearse(task, json_file)
         return
     out = Path(given["out"] or default_folder(network.name, plan))
-    _run(task, out, force, fresh, json_file)
+    _run(task, out, force, fresh, json_file, model["model"])
 
 
 def planned(
@@ -180,7 +180,7 @@ def _rehearse(task: Job, json_file: str | None) -> None:
         densities(states)
 
 
-def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None) -> None:
+def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None, spec: str) -> None:
     from pkcompiler.cli.summary import result, result_json
     from pkcompiler.pipeline import prune_to
     from pkcompiler.pruning.artifact import load
@@ -190,4 +190,4 @@ def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None) 
         say(f"up to date: {out}")
     artifact = load(out)
     if deliver_json({**result_json(artifact), "status": outcome.found}, json_file):
-        result(artifact)
+        result(artifact, spec)

@@ -43,8 +43,8 @@ def masked_rows(artifact: Artifact) -> list[dict[str, Any]]:
     return [row for row in artifact.report["parameters"] if row["name"] in artifact.masks]
 
 
-def result(artifact: Artifact) -> None:
-    """One screen: what is left, where it is weakest, where it lies, how it is used."""
+def result(artifact: Artifact, spec: str) -> None:
+    """One screen: what is left, where it is weakest, where it lies, how it is used with the model that ``spec`` names."""
     from pkcompiler.pruning.readme import usage
 
     found = result_json(artifact)
@@ -59,7 +59,7 @@ def result(artifact: Artifact) -> None:
     ]
     for label, text in lines:
         click.echo(f"{label:<14}{text}".rstrip())
-    click.echo(f"\n{usage(artifact.manifest['model'], found['folder'])}", nl=False)
+    click.echo(f"\n{usage({**artifact.manifest['model'], 'spec': spec}, found['folder'])}", nl=False)
 
 
 def _warned(artifact: Artifact) -> list[tuple[str, str]]:
@@ -161,8 +161,8 @@ def densities(states: Sequence[Mapping[str, Any]]) -> None:
     head = ["round", "density", "kept"]
     fixed = [[_round(s, several), f"{s['density']:.4f}", f"{s['kept']:,}"] for s in states]
     widths = [max(len(title), *(len(row[i]) for row in fixed)) for i, title in enumerate(head)]
-    room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths) if sys.stdout.isatty() else math.inf
-    step = int(max(1, min(room // 8, len(names))))
+    room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths)
+    step = max(1, min(room // 8, len(names))) if sys.stdout.isatty() else len(names)
     for start in range(0, len(names), step):
         part = names[start : start + step]
         click.echo()

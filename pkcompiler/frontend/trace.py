@@ -50,7 +50,7 @@ class Trace:
     """Concrete shapes and constants of a program, with the batch dimension recovered from two batch sizes."""
 
     shapes: Mapping[str, Any]  # node -> tuple[Dim, ...] | int | Batch | list of those
-    dtypes: Mapping[str, str]
+    dtypes: Mapping[str, str]  # of a node with several results: that of the first
     known: Mapping[str, Tensor | None]  # data-free nodes -> value at batch 1 (None: it differs from sample to sample)
 
 
@@ -65,7 +65,8 @@ def trace(program: Program, flat: Sequence[Any], keep: frozenset[str]) -> Trace:
         runs.append(run.seen)
     first, last = runs[0], runs[-1]
     shapes = {name: _unify(_shape(first[name]), _shape(last[name])) for name in first}
-    dtypes = {name: DTYPES.get(v.dtype, str(v.dtype)) for name, v in first.items() if isinstance(v, Tensor)}
+    tensors = {name: v[0] if isinstance(v, tuple | list) and v else v for name, v in first.items()}
+    dtypes = {name: DTYPES.get(v.dtype, str(v.dtype)) for name, v in tensors.items() if isinstance(v, Tensor)}
     known = {n: _one_sample(first[n], last[n], shapes[n]) for n in keep if isinstance(first.get(n), Tensor)}
     return Trace(shapes, dtypes, known)
 

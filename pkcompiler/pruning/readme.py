@@ -56,9 +56,7 @@ With pkcompiler:
 def usage(model: Mapping[str, Any], folder: str) -> str:
     """Three lines of Python that use the artifact; they run where the model came from a file or a module."""
     imports, build = _construction(model)
-    loaded = f"artifact = pkcompiler.load({folder!r})"
-    comment = "trains masked; artifact.apply(model) keeps your own class"
-    return f"{imports}\n{build}\n{loaded}; network = artifact.lower(model)  # {comment}\n"
+    return f"{imports}\n{build}\nnetwork = pkcompiler.load({folder!r}).lower(model)  # trains masked; .apply(model) keeps your own class\n"
 
 
 def _construction(model: Mapping[str, Any]) -> tuple[str, str]:

@@ -37,8 +37,9 @@ SEPARATING = frozenset({"cat", "slice", "select", "index", "pad", "diagonal", "u
 class Lengths:
     """``shortest`` and ``longest`` number of parameters crossed (a gain or an embedding counts as a weight does; None: no path).
 
-    Found over operations, not over single entries, so that no path is shorter or longer: ``status`` is ``exact`` where the mask
-    keeps everything and no slice or concatenation tells entries apart, otherwise ``bound``.
+    Found over operations, not over single entries, so that no path is shorter or longer. ``status`` is ``exact`` where the mask
+    keeps everything and no slice or concatenation tells entries apart, or where both are equal and some path is left (the caller
+    knows); otherwise ``bound``.
     """
 
     shortest: int | None
@@ -65,7 +66,9 @@ def path_lengths(graph: PathGraph, alive: Collection[str], *, whole: bool) -> Le
         values[op.name] = walk.apply(op, values)
     found = values[graph.outputs[0]].fed
     separated = any(isinstance(op.map, Reindex) and op.map.fn in SEPARATING for op in graph.ops)
-    status = "exact" if whole and not separated else "bound"
+    scored = any(isinstance(op.map, Softmax) for op in graph.ops)
+    equal = found is not None and found[0] == found[1] and not scored
+    status = "exact" if equal or (whole and not separated) else "bound"
     return Lengths(None, None, status) if found is None else Lengths(*found, status)
 
 

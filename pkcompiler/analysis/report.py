@@ -233,7 +233,8 @@ def _totals(
     counting = settings(edge="1", pools="sum", products="pairs", constants="on")
     status = "approximate" if is_approximate(graph, counting) else "exact"
     alive = {name for name, entries in left.effective.items() if entries.any()}
-    lengths = path_lengths(graph, alive, whole=all(bool(m.all()) for m in masks.values()))
+    whole = all(bool(m.all()) for m in masks.values())
+    lengths = path_lengths(graph, alive, whole=whole)
     return {
         "parameters": Figure(sum(row.entries for row in rows)),
         "prunable": Figure(n),
@@ -242,8 +243,8 @@ def _totals(
         "direct_sparsity": Figure(1 - kept / n) if n else UNDEFINED,
         "effective_sparsity": Figure(1 - effective / n) if n else UNDEFINED,
         "paths": Figure(count_paths(graph, tensors, counting, masks, static_batch(graph)), status),
-        "shortest_path": Figure(lengths.shortest, lengths.status) if lengths.shortest is not None else UNDEFINED,
-        "longest_path": Figure(lengths.longest, lengths.status) if lengths.longest is not None else UNDEFINED,
+        "shortest_path": Figure(lengths.shortest, lengths.status) if left.connected else UNDEFINED,
+        "longest_path": Figure(lengths.longest, lengths.status) if left.connected else UNDEFINED,
     } | _mass_figures(masses)
 
 

@@ -159,6 +159,26 @@ CODES: dict[str, str] = {
     ),
     "PKC276": "An exported network was called with other sizes than it was recorded for. Dimension 0 may vary, the rest may not.",
     "PKC277": "The exported graph names its floating type, so .half() and the like would mix types. Change the type, then lower.",
+    "PKC401": "A mask names no parameter, or does not have its shape, or holds other values than 0 and 1.",
+    "PKC402": (
+        "A glob of include, except or floor matches no parameter, or nothing is prunable. Weights of linear and "
+        "convolution layers are by default."
+    ),
+    "PKC403": (
+        "What except and floors protect is already more than the target keeps. N counts what is prunable after include "
+        "and before except, so protected weights count as kept."
+    ),
+    "PKC404": "Settings of a run that make no sense together: no pass, no target, a number out of its range.",
+    "PKC405": "A parameter holds a NaN or an infinity. Scores computed from it would mean nothing.",
+    "PKC410": (
+        "Layer collapse: no path from an input to an output is left, and the network is a constant. The run stops, and the "
+        "masks of the last good round are kept in the unfinished folder."
+    ),
+    "PKC411": "The device is not there, or this torch cannot use it.",
+    "PKC412": (
+        "A loss is a function of output and target that returns the mean over the batch: a tensor with one entry. It is named "
+        "by path/file.py:function."
+    ),
     "PKC470": "A mask has a name that no parameter of the model has.",
     "PKC471": "A mask has another shape than its parameter.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",
@@ -171,6 +191,21 @@ CODES: dict[str, str] = {
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",
     "PKC613": "A report cannot be written: its folder is missing or protected, or the disk is full.",
+    "PKC620": "A folder or a file of a run cannot be written.",
+    "PKC621": "Something that no run has written lies where the artifact would go. It is never overwritten.",
+    "PKC622": (
+        "What lies there was made by another recipe. A recipe is the model's source and weights, the resolved schedule, the "
+        "data, the dtype, the device, the number of threads and the versions. The message names what differs."
+    ),
+    "PKC623": "Another process writes the same artifact right now. Its lock ends with it.",
+    "PKC624": "The folder is no artifact: it has no manifest.json, which is written last.",
+    "PKC625": "The artifact was written by a newer version, in a format that this one cannot know.",
+    "PKC626": "Files of the artifact are missing, or are not those that were written: their hashes differ.",
+    "PKC627": "The manifest.json of an artifact is not what the format says.",
+    "PKC628": "The files of an artifact do not fit together, although each is as its manifest says.",
+    "PKC629": "The model that an artifact is applied to has other parameters than the one that was pruned.",
+    "PKC630": "A state_dict holds entries that are no tensors (get_extra_state), so that no artifact could restore it.",
+    "PKC631": "A file for JSON cannot be written.",
     "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",
     "PKC641": (
         "The weights file holds pickled objects, and unpickling can run any code. They are never loaded; save "

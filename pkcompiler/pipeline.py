@@ -284,16 +284,25 @@ def _run(job: Job, work: Work, progress: bool, say: Say) -> tuple[Round, float]:
                 last = state
                 work.checkpoint(state, time.monotonic() - started)
                 update(state)
-    except (KeyboardInterrupt, Collapsed) as stop:
-        if last is not None:
-            work.checkpoint(last, time.monotonic() - started, now=True)
-        if isinstance(stop, KeyboardInterrupt):
-            done = f"after round {last.round} of {last.rounds}" if last else "before the first round was done"
-            say(f"interrupted {done}; the same command goes on from there ({work.partial})")
+    except BaseException as stop:
+        _stopped(work, last, time.monotonic() - started, stop, say)
         raise
     assert last is not None
     work.checkpoint(last, time.monotonic() - started, now=True)
     return last, time.monotonic() - started
+
+
+def _stopped(work: Work, last: Round | None, seconds: float, stop: BaseException, say: Say) -> None:
+    """Keep what was done, and say how to go on."""
+    if last is None:
+        work.discard()
+    else:
+        work.checkpoint(last, seconds, now=True)
+    if isinstance(stop, KeyboardInterrupt):
+        done = f"after round {last.round} of {last.rounds}" if last else "before the first round was done"
+        say(f"interrupted {done}; the same command goes on from there" + (f" ({work.partial})" if last else ""))
+    if isinstance(stop, Collapsed) and last is not None:
+        say(f"the masks of round {last.round} ({last.kept:,} of {last.total:,} kept): {work.keep_masks(last)}")
 
 
 def _bar(job: Job, after: Round | None, progress: bool) -> AbstractContextManager[Callable[[Round], None]]:

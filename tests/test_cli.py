@@ -200,6 +200,7 @@ def test_ir_prints_what_parses_back(pipeline: dict[str, object]) -> None:
 def test_ir_hands_its_options_on(pipeline: dict[str, object]) -> None:
     args = ("--arg", "width=8", "--input", "1x3x8x8", "--input", "int64:1x4", "--output", "1", "--seed", "7", "--weights", "w.pt")
     assert pkc("ir", "net.py:f", *args, "--plugin", "ops.py", "--gate", "aten.sin.default").exit_code == 0
+    assert callable(pipeline.pop("say"))
     assert pipeline == {
         "spec": "net.py:f",
         "args": ("width=8",),
@@ -248,6 +249,8 @@ def test_a_closed_pipe_is_no_traceback() -> None:
         (("explain", "synflow"), ("torch", "rich", "numpy")),
         (("passes",), ("torch", "numpy")),
         (("ir", "--help"), ("torch", "rich", "numpy", "lark")),
+        (("prune", "--help"), ("torch", "rich", "numpy", "lark")),
+        (("compare", "--help"), ("torch", "rich", "numpy", "lark")),
     ],
 )
 def test_what_a_command_does_not_import(file: Path, args: tuple[str, ...], heavy: tuple[str, ...]) -> None:

@@ -90,7 +90,7 @@ def planned(
     target = _target(pass_, schedule, {word: value for word, value in targets.items() if value is not None})
     from pkcompiler.data import parse_data
     from pkcompiler.lang.library import find_schedule
-    from pkcompiler.pruning.plan import plan_of
+    from pkcompiler.pruning.plan import plan_of, require_data
 
     found = None if schedule is None else find_schedule(schedule)
     spec = parse_data(data) if data else found.data if found else None
@@ -106,6 +106,7 @@ def planned(
         data=named,
         **{key: options[key] for key in ("rounds", "curve", "scope", "select")},
     )
+    require_data(plan)
     return plan, spec.source if spec else None
 
 

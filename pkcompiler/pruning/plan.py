@@ -87,6 +87,13 @@ def plan_of(
     return Plan(replace(full, text=print_schedule(full)), passes)
 
 
+def require_data(plan: Plan) -> None:
+    """Raise ``PKC502`` where a pass reads data and the plan names none."""
+    reader = next((p.name for p in plan.passes if p.needs_data), None)
+    if reader is not None and plan.schedule.data is None:
+        raise fail("PKC502", f"the pass '{reader}' reads data, and none was given", "give data, e.g. --data digits")
+
+
 def density_of(word: str, value: float) -> float:
     """The density that a target means. Raises ``PKC404`` outside (0, 1]."""
     density = {"density": value, "sparsity": round(1 - value, 15)}.get(word, 1 / value if value else 0.0)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.pruning.files import UNFINISHED, json_text, read_object, unwritable, write_whole
-from pkcompiler.pruning.manifest import KNOWN, MANIFEST, check_files, read_manifest
+from pkcompiler.pruning.manifest import KNOWN, MANIFEST, MASKS, check_files, read_manifest
 from pkcompiler.pruning.recipe import differences, recipe_hash
 from pkcompiler.pruning.rounds import Round
 
@@ -63,7 +63,7 @@ class Work:
         for name in (RECIPE, STATE, LOCK):
             (self.partial / name).unlink(missing_ok=True)
         self.release()
-        older = self.out.with_name(f"{self.out.name}.replaced")
+        older = replaced_of(self.out)
         if self.out.is_dir() and not any(self.out.iterdir()):
             self.out.rmdir()
         if self.out.exists():
@@ -71,6 +71,17 @@ class Work:
             os.replace(self.out, older)
         os.replace(self.partial, self.out)
         shutil.rmtree(older, ignore_errors=True)
+
+    def keep_masks(self, state: Round) -> Path:
+        """The masks of a run that will not be whole, as a file that others can read."""
+        path = self.partial / MASKS
+        write_whole(path, tensor_bytes({n: m.contiguous() for n, m in state.masks.items()}))
+        return path
+
+    def discard(self) -> None:
+        """Nothing was done: leave nothing behind."""
+        self.release()
+        shutil.rmtree(self.partial, ignore_errors=True)
 
     def release(self) -> None:
         """Let another process work here."""
@@ -81,6 +92,11 @@ class Work:
 def partial_of(out: Path) -> Path:
     """``runs/a.partial`` of ``runs/a``."""
     return out.with_name(f"{out.name}.partial")
+
+
+def replaced_of(out: Path) -> Path:
+    """Where an older artifact waits until the new one has its name."""
+    return out.with_name(f"{out.name}.replaced")
 
 
 def begin(out: Path, recipe: Mapping[str, Any], *, force: bool = False, fresh: bool = False) -> Work:
@@ -111,6 +127,8 @@ def _complete(out: Path, recipe: Mapping[str, Any], force: bool) -> bool:
     manifest = read_manifest(out)
     _same(manifest["recipe"], recipe, f"'{out}' was made by another recipe", "pkc prune ... --force replaces it, -o DIR keeps both")
     check_files(out, manifest)
+    if (replaced_of(out) / MANIFEST).is_file():
+        shutil.rmtree(replaced_of(out))
     return True
 
 
@@ -122,6 +140,8 @@ def _open(work: Work, force: bool, fresh: bool) -> None:
             raise fail("PKC621", f"'{partial}' is no unfinished run: it holds '{strange[0]}'", "give another folder: -o DIR")
     partial.mkdir(parents=True, exist_ok=True)
     work._lock.append(_locked(partial / LOCK))
+    if _whole(partial, work):
+        return
     before = read_object(partial / RECIPE)
     if before is not None and not (fresh or force):
         remedy = f"--fresh starts '{work.out}' anew, -o DIR keeps both"
@@ -133,6 +153,19 @@ def _open(work: Work, force: bool, fresh: bool) -> None:
         if path.name != LOCK:
             path.unlink()
     write_whole(partial / RECIPE, json_text(work.recipe))
+
+
+def _whole(partial: Path, work: Work) -> bool:
+    """Whether the unfinished folder is an artifact of this recipe, of which only the renaming is missing (which is done here)."""
+    if not (partial / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(partial)
+    if manifest["recipe_sha256"] != recipe_hash(work.recipe):
+        return False
+    check_files(partial, manifest)
+    work.finish()
+    work.found = "complete"
+    return True
 
 
 def _go_on(work: Work) -> None:

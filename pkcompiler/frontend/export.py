@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.frontend.plain import make_plain
 from pkcompiler.ops.decompose import decompositions
 
 PREFIX = "model."
@@ -157,7 +158,8 @@ def export_program(model: nn.Module, call: Call) -> Program:
     with evaluating(model), _quiet():
         entry.eval()
         exported, batched = _try_export(entry, call)
-        exported = exported.run_decompositions(decompositions())
+        if not make_plain(exported.graph_module):
+            exported = exported.run_decompositions(decompositions())
     signature = exported.graph_signature
     names = _canonical_names(model)
     tensors = {name: t for name, t in (*model.named_parameters(), *model.named_buffers())}

@@ -17,6 +17,7 @@ from torch import nn
 
 from pkcompiler.analysis.count import count_paths, mixed_radix, primes_for
 from pkcompiler.analysis.limits import Limits
+from pkcompiler.analysis.report import analyze_graph
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import Capture, capture
 
@@ -133,7 +134,29 @@ def test_no_count_exceeds_its_limit(name):
             chosen = settings(edge="1", pools=pools, constants="on")
             limits = Limits.of(captured.graph, chosen, masks, captured.static_batch)
             found = count_paths(captured.graph, captured.tensors, chosen, masks, captured.static_batch)
-            assert found <= limits.total and 20 <= limits.bits <= 52
+            assert found < 2**limits.total and 20 <= limits.bits <= 52
+
+
+def test_a_tower_of_squares_has_too_many_digits_to_count():
+    """Each gated product squares the number of paths: 2**n digits after n of them."""
+
+    class Tower(nn.Module):
+        def __init__(self, height: int) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(height))
+
+        def forward(self, x):
+            for layer in self.layers:
+                y = layer(x)
+                x = y * torch.sigmoid(y)[:, :1] * y
+            return x
+
+    low, high = (capture(Tower(n), torch.zeros(1, 2), dtype=torch.float64) for n in (2, 60))
+    assert count(low) > 1 and count(high) is None
+    report = analyze_graph(high.graph, high.tensors)
+    assert report.totals["paths"].status == "approximate"
+    assert report.totals["paths"].value.log10 > 1e9 and report.to_json()["totals"]["paths"]["value"] is None
+    assert "10^" in str(report)
 
 
 @given(st.lists(st.integers(0, 2**100), min_size=1, max_size=5), st.sampled_from([20, 34, 43, 51]))

@@ -20,6 +20,9 @@ from pkcompiler.analysis.sweep import Sweep, last_uses
 from pkcompiler.ir.maps import Window
 from pkcompiler.ir.types import PathGraph
 
+MOST_SWEEPS = 1000
+"""One sweep gives 20 to 45 bits of a count."""
+
 
 @dataclass(frozen=True, slots=True)
 class Modular:
@@ -36,13 +39,16 @@ class Modular:
 
 def count_paths(
     graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Settings, masks: Mapping[str, Tensor] | None, batch: int = 1
-) -> int:
+) -> int | None:
     """The exact number of paths from all sources to all outputs under a mask; biases and values are sources.
 
     ``batch``: 1, or the batch size that a static graph has baked in. With ``pools=max`` each window passes its largest count.
+    None where the count could take more than ``MOST_SWEEPS`` sweeps: each product of activations doubles its number of digits.
     """
     limits = Limits.of(graph, chosen, masks, batch)
-    primes = primes_for((limits.total + 1).bit_length(), limits.bits)
+    if limits.total > MOST_SWEEPS * (limits.bits - 1):
+        return None
+    primes = primes_for(limits.total, limits.bits)
     together = chosen.pools == "max" and any(isinstance(op.map, Window) for op in graph.ops)
     groups = [primes] if together else [[p] for p in primes]
     residues = [r for group in groups for r in _remainders(graph, tensors, chosen, masks, batch, group)]

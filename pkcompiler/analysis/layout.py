@@ -78,7 +78,7 @@ def _count(report: Report) -> list[str]:
     from pkcompiler.analysis.report import digits
 
     count = report.totals["paths"].value
-    return [f"all digits of the number of paths: {digits(count)}", ""] if count >= LONG else []
+    return [f"all digits of the number of paths: {digits(count)}", ""] if isinstance(count, int) and count >= LONG else []
 
 
 def columns(rows: Sequence[Sequence[str]], sides: str) -> list[str]:
@@ -96,7 +96,7 @@ def shown(name: str, figure: Figure) -> str:
     if value is None:
         return "-"
     if name == "paths":
-        return _paths(value)
+        return _paths(value) if isinstance(value, int) else f"10^{value.log10:.2f}"
     if name.endswith(("sparsity", "share")):
         return percent(value)
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""How large a path count can become, from shapes and masks alone: integers that no count exceeds."""
+"""How large a path count can become, from shapes and masks alone."""
 
 from __future__ import annotations
 
@@ -36,38 +36,37 @@ MANTISSA_BITS = 53
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """``total``: no fewer than all paths. ``bits``: sums of remainders below 2**bits stay below 2**53 before they are reduced."""
+    """``total``: the number of all paths lies below 2**total. ``bits``: sums of remainders below 2**bits stay below 2**53 before
+    they are reduced."""
 
     total: int
     bits: int
 
     @staticmethod
     def of(graph: PathGraph, chosen: Settings, masks: Mapping[str, Tensor] | None = None, batch: int = 1) -> Limits:
-        """One walk with integers of any size; every entry of a value has at most its number of paths."""
+        """One walk with the log2 of the most paths that an entry of each value can have."""
         reader = _Reader(graph, chosen, masks or {}, batch)
-        most = {value.name: 1 for value in graph.inputs}
+        most = {value.name: 0.0 for value in graph.inputs}
         bits = MANTISSA_BITS - 1
         for op in graph.ops:
-            given = [most[name] for name in op.inputs]
             terms, factors = reader.terms(op), 2 if isinstance(op.map, Product) else 1
             bits = min(bits, (MANTISSA_BITS - (terms + EXTRA).bit_length()) // factors)
-            most[op.name] = _most(op, terms, given) + EXTRA
+            most[op.name] = _most(op, terms, [most[name] for name in op.inputs])
         output = graph.outputs[0]
-        return Limits(most[output] * math.prod(reader.shapes[output]), bits)
+        total = most[output] + math.log2(max(1, math.prod(reader.shapes[output])))
+        return Limits(math.ceil(total * (1 + SLACK)) + 1, bits)
 
 
 EXTRA = 2
 """A bias and a constant source, beside what an operation sums."""
+SLACK = 1e-9
+"""More than the rounding of a walk's logarithms."""
 
 
-def _most(op: Op, terms: int, given: list[int]) -> int:
-    match op.map:
-        case Product():
-            return terms * math.prod(given)
-        case Merge():
-            return sum(given)
-        case _:
-            return terms * max(given, default=1)
+def _most(op: Op, terms: int, given: list[float]) -> float:
+    """log2 of (terms * the largest + EXTRA); through a product, the logarithms of both factors add up."""
+    largest = sum(given) if isinstance(op.map, Product) else max(given, default=0.0)
+    return largest + math.log2(terms + EXTRA * 2.0 ** -min(largest, 1000.0))
 
 
 class _Reader:

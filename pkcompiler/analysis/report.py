@@ -14,7 +14,7 @@ from pkcompiler.analysis.count import count_paths
 from pkcompiler.analysis.findings import Finding, find
 from pkcompiler.analysis.functional import Functional, is_approximate, open_functional, static_batch
 from pkcompiler.analysis.lengths import path_lengths
-from pkcompiler.analysis.semiring import settings
+from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_masks, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.analysis.topology import Layer, Topology, layers, topology, units
@@ -99,9 +99,10 @@ class Report:
     ``masked``: a mask drops something.
 
     ``totals``: ``parameters``, ``prunable``, ``kept``, ``effective`` (of the prunable), ``direct_sparsity``,
-    ``effective_sparsity``, ``paths`` (an int), ``shortest_path``, ``longest_path`` (parameters crossed from an input to the
-    output; as ``bound``: at least and at most), ``l1`` (R_1), ``l2_squared`` (R_2), ``l2`` (the root of R_2), ``tau`` (the sum
-    of tau = dR_2/dw over kept parameters), ``fed_share`` (the part of R_2 on paths from an input; the rest begins at biases).
+    ``effective_sparsity``, ``paths`` (an int; a Mass where its digits are too many), ``shortest_path``, ``longest_path``
+    (parameters crossed from an input to the output; as ``bound``: at least and at most), ``l1`` (R_1), ``l2_squared`` (R_2),
+    ``l2`` (the root of R_2), ``tau`` (the sum of tau = dR_2/dw over kept parameters), ``fed_share`` (the part of R_2 on paths from
+    an input; the rest begins at biases).
     """
 
     name: str
@@ -120,10 +121,10 @@ class Report:
         """The report as plain data (no NaN, no infinity), ``schema`` 1. Keys are stable; new ones may be added.
 
         ``name``, ``masked``, ``settings`` (of the path functionals), ``warnings`` [{kind, subject, message, help}], ``totals``
-        {figure: {value, status}} (masses add ``mantissa``, ``exponent``, ``log10``; ``paths`` is a string of digits and adds
-        ``log10``), ``parameters`` [{name, shape, prunable, entries, kept, density, effective, fed, units, effective_units,
-        l1_share, l2_share, tau_share}], ``columns`` {key of a parameter: status}, ``layers`` [{operation, weight, units, alive,
-        constant, dead, entries, kept, effective, fed, at_risk}].
+        {figure: {value, status}} (masses add ``mantissa``, ``exponent``, ``log10``; ``paths`` is a string of digits, or null where
+        they are too many, and adds ``log10``), ``parameters`` [{name, shape, prunable, entries, kept, density, effective, fed,
+        units, effective_units, l1_share, l2_share, tau_share}], ``columns`` {key of a parameter: status}, ``layers`` [{operation,
+        weight, units, alive, constant, dead, entries, kept, effective, fed, at_risk}].
         """
         return {
             "schema": 1,
@@ -242,10 +243,18 @@ def _totals(
         "effective": Figure(effective),
         "direct_sparsity": Figure(1 - kept / n) if n else UNDEFINED,
         "effective_sparsity": Figure(1 - effective / n) if n else UNDEFINED,
-        "paths": Figure(count_paths(graph, tensors, counting, masks, static_batch(graph)), status),
+        "paths": _paths(graph, tensors, counting, masks, status),
         "shortest_path": Figure(lengths.shortest, lengths.status) if left.connected else UNDEFINED,
         "longest_path": Figure(lengths.longest, lengths.status) if left.connected else UNDEFINED,
     } | _mass_figures(masses)
+
+
+def _paths(graph: PathGraph, tensors: Mapping[str, Tensor], counting: Settings, masks: Mapping[str, Tensor], status: str) -> Figure:
+    count = count_paths(graph, tensors, counting, masks, static_batch(graph))
+    if count is not None:
+        return Figure(count, status)
+    size = open_functional(graph, tensors, counting, masks=masks, gradients=False)
+    return Figure(Mass(size.mantissa, size.exponent), "approximate")
 
 
 def _mass_figures(masses: _Masses | None) -> dict[str, Figure]:
@@ -264,7 +273,8 @@ def _mass_figures(masses: _Masses | None) -> dict[str, Figure]:
 
 def _plain(name: str, figure: Figure) -> dict[str, Any]:
     if isinstance(figure.value, Mass):
-        return figure.value.to_json() | {"status": figure.status}
+        exact = {"value": None} if name == "paths" else {}
+        return figure.value.to_json() | exact | {"status": figure.status}
     if name == "paths":
         log10 = math.log10(figure.value) if figure.value else None
         return {"value": digits(figure.value), "log10": log10, "status": figure.status}

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.pruning.files import UNFINISHED, json_text, read_object, unwritable, write_whole
 from pkcompiler.pruning.manifest import KNOWN, MANIFEST, MASKS, check_files, read_manifest
 from pkcompiler.pruning.recipe import differences, recipe_hash
@@ -112,7 +112,11 @@ def begin(out: Path, recipe: Mapping[str, Any], *, force: bool = False, fresh: b
             return work
         _open(work, force, fresh)
     except OSError as error:
+        work.release()
         raise unwritable(work.partial, error) from None
+    except PkcError:
+        work.release()
+        raise
     return work
 
 

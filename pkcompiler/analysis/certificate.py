@@ -17,10 +17,10 @@ from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.frontend.capture import Capture, capture, example_batch
 from pkcompiler.frontend.classify import is_floating, op_name
 from pkcompiler.frontend.export import Program, evaluating
-from pkcompiler.frontend.lift import Lifted, Record
+from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import run_inputs
 from pkcompiler.ir.maps import Gate, Normalise
-from pkcompiler.ops.gates import FROZEN_LIST, is_pointwise
+from pkcompiler.ops.gates import FACTORIES, FROZEN_LIST, PASS_THROUGH, is_pointwise
 
 TOLERANCE = 1e-9
 SIGNED = Settings(edge="theta", gates="data", pools="data", norms="data", products="pairs", constants="on")
@@ -32,8 +32,9 @@ class Certificate:
 
     ``max_relative_error``: largest |path sum - output| over the largest |output|. ``max_gradient_error``: the same for the
     derivatives of a random combination of outputs, over every parameter (each against its own largest derivative).
-    ``max_autograd_error``: against plain autograd of the model itself; None unless every gate is piecewise linear and nothing is
-    frozen. ``frozen``: operations recorded as constants. ``refused``: claims of the lift that the closed lists do not allow.
+    ``max_autograd_error``: against plain autograd of the model itself; None unless every gate is piecewise linear and nothing
+    is frozen. ``batched``, ``recorded``: see :class:`~pkcompiler.frontend.export.Program`. ``frozen``: operations recorded as
+    constants. ``refused``: claims of the lift that the closed lists do not allow.
     """
 
     max_relative_error: float
@@ -45,6 +46,7 @@ class Certificate:
     parameters: int
     worst_parameter: str
     batched: bool
+    recorded: bool = False
 
     @property
     def holds(self) -> bool:
@@ -82,6 +84,7 @@ def certify_capture(captured: Capture) -> Certificate:
         len(grads),
         worst,
         program.batched,
+        program.recorded,
     )
 
 
@@ -149,7 +152,7 @@ class _Reference(fx.Interpreter):
         if n.name not in self.claims:
             return value
         record, map = self.claims[n.name]
-        source = self.env[next(i for i in self.env if i.name == record.source)] if record.source else None
+        source: Any = self.env[next(i for i in self.env if i.name == record.source)] if record.source else None
         match record.kind:
             case "gate":
                 return source * slopes(source.detach(), value.detach(), map.zero, record.slope) + map.zero
@@ -239,12 +242,13 @@ def _is_gate(node: fx.Node, root: fx.Node, program: Program) -> bool:
     stack, seen = [node], set()
     while stack:
         here = stack.pop()
-        if here is root or here in seen:
+        if here is root or here in seen or op_name(here) in FACTORIES:
             continue
         seen.add(here)
         if here.op == "placeholder" and (here.name in program.parameters or here.name in program.inputs):
             return False
-        if here.op == "call_function" and not is_pointwise(here.target) and here.all_input_nodes:
+        pointwise = is_pointwise(here.target) or op_name(here) in PASS_THROUGH
+        if here.op == "call_function" and not pointwise and here.all_input_nodes:
             return False
         stack.extend(here.all_input_nodes)
     return True

@@ -12,6 +12,7 @@ from pkcompiler.frontend.export import Program
 from pkcompiler.frontend.lifted import Record
 from pkcompiler.frontend.names import Names
 from pkcompiler.frontend.trace import DTYPES, Trace
+from pkcompiler.ir.infer import infer_dtype
 from pkcompiler.ir.maps import Dim, Named, PathMap, Reindex
 from pkcompiler.ir.types import Op, Origin, Role, Slot, TensorType, Value
 from pkcompiler.ops.table import Path
@@ -30,15 +31,24 @@ class Builder:
         self.records: dict[str, Record] = {}
         self.sources: dict[str, Path] = {}
         self.read: set[tuple[str, fx.Node]] = set()
+        self.types: dict[str, TensorType] = {}
         self._makers: dict[str, Op] = {}
 
     def emit(self, map: PathMap, inputs: Sequence[str], label: str, type: TensorType, origin: Origin) -> Path:
         """One more operation, under a fresh name that starts with ``label``."""
         name = self.names.fresh(label)
-        op = Op(map, tuple(inputs), Value(name, type), origin)
+        dtype = self.dtype(map, inputs) or type.dtype
+        op = Op(map, tuple(inputs), Value(name, TensorType(dtype, type.shape)), origin)
         self.ops.append(op)
         self._makers[name] = op
+        self.types[name] = op.result.type
         return Path(name, type.shape)
+
+    def dtype(self, map: PathMap, inputs: Sequence[str]) -> str | None:
+        """The element type that a map gives, None where that is open (changes of precision are no operations of the graph)."""
+        types = [self.types.get(name) for name in inputs]
+        known = tuple(t for t in types if t is not None)
+        return infer_dtype(map, known, self.slots) if len(known) == len(types) else None
 
     def maker(self, name: str) -> Op | None:
         """The operation that made a value; None for inputs of the graph."""

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.export import Call, Program, bind_call, export_program
-from pkcompiler.frontend.lift import Lifted, lift_program
+from pkcompiler.frontend.lift import lift_program
+from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.ir.types import PathGraph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Capture:
-    """A model, traced and lifted. ``module`` is the model given (or its copy in another precision); ``tensors`` its slots' tensors."""
+    """A model, traced and lifted. ``module`` is the model given (or its copy in another precision); ``tensors`` its slots'."""
 
     module: nn.Module
     call: Call
@@ -33,6 +34,11 @@ class Capture:
     @property
     def batched(self) -> bool:
         return self.program.batched
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the model branches on its data, so that the graph is what it did at the example."""
+        return self.program.recorded
 
     @property
     def static_batch(self) -> int:
@@ -77,7 +83,7 @@ def capture(
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) are copied without history."""
+    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) lose their history."""
     computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
 

@@ -22,10 +22,14 @@ RESHAPES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A pointwise function of one tensor: ``root`` is that tensor; ``bent`` says that the function is no linear one."""
+    """A pointwise function of one tensor: ``root`` is that tensor.
+
+    ``bent``: the function is a gate, and not a linear one or a product of such (``squared``), which has paths of its own.
+    """
 
     root: fx.Node
     bent: bool
+    squared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ class _Classifier:
     def floating(self, node: fx.Node) -> Kind:
         name, data = op_name(node), self.data(node)
         if all(self.kinds[n] == "observed" for n in data):
-            if len(data) == 1 and data[0] in self.regions and is_pointwise(node.target):
+            if len(data) == 1 and data[0] in self.regions and (is_pointwise(node.target) or name in PASS_THROUGH):
                 self.regions[node] = self.regions[data[0]]
             return self.observe(node, "norm" if any(self.observed[n] == "norm" for n in data) else "factor")
         if not is_pointwise(node.target):
@@ -141,12 +145,13 @@ class _Classifier:
 
     def pointwise(self, node: fx.Node, name: str, data: list[fx.Node]) -> Kind:
         root = self.common_root(node, data)
-        bent_inside = any(self.region_of(n).bent for n in data) if root else False
-        if is_singular(name, node.args[1] if len(node.args) > 1 else None) and not bent_inside:
+        inside = [self.region_of(n) for n in data] if root else []
+        bent_inside, squared = any(r.bent for r in inside), any(r.squared for r in inside)
+        if is_singular(name, node.args[1] if len(node.args) > 1 else None) and not (bent_inside or squared):
             return self.observe(node, "norm" if name in NORMS else "factor")
         if root:
             linear = name in PASS_THROUGH or (name in LINEAR and (len(data) == 1 or name.startswith(("aten.add", "aten.sub"))))
-            self.regions[node] = Region(root, bent_inside or not linear)
+            self.regions[node] = Region(root, bent_inside or not linear, squared or is_square(node))
         return "path"
 
     def region_of(self, node: fx.Node) -> Region:
@@ -164,6 +169,11 @@ class _Classifier:
             and all(isinstance(meta(n), Tensor) and (meta(n).numel() == 1 or filled(n, shape)) for n in others)
         )
         return root if fits else None
+
+
+def is_square(node: fx.Node) -> bool:
+    """``x * x``"""
+    return op_name(node) == "aten.mul.Tensor" and node.args[0] is node.args[1]
 
 
 def filled(node: fx.Node, shape: tuple[Any, ...]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -26,7 +29,8 @@ class Program:
 
     ``parameters`` and ``buffers`` map placeholder names to the model's own names (one per storage), ``tensors`` those names to
     the model's live tensors, ``lifted`` placeholder names to tensors that the trace created. ``inputs`` are the names of the
-    input placeholders in order; ``batched`` says whether dimension 0 of the inputs is free.
+    input placeholders in order; ``batched`` says whether dimension 0 of the inputs is free; ``recorded``, that the model branches
+    on its data, so that the program is what it did at the example (the same branches are asserted wherever torch can).
     """
 
     module: fx.GraphModule
@@ -37,6 +41,7 @@ class Program:
     inputs: tuple[str, ...]
     batched: bool
     output: str
+    recorded: bool = False
 
 
 class _Entry(nn.Module):
@@ -150,26 +155,29 @@ def repeat_batch(flat: Sequence[Any], size: int) -> tuple[Any, ...]:
 
 
 def export_program(model: nn.Module, call: Call) -> Program:
-    """Export ``model`` in evaluation mode with a free batch dimension (static where that fails; ``Program.batched`` says which).
+    """Export ``model`` in evaluation mode with a free batch dimension.
+
+    Where that fails, with the example's batch (``Program.batched``); where the model branches on its data, one execution at the
+    example (``Program.recorded``).
 
     Raises ``PKC205`` when ``torch.export`` cannot trace the model at all.
     """
     entry = _Entry(model, call.spec, call.output)
     with evaluating(model), _quiet():
         entry.eval()
-        exported, batched = _try_export(entry, call)
+        exported, batched, recorded = _try_export(entry, call)
         if not make_plain(exported.graph_module):
             exported = exported.run_decompositions(decompositions())
     signature = exported.graph_signature
     names = _canonical_names(model)
-    tensors = {name: t for name, t in (*model.named_parameters(), *model.named_buffers())}
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
     parameters = {p: names[t.removeprefix(PREFIX)] for p, t in signature.inputs_to_parameters.items()}
     buffers = {p: names[t.removeprefix(PREFIX)] for p, t in signature.inputs_to_buffers.items()}
     lifted = {p: exported.constants[t] for p, t in signature.inputs_to_lifted_tensor_constants.items()}
     inputs = tuple(str(name) for name in signature.user_inputs)
     module = exported.graph_module
     _keep_first_output(module, len(signature.buffers_to_mutate))
-    return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name)
+    return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name, recorded)
 
 
 def _keep_first_output(module: fx.GraphModule, mutated: int) -> None:
@@ -192,23 +200,33 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def _try_export(entry: _Entry, call: Call) -> tuple[Any, bool]:
-    dims = tuple({0: torch.export.Dim.AUTO} if isinstance(t, Tensor) and t.dim() else None for t in call.flat)
+def _try_export(entry: _Entry, call: Call) -> tuple[Any, bool, bool]:
+    """The exported program, whether its batch is free, and whether it is one recorded execution: the first way that works."""
     try:
-        flat = repeat_batch(call.flat, 2)
-        exported = torch.export.export(entry, flat, dynamic_shapes=(dims,), strict=False)
-        return exported, _batch_is_free(exported)
-    except Exception as first:
-        try:
-            return torch.export.export(entry, call.flat, strict=False), False
-        except Exception as error:
-            reason = (str(error).strip() or str(first)).splitlines()[0]
-            raise fail(
-                "PKC205",
-                f"torch.export cannot trace the model: {reason}",
-                "the model's forward must not branch on the values of tensors",
-                "run `python -c 'import torch; help(torch.export.draft_export)'` to see how torch lists every offending line",
-            ) from error
+        dims = tuple({0: torch.export.Dim.AUTO} if isinstance(t, Tensor) and t.dim() else None for t in call.flat)
+        exported = torch.export.export(entry, repeat_batch(call.flat, 2), dynamic_shapes=(dims,), strict=False)
+        return exported, _batch_is_free(exported), False
+    except Exception:
+        pass
+    try:
+        return torch.export.export(entry, call.flat, strict=False), False, False
+    except Exception as error:
+        return _record(entry, call, error), False, True
+
+
+def _record(entry: _Entry, call: Call, why: Exception) -> Any:
+    """Export one execution at the example: branches on data go the way that its values take."""
+    try:
+        with functorch.patch(fake_tensor_propagate_real_tensors=True):
+            return torch.export.export(entry, call.flat, strict=False)
+    except Exception as error:
+        reason = (str(why).strip() or str(error) or type(error).__name__).splitlines()[0]
+        raise fail(
+            "PKC205",
+            f"torch.export cannot trace the model: {reason}",
+            "neither with a free batch, nor with the example's, nor as a single execution at the example",
+            "see every line that stops it: python -c 'from torch.export import draft_export; help(draft_export)'",
+        ) from error
 
 
 def _batch_is_free(exported: Any) -> bool:
@@ -220,13 +238,16 @@ def _batch_is_free(exported: Any) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the warnings and log lines of tracing: what matters is reported as diagnostics."""
-    loggers = [logging.getLogger(name) for name in ("torch.fx", "torch.export", "torch._dynamo", "torch.fx.experimental")]
+    """Silence the warnings, log lines and printed graphs of tracing: what matters is reported as diagnostics."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.fx", "torch.export", "torch._dynamo", "torch.fx.experimental", "torch.fx.experimental.symbolic_shapes")
+    ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -119,6 +119,7 @@ class _Lifter:
         label = self.builder.names.fresh(f"x{position}")
         self.placeholders[label] = node.name
         self.inputs.append(Value(label, TensorType(self.seen.dtypes[node.name], shape)))
+        self.builder.types[label] = self.inputs[-1].type
         return Path(label, shape) if self.classes.kinds[node] == "path" else Index(label, shape)
 
     def known(self, node: fx.Node, shape: Any) -> Known | Observed:

@@ -112,14 +112,18 @@ class OperatorUse:
         source = self._emit(Source(value, factor), (), shape)
         if shape == tuple(ref.shape):
             return source
-        if any(isinstance(d, Batch) and d.factor > 1 for d in ref.shape) and shape:
-            repeats = tuple(Batch(1) if isinstance(d, Batch) else 1 for d in ref.shape)
-            return self._emit(Reindex("repeat", (("repeats", repeats),)), (source.name,), ref.shape)
-        return self._emit(Reindex("expand", (("shape", tuple(ref.shape)),)), (source.name,), ref.shape)
+        if not shape or not any(isinstance(d, Batch) and d.factor > 1 for d in ref.shape):
+            return self._reshape("expand", source, ref.shape)
+        pairs = [(Batch() if isinstance(d, Batch) else None, n) for d, n in zip(ref.shape, shape, strict=True)]
+        lone = self._reshape("reshape", source, [m for d, n in pairs for m in ((1, n) if d else (n,))])
+        wide = self._reshape("expand", lone, [m for d, n in pairs for m in ((d, n) if d else (n,))])
+        return self._reshape("reshape", wide, ref.shape)
+
+    def _reshape(self, fn: str, x: Path, shape: Sequence[Dim]) -> Path:
+        return self._emit(Reindex(fn, (("shape", tuple(shape)),)), (x.name,), shape)
 
     def _observe(self, ref: Observed, as_source: bool) -> Path:
-        kind = "norm" if ref.kind == "norm" else "factor"
-        result = self.emit(Frozen(kind, short(ref.what), as_source), shape=ref.shape)
+        result = self.emit(Frozen("norm" if ref.kind == "norm" else "factor", short(ref.what), as_source), shape=ref.shape)
         self.builder.records[result.name] = Record("frozen", ref.node)
         return result
 

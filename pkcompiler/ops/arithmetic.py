@@ -129,15 +129,12 @@ def choose(use: Use, condition: Ref, yes: Ref | Scalar, no: Ref | Scalar) -> Ref
 
 
 def part(use: Use, side: Ref | Scalar, kept: torch.Tensor, shape: tuple) -> Path | None:
-    number = (
-        side if isinstance(side, Scalar) else float(side.tensor) if isinstance(side, Known) and side.tensor.numel() == 1 else None
-    )
-    if number is not None and not math.isfinite(number):
-        raise use.unsupported("it fills with infinity outside of a softmax")
-    if number == 0:
-        return None
-    if number is not None:
-        return use.path(Known(kept * number, shape))
+    if isinstance(side, Known) and side.tensor.numel() == 1:
+        side = float(side.tensor)
+    if isinstance(side, Scalar):
+        if not math.isfinite(side):
+            raise use.unsupported("it fills with infinity outside of a softmax")
+        return use.path(Known(kept * side, shape)) if side else None
     path = use.path(side)
     if not fits_into(shape, path.shape, use.shape):
         path = use.emit(Reindex("expand", (("shape", use.shape),)), path)

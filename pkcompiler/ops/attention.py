@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from pkcompiler.ir.maps import Named, Softmax
@@ -21,7 +23,7 @@ def softmax(use: Use) -> Ref:
     return use.record("softmax", result)
 
 
-def describe(use: Use, allowed: torch.Tensor) -> Named | str | None:
+def describe(use: Use, allowed: torch.Tensor) -> Named | Literal["causal"] | None:
     """None (everything), ``causal``, or a boolean constant."""
     if bool(allowed.all()):
         return None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import cache
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,17 +13,18 @@ from torch import Tensor
 aten = torch.ops.aten
 
 KEPT = """
-linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution conv1d.padding conv2d.padding
-conv3d.padding matmul bmm mm addmm baddbmm embedding layer_norm group_norm instance_norm batch_norm rms_norm native_layer_norm
-native_group_norm softmax.int _softmax _safe_softmax gelu silu hardswish hardsigmoid mish elu celu selu leaky_relu softplus relu6 hardtanh
-log_sigmoid softshrink hardshrink threshold max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d
-adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
-upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec upsample_bilinear2d.vec
-upsample_trilinear3d.vec upsample_bicubic2d.vec _upsample_nearest_exact1d.vec _upsample_nearest_exact2d.vec
-_upsample_nearest_exact3d.vec pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
-replication_pad3d roll flip dropout mean mean.dim sum.dim_IntList sum unfold masked_fill.Scalar masked_fill.Tensor where.self
-where.ScalarSelf where.ScalarOther tril triu cumsum split.Tensor split_with_sizes chunk stack unbind.int clamp clamp_min clamp_max rsqrt reciprocal
-repeat repeat_interleave.self_int linalg_vector_norm var.correction std.correction amax max.dim logsumexp slice_scatter index_select narrow
+linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution conv1d.padding
+conv2d.padding conv3d.padding matmul bmm mm addmm baddbmm embedding layer_norm group_norm instance_norm batch_norm rms_norm
+native_layer_norm native_group_norm softmax.int _softmax _safe_softmax gelu silu hardswish hardsigmoid mish elu celu selu
+leaky_relu softplus relu6 hardtanh log_sigmoid softshrink hardshrink threshold max_pool1d max_pool2d max_pool3d avg_pool1d
+avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+adaptive_max_pool3d upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec
+upsample_bilinear2d.vec upsample_trilinear3d.vec upsample_bicubic2d.vec _upsample_nearest_exact1d.vec
+_upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec pad constant_pad_nd reflection_pad1d reflection_pad2d
+reflection_pad3d replication_pad1d replication_pad2d replication_pad3d roll flip dropout mean mean.dim sum.dim_IntList sum
+unfold masked_fill.Scalar masked_fill.Tensor where.self where.ScalarSelf where.ScalarOther tril triu cumsum split.Tensor
+split_with_sizes chunk stack unbind.int clamp clamp_min clamp_max rsqrt reciprocal repeat repeat_interleave.self_int
+linalg_vector_norm var.correction std.correction amax max.dim logsumexp slice_scatter index_select narrow
 """
 """Operators that the lift reads whole. Everything else goes through torch's default decompositions."""
 
@@ -116,6 +117,7 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     aten.min.dim: smallest,
     aten.amin.default: lambda x, dim=(), keepdim=False: -torch.amax(-x, dim, keepdim),
     aten.rrelu_with_noise_functional.default: rrelu,
+    aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape),
     aten.square.default: lambda x: x * x,
     aten.addcmul.default: lambda x, a, b, *, value=1: x + value * (a * b),
     aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),

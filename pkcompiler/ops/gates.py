@@ -66,7 +66,7 @@ NORMS = frozenset(
         "aten.norm.Scalar",
     ]
 )
-"""Operators that read the size of their input: what depends on them is a norm, decided by the ``norms`` argument of a functional."""
+"""Operators that read the size of their input: what depends on them is a norm, for the ``norms`` argument of a functional."""
 
 UNTAGGED = frozenset(
     ["aten.hardswish.default", "aten.log_sigmoid.default", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar"]

@@ -112,14 +112,14 @@ def convolve(use: Use, x: Ref, weight: Ref, bias: Ref | None, shape: Conv) -> Re
 
 def same_padding(use: Use, x: Path, weight: Ref, mode: str, dilation: Sequence[int]) -> tuple[Path, tuple[int, ...]]:
     """Padding 'same' (the extra zero goes to the end, as in torch) or 'valid', as numbers."""
-    kernel = [int(k) for k in weight.shape[2:]]  # type: ignore[arg-type]
+    kernel = [int(k) for k in weight.shape[2:]]
     if mode == "valid":
         return x, (0,) * len(kernel)
     total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
     if all(t % 2 == 0 for t in total):
         return x, tuple(t // 2 for t in total)
     pads = [p for t in reversed(total) for p in (t // 2, t - t // 2)]
-    dims = [d + t for d, t in zip(x.shape[2:], total, strict=True)]  # type: ignore[operator]
+    dims = [d + t for d, t in zip(x.shape[2:], total, strict=True)]
     padded = use.emit(Reindex("pad", (("pad", tuple(pads)), ("mode", "constant"))), x, shape=(*x.shape[:2], *dims))
     return padded, (0,) * len(kernel)
 
@@ -160,7 +160,7 @@ def embedding(use: Use) -> Ref:
 def take(use: Use, x: Path, dim: int, rows: Known) -> Path:
     """Rows of one dimension chosen by a constant integer tensor of any shape."""
     flat = rows.tensor.reshape(-1).to(torch.int64)
-    flat = torch.where(flat < 0, flat + int(x.shape[dim]), flat)  # type: ignore[arg-type]
+    flat = torch.where(flat < 0, flat + int(x.shape[dim]), flat)
     shape = (*x.shape[:dim], flat.numel(), *x.shape[dim + 1 :])
     chosen = use.emit(Reindex("index", (("dim", dim), ("index", use.constant(flat)))), x, shape=shape)
     final = (*x.shape[:dim], *rows.shape, *x.shape[dim + 1 :])

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import torch
 
-from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named, Normalise, Scale
-from pkcompiler.ops.table import Ref, Use, path_op
+from pkcompiler.ir.maps import Constant, Fixed, InvSqrt, Literal, Merge, Named, Normalise, Scale
+from pkcompiler.ops.table import Known, Path, Ref, Use, path_op
 
 
 def affine(use: Use, x: Ref, weight: Ref | None, bias: Ref | None, mean: Ref, var: Ref, eps: float) -> Ref:
     """gamma / sqrt(var + eps) * (x - mean) + beta, per channel."""
-    variance = use.fixed(var)
-    factor: Fixed = InvSqrt(variance.slot, eps) if isinstance(variance, Named) else Literal((variance.value + eps) ** -0.5)
+    if weight is None and bias is None:
+        return standardised(use, use.path(x), mean, var, eps)
+    match use.fixed(var):
+        case Named(slot):
+            factor: Fixed = InvSqrt(slot, eps)
+        case Literal(value):
+            factor = Literal((value + eps) ** -0.5)
+        case _:
+            raise use.unsupported("its variance is no stored statistic")
     rank = len(x.shape)
     channels = int(x.shape[1])
     shape = (channels, *([1] * (rank - 2)))
     return use.emit(Scale(use.weight(weight), use.weight(bias), shape, factor, use.fixed(mean)), x, shape=x.shape)
+
+
+def standardised(use: Use, x: Path, mean: Ref, var: Ref, eps: float) -> Path:
+    """(x - mean) / sqrt(var + eps) per channel, as fixed factors and a constant source."""
+    if not (isinstance(mean, Known) and isinstance(var, Known)):
+        raise use.unsupported("its statistics depend on the data")
+    column = (-1, *([1] * (len(x.shape) - 2)))
+    factor = (var.tensor + eps).rsqrt().reshape(column)
+    shift = factor * mean.tensor.reshape(column)
+    scaled = use.emit(Constant(use.constant(factor)), x, shape=x.shape)
+    return use.emit(Merge((1, -1)), scaled, use.path(Known(shift, tuple(shift.shape))), shape=x.shape)
 
 
 @path_op("aten._native_batch_norm_legit_no_training.default")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from typing import Literal as Lit
 
 from pkcompiler.ir.maps import Constant, Literal, Reindex, Resample, Window
 from pkcompiler.ops.linear import tuple_of
@@ -55,7 +56,7 @@ def average(rank: int) -> Any:
 def average_over(
     use: Use, x: Path, kernel: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...], divisor: int
 ) -> Path:
-    """The sum of each window over ``divisor``: the border is padded as far as the last window reaches, then every window is whole."""
+    """The sum of each window over ``divisor``: the border is padded as far as the last window reaches."""
     rank = len(kernel)
     size = tuple(int(d) for d in use.shape[-rank:])
     pads: list[int] = []
@@ -133,12 +134,15 @@ def max_along(use: Use) -> list[Ref]:
     return [use.record("window", use.emit(map, use["self"], shape=use.shape[0]))]
 
 
-def upsample(kind: str, rank: int) -> Any:
+Kind = Lit["nearest", "nearest_exact", "linear", "cubic"]
+
+
+def upsample(kind: Kind, rank: int) -> Any:
     def entry(use: Use) -> Ref:
         size = tuple(int(d) for d in use.shape[-rank:])
         scales = tuple(float(s) for s in use["scale_factors"]) if use["scale_factors"] else ()
         corners = bool(use.get("align_corners", False))
-        return use.emit(Resample(kind, size, align_corners=corners, scale=scales), use.path(use["input"]))  # type: ignore[arg-type]
+        return use.emit(Resample(kind, size, align_corners=corners, scale=scales), use.path(use["input"]))
 
     return entry
 

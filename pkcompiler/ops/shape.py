@@ -127,7 +127,7 @@ def pieces(use: Use, sizes: Sequence[int], dim: int) -> list[Ref]:
 def split(use: Use) -> list[Ref]:
     dim = use["dim"]
     shapes = use.shape
-    return pieces(use, [int(s[dim % len(s)]) for s in shapes], dim)  # type: ignore[index, arg-type]
+    return pieces(use, [int(s[dim % len(s)]) for s in shapes], dim)
 
 
 @path_op("aten.unbind.int")
@@ -135,7 +135,7 @@ def unbind(use: Use) -> list[Ref]:
     x = use.path(use["self"])
     dim = use["dim"] % len(x.shape)
     shape = (*x.shape[:dim], *x.shape[dim + 1 :])
-    return [use.emit(Reindex("select", (("dim", dim), ("index", i))), x, shape=shape) for i in range(int(x.shape[dim]))]  # type: ignore[arg-type]
+    return [use.emit(Reindex("select", (("dim", dim), ("index", i))), x, shape=shape) for i in range(int(x.shape[dim]))]
 
 
 @path_op("aten.constant_pad_nd.default", "aten.pad.default")
@@ -181,14 +181,31 @@ def flip(use: Use) -> Ref:
 
 @path_op("aten.repeat.default")
 def repeat(use: Use) -> Ref:
-    return use.emit(Reindex("repeat", (("repeats", tuple(use["repeats"])),)), use.path(use["self"]))
+    x, repeats = use.path(use["self"]), tuple(use["repeats"])
+    for dim, count in enumerate(repeats):
+        if isinstance(count, Batch):
+            x = along_batch(use, x, dim - (len(repeats) - len(x.shape)), count)
+    whole = tuple(1 if isinstance(count, Batch) else count for count in repeats)
+    return x if tuple(x.shape) == tuple(use.shape) else use.emit(Reindex("repeat", (("repeats", whole),)), x)
+
+
+def along_batch(use: Use, x: Path, dim: int, count: Batch) -> Path:
+    """x repeated ``count`` times along one dimension."""
+    before, after = x.shape[: max(dim, 0)], x.shape[max(dim + 1, 0) :]
+    size = x.shape[dim] if dim >= 0 else 1
+    if isinstance(size, Batch) or dim < -1:
+        raise use.unsupported("it repeats over the batch")
+    apart = use.path(reshaped(use, x, (*before, 1, *([size] if dim >= 0 else []), *after)))
+    shape = (*before, count, *([size] if dim >= 0 else []), *after)
+    wide = use.emit(Reindex("expand", (("shape", shape),)), apart, shape=shape)
+    return use.path(reshaped(use, wide, (*before, Batch(count.factor * size), *after)))
 
 
 @path_op("aten.repeat_interleave.self_int")
 def repeat_interleave(use: Use) -> Ref:
     x = use.path(use["self"])
     dim = use["dim"] % len(x.shape)
-    index = torch.arange(int(x.shape[dim])).repeat_interleave(use["repeats"])  # type: ignore[arg-type]
+    index = torch.arange(int(x.shape[dim])).repeat_interleave(use["repeats"])
     return take(use, x, dim, Known(index, (index.numel(),)))
 
 
@@ -224,11 +241,11 @@ def index_select(use: Use) -> Ref:
 
 @path_op("aten.index.Tensor", "aten._unsafe_index.Tensor")
 def index(use: Use) -> Ref:
-    """Constant indices into neighbouring dimensions: those are flattened, then rows are taken."""
+    """Constant indices: their dimensions are flattened (moved to the front if they are not neighbours), then rows are taken."""
     x, indices = use.path(use["self"]), use["indices"]
     given = [i for i, ref in enumerate(indices) if ref is not None]
     refs = [indices[i] for i in given]
-    if not all(isinstance(r, Known) for r in refs) or given != list(range(given[0], given[-1] + 1)):
+    if not all(isinstance(r, Known) for r in refs):
         raise use.unsupported("its indices depend on the data")
     if given != list(range(given[0], given[-1] + 1)):
         rest = [d for d in range(len(x.shape)) if d not in given]
@@ -283,6 +300,8 @@ def slice_scatter(use: Use) -> Ref:
     """``x[start:end] = source``: what is before, the source, what is after."""
     x, source = use.path(use["self"]), use.path(use["src"])
     dim = use["dim"] % len(x.shape)
+    if tuple(x.shape) == tuple(source.shape):
+        return source
     (size,) = lengths(use, x, [dim])
     start, end = bounds(use.get("start", 0), use["end"], size)
     if use["step"] != 1:

@@ -20,7 +20,7 @@ class Path:
     """A value of the path graph."""
 
     name: str
-    shape: tuple[Dim, ...]
+    shape: tuple[Any, ...]  # sizes, and Batch dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,16 @@ class Stored:
     """A whole parameter, used as it is stored."""
 
     slot: str
-    shape: tuple[int, ...]
+    shape: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """A tensor that no input and no parameter enters; ``slot`` when it is a whole buffer. Batch dimensions have their size at batch 1."""
+    """A tensor that no input and no parameter enters; ``slot`` when it is a whole buffer. Batch dimensions have their size at
+    batch 1."""
 
     tensor: torch.Tensor
-    shape: tuple[Dim, ...]
+    shape: tuple[Any, ...]
     slot: str | None = None
 
 
@@ -47,7 +48,7 @@ class Observed:
     node: str
     kind: str
     what: str
-    shape: tuple[Dim, ...]
+    shape: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Index:
     """An integer input of the model (or a reshaped one)."""
 
     name: str
-    shape: tuple[Dim, ...]
+    shape: tuple[Any, ...]
 
 
 Ref = Path | Stored | Known | Observed | Index

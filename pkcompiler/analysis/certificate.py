@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.frontend.capture import Capture, capture, example_batch
 from pkcompiler.frontend.classify import is_floating, op_name
 from pkcompiler.frontend.export import Program, evaluating
+from pkcompiler.frontend.gate import region_function, value_and_slope_at_zero
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import run_inputs
 from pkcompiler.ir.maps import Gate, Normalise
@@ -80,7 +82,7 @@ def certify_capture(captured: Capture) -> Certificate:
         max(gradient_errors(grads, plain, lifted).values(), default=0.0) if plain is not None else None,
         frozen,
         lifted.observed_only,
-        tuple(refused_claims(program, lifted)),
+        tuple(refused_claims(program, lifted, flat)),
         len(grads),
         worst,
         program.batched,
@@ -225,17 +227,35 @@ def gradient_errors(grads: Mapping[str, Tensor], truth: Mapping[str, Tensor], li
     return errors
 
 
-def refused_claims(program: Program, lifted: Lifted) -> list[str]:
-    """Recorded factors that are not on the closed lists: a gate that is no pointwise function of one tensor, a frozen layer."""
+def refused_claims(program: Program, lifted: Lifted, flat: Any) -> list[str]:
+    """Claims that do not hold: a gate that is no pointwise function of one tensor, or whose phi(0) or phi'(0) is another; a
+    recorded factor that is not on the closed lists."""
     nodes = {n.name: n for n in program.module.graph.nodes}
+    values = _values(program, flat)
+    zeros = {op.name: op.map.zero for op in lifted.graph.ops if isinstance(op.map, Gate)}
     found = []
     for name, record in lifted.records.items():
         node = nodes[record.node]
         if record.kind == "gate" and not _is_gate(node, nodes[record.source], program):
             found.append(f"'{name}' is claimed to be a gate, but is no parameter-free pointwise function of one tensor")
+        elif record.kind == "gate" and not _is_at_zero(node, nodes[record.source], values, (zeros[name], record.slope)):
+            found.append(f"'{name}' does not have the value or the slope at 0 that its gate claims")
         if record.kind in ("frozen", "softmax", "normalise") and not _may_freeze(node, program):
             found.append(f"'{name}' ({op_name(node)}) is recorded as a constant, but is not on the list of operators that may be")
     return found
+
+
+def _values(program: Program, flat: Any) -> dict[str, Tensor]:
+    """Every tensor that the program computes, by node."""
+    run = fx.Interpreter(program.module, garbage_collect_values=False)
+    with torch.no_grad():
+        run.run(*run_inputs(program, flat))
+    return {n.name: v for n, v in run.env.items() if isinstance(v, Tensor) and v.numel()}
+
+
+def _is_at_zero(node: fx.Node, root: fx.Node, values: Mapping[str, Tensor], claimed: tuple[float, float]) -> bool:
+    found = value_and_slope_at_zero(region_function(node, root, values))
+    return all(math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in zip(found, claimed, strict=True))
 
 
 def _is_gate(node: fx.Node, root: fx.Node, program: Program) -> bool:

@@ -1,11 +1,11 @@
 """The driver: from what a user types to a graph, a certificate, masks, an artifact. Reads as the table of contents.
 
-    open_model    spec, inputs, weights -> a module with its inputs
-    graph         -> trace, export, lift
-    certificate   -> is the lift the model?
-    job           a plan, data and a loss -> a run, ready to start
-    prune_to      -> rounds, checkpoints, an artifact
-    compare       artifacts -> densities, overlaps, norms
+open_model    spec, inputs, weights -> a module with its inputs
+graph         -> trace, export, lift
+certificate   -> is the lift the model?
+job           a plan, data and a loss -> a run, ready to start
+prune_to      -> rounds, checkpoints, an artifact
+compare       artifacts -> densities, overlaps, norms
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ import torch
 from torch import nn
 
 def model():
-    return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(96, 10))
+    body = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(body, nn.Flatten(), nn.Linear(96, 10))
 
 def example_inputs():
     return torch.randn(1, 1, 8, 8)
@@ -211,7 +212,7 @@ def test_a_run_of_another_recipe_is_not_touched(tmp_path: Path) -> None:
     first.checkpoint(a_round(), 2.0)
     first.release()
     before = {p.name: p.read_bytes() for p in first.partial.iterdir()}
-    with pytest.raises(PkcError, match="PKC622.*dtype: float64 before, float32 now"):
+    with pytest.raises(PkcError, match=r"PKC622.*dtype: float64 before, float32 now"):
         begin(out, RECIPE | {"dtype": "float32"})
     assert {p.name: p.read_bytes() for p in first.partial.iterdir()} == before
     forced = begin(out, RECIPE | {"dtype": "float32"}, force=True)
@@ -222,7 +223,7 @@ def test_a_run_of_another_recipe_is_not_touched(tmp_path: Path) -> None:
 def test_strange_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out.partial").mkdir()
     (tmp_path / "out.partial" / "thesis.tex").write_text("mine")
-    with pytest.raises(PkcError, match="PKC621.*thesis.tex"):
+    with pytest.raises(PkcError, match=r"PKC621.*thesis\.tex"):
         begin(tmp_path / "out", RECIPE, force=True, fresh=True)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("mine")

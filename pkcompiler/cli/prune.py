@@ -48,7 +48,7 @@ EXAMPLE = "pkc prune model.py --pass synflow-l2 --sparsity 98%"
 @click.option("--print-schedule", is_flag=True, help="Print the schedule that equals these options; do nothing.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON (- is stdout, in place of the text).")
 @click.pass_context
-def prune(ctx: click.Context, force: bool, fresh: bool, json_file: str | None, **given: Any) -> None:
+def prune(ctx: click.Context, /, force: bool, fresh: bool, json_file: str | None, **given: Any) -> None:
     """Prune a model: score its weights, keep the best, write an artifact.
 
     Give a pass with one of --sparsity, --density and --compression, or a schedule. The same command again goes on where an

@@ -92,7 +92,10 @@ def show(artifact: Artifact) -> None:
     for label, text in lines:
         click.echo(f"{label:<10}{text}")
     click.echo()
-    rows = ((n, "x".join(map(str, row["shape"])), f"{row['kept']:,}", _share(row["kept"], row["size"])) for n, row in found["parameters"].items())
+    rows = (
+        (n, "x".join(map(str, row["shape"])), f"{row['kept']:,}", _share(row["kept"], row["size"]))
+        for n, row in found["parameters"].items()
+    )
     table(("parameter", "shape", "kept", "density"), rows)
     click.echo(f"\n{artifact.schedule}", nl=False)
 

@@ -150,4 +150,6 @@ def _fitting(folder: Path, masks: Mapping[str, Tensor], weights: Mapping[str, Te
         elif name in rows and rows[name]["kept"] != int(mask.sum()):
             found.append(f"the mask of '{name}' keeps {int(mask.sum())}, the manifest says {rows[name]['kept']}")
     if found:
-        raise PkcError(*(Diagnostic("PKC628", f"{problem} (in '{folder}')", notes=("make the artifact anew",)) for problem in found))
+        raise PkcError(
+            *(Diagnostic("PKC628", f"{problem} (in '{folder}')", notes=("make the artifact anew",)) for problem in found)
+        )

@@ -69,7 +69,9 @@ def _density(mask: Tensor | None) -> float | None:
 
 def _overlap(artifacts: Sequence[Artifact], i: int, j: int, names: Sequence[str]) -> Overlap:
     one, other = artifacts[i].masks, artifacts[j].masks
-    counts = {n: _both_either(one[n], other[n]) if n in one and n in other and one[n].shape == other[n].shape else None for n in names}
+    counts = {
+        n: _both_either(one[n], other[n]) if n in one and n in other and one[n].shape == other[n].shape else None for n in names
+    }
     known = [c for c in counts.values() if c is not None]
     whole = jaccard(sum(b for b, _ in known), sum(e for _, e in known)) if known else None
     return Overlap(i, j, whole, {n: None if c is None else jaccard(*c) for n, c in counts.items()})

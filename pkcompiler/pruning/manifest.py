@@ -99,11 +99,17 @@ def _plain(name: str) -> bool:
 def _no_artifact(folder: Path) -> PkcError:
     if not folder.exists():
         beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST}")) if folder.parent.is_dir() else []
-        hint = f"artifacts beside it: {', '.join(beside[:5])}" if beside else "make one: pkc prune model.py --pass synflow-l2 --sparsity 90%"
+        hint = (
+            f"artifacts beside it: {', '.join(beside[:5])}"
+            if beside
+            else "make one: pkc prune model.py --pass synflow-l2 --sparsity 90%"
+        )
         return fail("PKC624", f"there is no folder '{folder}'", hint)
     what = f"'{folder}' holds no {MANIFEST}" if folder.is_dir() else f"'{folder}' is a file, an artifact is a folder"
     return fail("PKC624", f"{what}, so it is no artifact", "give the folder that pkc prune has written")
 
 
 def _malformed(folder: Path, problem: str) -> PkcError:
-    return fail("PKC627", f"the {MANIFEST} of '{folder}' cannot be used: {problem}", "make the artifact anew: pkc prune ... --force")
+    return fail(
+        "PKC627", f"the {MANIFEST} of '{folder}' cannot be used: {problem}", "make the artifact anew: pkc prune ... --force"
+    )

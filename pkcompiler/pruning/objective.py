@@ -44,7 +44,9 @@ def _blamed(function: Callable[..., Any], name: str, source: Path | None) -> Los
             raise usercode.blame(error, source, f"calling {name}(output, target)") from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise fail("PKC412", f"{name}(output, target) returned {shape}", "return the mean over the batch, a tensor with one entry")
+            raise fail(
+                "PKC412", f"{name}(output, target) returned {shape}", "return the mean over the batch, a tensor with one entry"
+            )
         return value.reshape(())
 
     return loss

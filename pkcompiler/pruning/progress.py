@@ -15,9 +15,7 @@ EFFECTIVE_SHARE = 10  # and at most one part in so many of the time
 
 
 @contextmanager
-def bar(
-    total: int, *, done: int = 0, effective: Callable[[Round], float] | None = None
-) -> Iterator[Callable[[Round], None]]:
+def bar(total: int, *, done: int = 0, effective: Callable[[Round], float] | None = None) -> Iterator[Callable[[Round], None]]:
     """Yields a function to call after every round; nothing is shown, and nothing computed, when stderr is no terminal.
 
     ``done``: rounds that an earlier run has finished. ``effective``: the effective sparsity of a state, asked for now and then.

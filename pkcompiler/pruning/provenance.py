@@ -95,7 +95,7 @@ def make_recipe(
     loss: str | None = None,
     model: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Everything that the masks are a function of. ``graph``: printed; ``loss``: a hash of its source; ``model``: further entries."""
+    """Everything that the masks are a function of. ``graph``: printed; ``loss``: its source's hash; ``model``: more entries."""
     shapes = [f"{i['name'] or ''}{i['dtype']}:{'x'.join(map(str, i['shape']))}" for i in inputs]
     own = {"weights": state_hash(state), "graph": sha256(graph.encode()).hexdigest(), "inputs": ", ".join(shapes)}
     return {

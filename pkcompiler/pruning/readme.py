@@ -56,7 +56,8 @@ With pkcompiler:
 def usage(model: Mapping[str, Any], folder: str) -> str:
     """Three lines of Python that use the artifact; they run where the model came from a file or a module."""
     imports, build = _construction(model)
-    return f"{imports}\n{build}\nnetwork = pkcompiler.load({folder!r}).lower(model)  # trains masked; .apply(model) keeps your own class\n"
+    use = f"network = pkcompiler.load({folder!r}).lower(model)  # trains masked; .apply(model) keeps your own class"
+    return f"{imports}\n{build}\n{use}\n"
 
 
 def _construction(model: Mapping[str, Any]) -> tuple[str, str]:

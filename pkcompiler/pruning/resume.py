@@ -1,4 +1,4 @@
-"""Work that survives its process: a folder ``<out>.partial`` with the recipe and the state after the last round, renamed when whole.
+"""Work that survives its process: a folder ``<out>.partial`` with the recipe and the last state, renamed when it is whole.
 
 What is on disk at any moment is one of: no recipe (nothing was done), a recipe and perhaps a state (the run goes on behind it),
 or a manifest (the run is complete, and only the renaming is missing).
@@ -228,5 +228,3 @@ def _unpacked(bits: Tensor, shape: str) -> Tensor:
     sizes = [int(size) for size in shape.split("x") if size]
     count = int(np.prod(sizes, dtype=np.int64))
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool)).reshape(sizes)
-
-

@@ -101,9 +101,7 @@ def manifest_of(pruned: Pruned, origin: Provenance, hashes: Mapping[str, str]) -
         "total": pruned.total,
         "kept": pruned.kept,
         "seconds": round(pruned.seconds, 3),
-        "parameters": {
-            n: {"shape": list(m.shape), "size": m.numel(), "kept": int(m.sum())} for n, m in pruned.masks.items()
-        },
+        "parameters": {n: {"shape": list(m.shape), "size": m.numel(), "kept": int(m.sum())} for n, m in pruned.masks.items()},
         "recipe": dict(origin.recipe),
         "recipe_sha256": recipe_hash(origin.recipe),
         "data": origin.data,

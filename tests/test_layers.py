@@ -33,7 +33,7 @@ AT_HOME = {
     "networkx": ("analysis/topology.py",),
     "sympy": ("analysis/count.py", "analysis/symbolic.py"),
     "click": ("cli/",),
-    "rich": ("cli/",),
+    "rich": ("cli/", "pruning/progress.py"),
 }
 """Where a package may be imported: one file per grammar for lark."""
 

@@ -5,9 +5,11 @@
 
 The plain procedure (Tanaka et al. 2020, arXiv:2006.05467): layers that multiply their weight by a mask in the forward pass,
 absolute values of the state dict, one forward and backward pass of ones through the model in evaluation mode, signs restored,
-|theta * gradient| of all masked weights concatenated, ``torch.kthvalue`` over all of them, new masks. Both sides run in float32 and take turns, a round each, so that a
-change of the machine's speed hits both; times are process time at one thread. Tracing and lifting are shown apart. Peak memory
-is measured in a fresh process per side, as the growth of the resident set over the built model (Linux).
+|theta * gradient| of all masked weights concatenated, ``torch.kthvalue`` over all of them, new masks.
+
+Both sides run in float32 and take turns, a round each, so that a change of the machine's speed hits both; times are process time
+at one thread. Tracing and lifting are shown apart. Peak memory is measured in a fresh process per side, as the growth of the
+resident set over the built model (Linux).
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -122,7 +124,7 @@ def test_curves_fall_from_the_start_to_the_target(curve, rho, n, lift):
     start = rho + lift * (1 - rho)
     densities = [start, *(density_at(curve, k, n, rho, start) for k in range(1, n + 1))]
     assert densities[-1] == rho
-    assert all(a >= b - 1e-12 for a, b in zip(densities, densities[1:], strict=False))
+    assert all(a >= b - 1e-12 for a, b in pairwise(densities))
 
 
 def test_a_curve_at_its_formula():

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from pkcompiler.analysis.reindex import window_winners
 from pkcompiler.frontend.export import Program
-from pkcompiler.frontend.lift import Lifted, Record
+from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import run_inputs
 from pkcompiler.ir.maps import Gate, Normalise, Window
 from pkcompiler.ir.types import Op
@@ -32,7 +32,7 @@ class _Keep(fx.Interpreter):
 def observe(
     program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Run the program at ``flat`` with the given parameters and buffers; returns the observations by operation name and the output."""
+    """Run the program at ``flat`` with the given parameters and buffers; the observations by operation name, and the output."""
     wanted = {n for r in lifted.records.values() for n in (r.node, r.source) if n}
     run = _Keep(program.module, frozenset(wanted))
     with torch.no_grad():

@@ -153,7 +153,9 @@ def _dilated_sum(map: Window, x: Tensor) -> Tensor:
     ones = x.new_ones((channels, 1, *map.kernel))
     conv = Conv("", None, map.stride, (0,) * rank, map.dilation, channels)
     wide = convolve(conv, F.pad(x, pads), ones, None)
-    return wide[(..., *(slice(0, n) for n in out))]
+    for i, n in enumerate(out):
+        wide = wide.narrow(wide.dim() - rank + i, 0, n)
+    return wide
 
 
 def _merge_dims(map: Window, x: Tensor) -> Tensor:

@@ -68,9 +68,14 @@ def data_position(flat: Sequence[Any]) -> int:
 
 
 def input_sources(
-    captured: Capture, samples: Sequence[Any] | None, input: str, batch: int, dtype: torch.dtype
+    captured: Capture, samples: Sequence[Any] | None, input: str | Tensor, batch: int, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """The source weights of every input of the graph (see ``Sweep.run``)."""
+    """The source weights of every input of the graph (see ``Sweep.run``).
+
+    A tensor [1 or batch, ...] weighs the input that data stands for; the other inputs are ones.
+    """
+    if isinstance(input, Tensor):
+        return _given_sources(captured, input, batch, dtype)
     if input not in INPUTS:
         raise fail("PKC501", f"path_functional has no input = {input!r}", f"expected one of {', '.join(map(repr, INPUTS))}")
     flat = None if samples is None else dict(zip(captured.program.inputs, samples, strict=True))

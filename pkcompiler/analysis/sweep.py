@@ -82,7 +82,7 @@ class _Saturate(torch.autograd.Function):
         return (x > 0).to(x.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return (grad > 0).to(grad.dtype)
 
 
@@ -91,7 +91,7 @@ class Boolean:
     """Reachability: or and and, as 0 and 1."""
 
     def settle(self, value: Scaled) -> Scaled:
-        result: Tensor = _Saturate.apply(value.tensor)  # type: ignore[no-untyped-call]
+        result: Tensor = _Saturate.apply(value.tensor)
         return Scaled(result)
 
     def maximum(self, map: Window, x: Tensor) -> Tensor:
@@ -344,9 +344,9 @@ class Sweep:
         like = {"dtype": self.settings.dtype, "device": self.device}
         match map.allowed:
             case None:
-                return torch.ones([n if d == map.dim else 1 for d, n in enumerate(scores.shape)], **like)  # type: ignore[call-overload, no-any-return]
+                return torch.ones([n if d == map.dim else 1 for d, n in enumerate(scores.shape)], **like)  # type: ignore[call-overload]
             case "causal":
-                return torch.ones(scores.shape[-2:], **like).tril()  # type: ignore[call-overload, no-any-return]
+                return torch.ones(scores.shape[-2:], **like).tril()  # type: ignore[call-overload]
             case Named(slot):
                 return self._cast(self.tensors[slot])
 

@@ -52,18 +52,23 @@ def candidates(
     lowest: dict[str, int] = {}
     for glob, fraction in floors:
         for name in sorted(_matching((glob,), slots, kinds, "floor", errors) & chosen):
-            lowest[name] = max(lowest.get(name, 0), math.ceil(fraction * _numel(slots[name])))
+            lowest[name] = max(lowest.get(name, 0), math.ceil(fraction * math.prod(_shape(slots[name]))))
     if errors:
         raise PkcError(*errors)
     ordered = [s.name for s in graph.parameters if s.name in chosen]
     if not ordered:
-        raise fail("PKC402", "the model has no prunable parameter", "weights of linear and convolution layers are; add others with --include GLOB")
-    shapes = {n: tuple(int(d) for d in slots[n].type.shape) for n in ordered}  # type: ignore[arg-type]
-    return Candidates({n: _numel(slots[n]) for n in ordered}, shapes, frozenset(protected), lowest)
+        raise fail(
+            "PKC402",
+            "the model has no prunable parameter",
+            "weights of linear and convolution layers are; add others with --include GLOB",
+        )
+    shapes = {n: _shape(slots[n]) for n in ordered}
+    return Candidates({n: math.prod(shapes[n]) for n in ordered}, shapes, frozenset(protected), lowest)
 
 
-def _numel(slot: Slot) -> int:
-    return math.prod(int(d) for d in slot.type.shape)  # type: ignore[arg-type]
+def _shape(slot: Slot) -> tuple[int, ...]:
+    """A parameter's shape (which holds no batch dimension)."""
+    return tuple(d for d in slot.type.shape if isinstance(d, int))
 
 
 def parameter_kinds(graph: PathGraph) -> dict[str, set[str]]:
@@ -91,7 +96,7 @@ def _matching(
         if not hits and not glob.startswith("@"):
             names = ", ".join(list(slots)[:4])
             errors.append(
-                Diagnostic("PKC402", f"{word} \"{glob}\" matches no parameter", notes=(f"parameters are called {names}, ...",))
+                Diagnostic("PKC402", f'{word} "{glob}" matches no parameter', notes=(f"parameters are called {names}, ...",))
             )
         found |= hits
     return found

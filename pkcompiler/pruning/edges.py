@@ -18,7 +18,8 @@ from pkcompiler.ir.types import PathGraph
 class Edges:
     """Leaves t(theta) * mask for the ``wanted`` parameters of a sweep; everything else is folded or fixed.
 
-    ``leaves`` hold the folded edges, which the sweep runs on, ``base`` the same without masks; ``factors`` turn derivatives by them into derivatives by the edges.
+    ``leaves`` hold the folded edges, which the sweep runs on, ``base`` the same without masks;
+    ``factors`` turn derivatives by them into derivatives by the edges.
     Memory: twice the wanted parameters.
     """
 

@@ -59,10 +59,10 @@ class Evaluator:
                 return self._name(name)
             case Unary(operand=operand):
                 return terms.negate(self.evaluate(operand))
-            case Binary("*", left, right) if self._is_own_grad(left, right):
-                return self._grad(*right.args, times_itself=True)  # type: ignore[union-attr]
-            case Binary("*", left, right) if self._is_own_grad(right, left):
-                return self._grad(*left.args, times_itself=True)  # type: ignore[union-attr]
+            case Binary("*", factor, Call("grad", (functional, by))) | Binary("*", Call("grad", (functional, by)), factor) if (
+                self._is_own(factor, by)
+            ):
+                return self._grad(functional, by, times_itself=True)
             case Binary(op, left, right):
                 return terms.binary(op, self.evaluate(left), self.evaluate(right))
             case Call():
@@ -107,7 +107,7 @@ class Evaluator:
             case "paths":
                 return self._paths(kwargs)
             case "grad":
-                return self._grad(*call.args)
+                return self._grad(call.args[0], call.args[1])
             case "uniform":
                 return Term(PARAM, self._uniform())
             case "dot":
@@ -154,12 +154,10 @@ class Evaluator:
 
     # derivatives ------------------------------------------------------------------------------------------------------
 
-    def _is_own_grad(self, factor: Expr, other: Expr) -> bool:
-        """Whether a product is u * grad(F, u): theta dF/dtheta and its kin, which need no division and no second pass."""
-        if not (isinstance(other, Call) and other.function == "grad"):
-            return False
+    def _is_own(self, factor: Expr, by: Expr) -> bool:
+        """Whether a product is u * grad(F, u): theta dF/dtheta and its kin, which need no second pass."""
         edge = edge_of(factor, self._lets)
-        return edge not in ("", "1") and edge == edge_of(other.args[1], self._lets)
+        return edge not in ("", "1") and edge == edge_of(by, self._lets)
 
     def _grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
         outer, self._leaves = self._leaves, []

@@ -219,8 +219,8 @@ def read_state(path: Path, recipe: str) -> tuple[Round, float] | None:
             return None
         masks = {n: _unpacked(found.get_tensor(n), facts[f"shape {n}"]) for n in found.keys()}  # noqa: SIM118
         mass = None if facts["log10_mass"] == "None" else float(facts["log10_mass"])
-        whole = (int(facts[name]) for name in ("stage", "round", "rounds"))
-        return Round(*whole, float(facts["density"]), int(facts["kept"]), int(facts["total"]), masks, mass), float(facts["seconds"])
+        stage, round_, rounds, kept, total = (int(facts[name]) for name in ("stage", "round", "rounds", "kept", "total"))
+        return Round(stage, round_, rounds, float(facts["density"]), kept, total, masks, mass), float(facts["seconds"])
     return None
 
 

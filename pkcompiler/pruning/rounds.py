@@ -44,7 +44,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pruned:
-    """The result of pruning. ``masks``: boolean tensors of the prunable parameters, on the CPU. ``report``: the analysis under them."""
+    """The result of pruning. ``masks``: boolean tensors of the prunable parameters, on the CPU."""
 
     masks: Masks
     plan: Plan
@@ -133,7 +133,9 @@ class Run:
     def __post_init__(self) -> None:
         if self.data is None and self.plan.needs_data:
             name = next(p.name for p in self.plan.passes if p.needs_data)
-            raise fail("PKC502", f"the pass '{name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)")
+            raise fail(
+                "PKC502", f"the pass '{name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)"
+            )
         refuse_non_finite(self.captured)
         for stage in self.plan.stages:
             check_reachable(self.candidates(stage), stage.density, _target(stage))
@@ -171,8 +173,8 @@ class Run:
             work = self._workspace(pass_, found, current)
             for k in range(done + 1, (stage.rounds or 1) + 1):
                 state = self._round(i, k, stage, pass_, found, work, current, start)
-                if not self._alive(state, last):
-                    raise collapse(self.captured.graph, state, last)
+                if not self._alive(state):
+                    raise collapse(state, self._last_good(last))
                 current, last = state.masks, state
                 yield state
 
@@ -208,11 +210,25 @@ class Run:
         kept = sum(count(masks[n]) for n in found.sizes)
         return Round(i, k, rounds, density, kept, found.total, masks, work.log10_mass())
 
-    def _alive(self, state: Round, last: Round | None) -> bool:
-        """Whether a path from an input is left: looked at when another parameter has run empty, and at the end of a stage."""
-        if state.round < state.rounds and empty(state) == (empty(last) if last else frozenset()):
-            return True
-        return has_path(self.captured.graph, self.captured.tensors, state.masks)
+    def _alive(self, state: Round) -> bool:
+        """Whether a path from an input is left: by operations after every round, by entries at the end of a stage."""
+        if not operations_connect(self.captured.graph, empty(state)):
+            return False
+        return state.round < state.rounds or has_path(self.captured.graph, self.captured.tensors, state.masks)
+
+    def _last_good(self, last: Round | None) -> Round | None:
+        """The state before a collapse, if entries still connected in it."""
+        return last if last and has_path(self.captured.graph, self.captured.tensors, last.masks) else None
+
+
+def operations_connect(graph: PathGraph, gone: frozenset[str]) -> bool:
+    """Whether an input reaches the output through operations whose weights are not all pruned (necessary, and quick)."""
+    reached = {v.name for v in graph.inputs}
+    for op in graph.ops:
+        weight = getattr(op.map, "weight", None)
+        if weight not in gone and any(name in reached for name in op.inputs):
+            reached.add(op.name)
+    return any(name in reached for name in graph.outputs)
 
 
 def count(mask: Tensor) -> int:
@@ -236,7 +252,9 @@ def refuse_non_finite(captured: Capture) -> None:
     if bad:
         raise PkcError(
             *(
-                Diagnostic("PKC405", f"parameter '{n}' holds NaN or infinite values", notes=("load other weights, or initialise it",))
+                Diagnostic(
+                    "PKC405", f"parameter '{n}' holds NaN or infinite values", notes=("load other weights, or initialise it",)
+                )
                 for n in bad
             )
         )
@@ -250,16 +268,25 @@ class Collapsed(PkcError):
         self.state = state
 
 
-def collapse(graph: PathGraph, state: Round, last: Round | None) -> Collapsed:
+def collapse(state: Round, last: Round | None) -> Collapsed:
     """The diagnosis: which layers are empty, and what still worked."""
     gone = sorted(empty(state))
-    named = f"empty: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}" if gone else "no layer is empty, but they do not connect"
-    good = f"round {last.round} at density {last.density:.4g} was the last good one" if last else "the first round already cut everything"
+    named = (
+        f"empty: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}" if gone else "no layer is empty, but they do not connect"
+    )
+    good = (
+        f"round {last.round} at density {last.density:.4g} was the last good one"
+        if last
+        else "no earlier round is known to be good"
+    )
     return Collapsed(
         Diagnostic(
             "PKC410",
             f"layer collapse in round {state.round} of {state.rounds} at density {state.density:.4g}: no path is left ({named})",
-            notes=(good, "try more rounds, a pass that conserves path mass (synflow, synflow-l2), or a floor \"GLOB\" = 1% in a schedule"),
+            notes=(
+                good,
+                'try more rounds, a pass that conserves path mass (synflow, synflow-l2), or a floor "GLOB" = 1% in a schedule',
+            ),
         ),
         last,
     )
@@ -276,4 +303,3 @@ def _shown(states: Iterator[Round], total: int, progress: bool) -> Iterator[Roun
         for state in states:
             update(state)
             yield state
-

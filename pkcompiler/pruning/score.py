@@ -74,9 +74,14 @@ def workspace(
     batch: int | None = None,
     wanted: frozenset[str] | None = None,
 ) -> Workspace:
-    """Everything that a pass is evaluated with (``wanted``: the parameters to score, default all). Raises ``PKC502`` when it reads data and there are none."""
+    """Everything that a pass is evaluated with (``wanted``: the parameters to score, default all).
+
+    Raises ``PKC502`` when it reads data and there are none.
+    """
     if data is None and chosen.needs_data:
-        raise fail("PKC502", f"the pass '{chosen.name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)")
+        raise fail(
+            "PKC502", f"the pass '{chosen.name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)"
+        )
     samples, target = (None, None)
     if data is not None and chosen.needs_data:
         samples, target = sample_inputs(captured, as_pair(data, seed))

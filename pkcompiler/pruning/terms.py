@@ -64,7 +64,7 @@ def combine(left: Term, right: Term, function: Callable[..., Tensor], exponent: 
     names = left.tensors if not isinstance(left.value, Tensor) else right.tensors
     a = dict.fromkeys(names, left.value) if isinstance(left.value, Tensor) else left.value
     b = dict.fromkeys(names, right.value) if isinstance(right.value, Tensor) else right.value
-    if left.owned and left.axes == axes:
+    if left.owned and left.axes == axes and not any(t.requires_grad for t in b.values()):
         return Term(axes, {n: function(a[n], b[n], out=a[n]) for n in names}, exponent, True)
     return Term(axes, {n: function(a[n], b[n]) for n in names}, exponent)
 

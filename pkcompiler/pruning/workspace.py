@@ -213,7 +213,7 @@ class Workspace:
                 made = torch.autograd.grad(part, list(weights.values()), allow_unused=True)
             value = value.to(part) + part.detach()
             grads = [g if m is None else g + m for g, m in zip(grads, made, strict=True)]
-        return Term(NUMBER, _Known.apply(value, grads, *weights.values())), self._weights_leaf(weights)  # type: ignore[no-untyped-call]
+        return Term(NUMBER, _Known.apply(value, grads, *weights.values())), self._weights_leaf(weights)
 
     def _loss_of(self, output: Tensor, target: Tensor | None) -> Tensor:
         if self.loss_function is not None:
@@ -221,7 +221,9 @@ class Workspace:
         if target is None or target.is_floating_point():
             raise fail(
                 "PKC506",
-                "the pass reads loss, and the targets are no class labels" if target is not None else "the pass reads loss, and the data have no targets",
+                "the pass reads loss, and the targets are no class labels"
+                if target is not None
+                else "the pass reads loss, and the data have no targets",
                 "give labelled data, or define loss(output, target) in the model's file",
             )
         return F.cross_entropy(output, target)
@@ -250,7 +252,7 @@ class _Known(torch.autograd.Function):
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> Any:
         return (None, None, *(upstream * g for g in ctx.grads))
 
 

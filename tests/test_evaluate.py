@@ -83,27 +83,58 @@ def test_a_loss_is_accumulated_before_the_absolute_value():
 @pytest.mark.parametrize(
     ("left", "right"),
     [
-        ("let R = paths(edge = abs(theta)); score = theta * grad(R, theta)", "let R = paths(edge = abs(theta)); score = abs(theta) * grad(R, abs(theta))"),
-        ("let R = paths(edge = theta^2); score = theta * grad(R, theta)", "let R = paths(edge = theta^2); score = 2 * theta^2 * grad(R, theta^2)"),
+        (
+            "let R = paths(edge = abs(theta)); score = theta * grad(R, theta)",
+            "let R = paths(edge = abs(theta)); score = abs(theta) * grad(R, abs(theta))",
+        ),
+        (
+            "let R = paths(edge = theta^2); score = theta * grad(R, theta)",
+            "let R = paths(edge = theta^2); score = 2 * theta^2 * grad(R, theta^2)",
+        ),
         ("let R = paths(edge = theta^2); score = grad(R, mask)", "let R = paths(edge = theta^2); score = theta * grad(R, theta)"),
-        ("let R = paths(edge = abs(theta)); score = grad(R, theta) * theta", "let R = paths(edge = abs(theta)); score = grad(R, theta) / (1 / theta)"),
-        ("let R = paths(edge = abs(theta)); score = theta * grad(log(R), theta)", "let R = paths(edge = abs(theta)); score = theta * grad(R, theta) / R"),
-        ("let R = paths(edge = abs(theta)); score = theta * grad(R^2, theta)", "let R = paths(edge = abs(theta)); score = 2 * R * (theta * grad(R, theta))"),
-        ("let R = paths(edge = theta^2); score = theta * grad(sqrt(R), theta)", "let R = paths(edge = theta^2); score = theta * grad(R, theta) / (2 * sqrt(R))"),
+        (
+            "let R = paths(edge = abs(theta)); score = grad(R, theta) * theta",
+            "let R = paths(edge = abs(theta)); score = grad(R, theta) / (1 / theta)",
+        ),
+        (
+            "let R = paths(edge = abs(theta)); score = theta * grad(log(R), theta)",
+            "let R = paths(edge = abs(theta)); score = theta * grad(R, theta) / R",
+        ),
+        (
+            "let R = paths(edge = abs(theta)); score = theta * grad(R^2, theta)",
+            "let R = paths(edge = abs(theta)); score = 2 * R * (theta * grad(R, theta))",
+        ),
+        (
+            "let R = paths(edge = theta^2); score = theta * grad(sqrt(R), theta)",
+            "let R = paths(edge = theta^2); score = theta * grad(R, theta) / (2 * sqrt(R))",
+        ),
         ("score = abs(theta * grad(loss, theta))", "score = abs(theta * grad(cross_entropy(output), theta))"),
-        ("let R = paths(edge = theta^2, input = mean(data)^2); score = theta^2 * grad(R, theta^2)",
-         "let m = mean(data); let R = paths(edge = theta^2, input = m * m); score = theta^2 * grad(R, theta^2)"),
-        ("let R = paths(edge = abs(theta), input = data); score = theta * grad(mean(R, over = sample), theta)",
-         "let R = paths(edge = abs(theta), input = data, output = each); score = theta * grad(sum(mean(R, over = sample), over = output), theta)"),
-        ("let R = paths(edge = abs(theta), pools = sum, input = data); score = theta * grad(mean(R, over = sample), theta)",
-         "let R = paths(edge = abs(theta), pools = sum, input = mean(data)); score = theta * grad(R, theta)"),
+        (
+            "let R = paths(edge = theta^2, input = mean(data)^2); score = theta^2 * grad(R, theta^2)",
+            "let m = mean(data); let R = paths(edge = theta^2, input = m * m); score = theta^2 * grad(R, theta^2)",
+        ),
+        (
+            "let R = paths(edge = abs(theta), input = data); score = theta * grad(mean(R, over = sample), theta)",
+            "let R = paths(edge = abs(theta), input = data, output = each); "
+            "score = theta * grad(sum(mean(R, over = sample), over = output), theta)",
+        ),
+        (
+            "let R = paths(edge = abs(theta), pools = sum, input = data); score = theta * grad(mean(R, over = sample), theta)",
+            "let R = paths(edge = abs(theta), pools = sum, input = mean(data)); score = theta * grad(R, theta)",
+        ),
         ("score = abs(theta) / sum(abs(theta), over = layer)", "score = abs(theta) / (norm2(sqrt(abs(theta)), over = layer)^2)"),
-        ("let R = paths(edge = abs(theta)); let S = paths(edge = theta^2); score = theta * grad(R + S, theta)",
-         "let R = paths(edge = abs(theta)); let S = paths(edge = theta^2); score = theta * grad(R, theta) + theta * grad(S, theta)"),
-        ("let R = paths(edge = abs(theta)); score = theta * grad(R * detach(R), theta)", "let R = paths(edge = abs(theta)); score = R * (theta * grad(R, theta))"),
+        (
+            "let R = paths(edge = abs(theta)); let S = paths(edge = theta^2); score = theta * grad(R + S, theta)",
+            "let R = paths(edge = abs(theta)); let S = paths(edge = theta^2); "
+            "score = theta * grad(R, theta) + theta * grad(S, theta)",
+        ),
+        (
+            "let R = paths(edge = abs(theta)); score = theta * grad(R * detach(R), theta)",
+            "let R = paths(edge = abs(theta)); score = R * (theta * grad(R, theta))",
+        ),
         ("score = dot(theta, theta) * abs(theta)", "score = sum(theta^2, over = param) * abs(theta)"),
     ],
-)  # fmt: skip
+)
 def test_two_ways_to_say_the_same(left, right):
     for masks in (None, half_masks()):
         a, b = scores(left, masks), scores(right, masks)
@@ -120,9 +151,7 @@ def test_px_is_the_weighted_functional_of_its_definition():
     got = plain(score(network(), X[:1], text, data=DATA))
     from pkcompiler import path_functional
 
-    reach = path_functional(
-        network(), X[:1], edge="1", input="data^2", gates="data^2", pools="data", output="each", data=DATA
-    )
+    reach = path_functional(network(), X[:1], edge="1", input="data^2", gates="data^2", pools="data", output="each", data=DATA)
     weights = reach.mantissa.sum(0) * 2.0**reach.exponent
     total = {n: torch.zeros_like(t) for n, t in got.items()}
     for k in range(3):

@@ -236,7 +236,7 @@ def refused_claims(program: Program, lifted: Lifted, flat: Any) -> list[str]:
     found = []
     for name, record in lifted.records.items():
         node = nodes[record.node]
-        if record.kind == "gate" and not _is_gate(node, nodes[record.source], program):
+        if record.kind == "gate" and not _is_gate(node, nodes[record.source], program, values):
             found.append(f"'{name}' is claimed to be a gate, but is no parameter-free pointwise function of one tensor")
         elif record.kind == "gate" and not _is_at_zero(node, nodes[record.source], values, (zeros[name], record.slope)):
             found.append(f"'{name}' does not have the value or the slope at 0 that its gate claims")
@@ -258,7 +258,17 @@ def _is_at_zero(node: fx.Node, root: fx.Node, values: Mapping[str, Tensor], clai
     return all(math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in zip(found, claimed, strict=True))
 
 
-def _is_gate(node: fx.Node, root: fx.Node, program: Program) -> bool:
+def _is_entrywise(node: fx.Node, root: fx.Node, values: Mapping[str, Tensor]) -> bool:
+    """Whether an operator that the user declared a gate acts on each entry alone, tried at the values that it met."""
+    phi, z = region_function(node, root, values), values[root.name].flatten()
+    try:
+        whole = phi(z)
+        return torch.equal(phi(z.flip(0)).flip(0), whole) and torch.equal(phi(z[:1]), whole[:1])
+    except (LookupError, RuntimeError):
+        return False
+
+
+def _is_gate(node: fx.Node, root: fx.Node, program: Program, values: Mapping[str, Tensor]) -> bool:
     stack, seen = [node], set()
     while stack:
         here = stack.pop()
@@ -268,6 +278,7 @@ def _is_gate(node: fx.Node, root: fx.Node, program: Program) -> bool:
         if here.op == "placeholder" and (here.name in program.parameters or here.name in program.inputs):
             return False
         pointwise = is_pointwise(here.target) or op_name(here) in PASS_THROUGH
+        pointwise = pointwise or (root in here.all_input_nodes and _is_entrywise(here, root, values))
         if here.op == "call_function" and not pointwise and here.all_input_nodes:
             return False
         stack.extend(here.all_input_nodes)

@@ -62,7 +62,7 @@ def _npz(path: Path) -> Pair:
         beside = [file.name for file in path.parent.glob("*.npz")] if path.parent.is_dir() else []
         raise fail("PKC662", f"there is no file '{path}'", usercode.nearest(path.name, beside) or f"run 'ls {path.parent}'")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in ("x", "y") if name not in archive.files]
             if missing:
                 raise _without(path, missing, archive.files)

@@ -205,9 +205,10 @@ def _try_export(entry: _Entry, call: Call) -> tuple[Any, bool, bool]:
     try:
         dims = tuple({0: torch.export.Dim.AUTO} if isinstance(t, Tensor) and t.dim() else None for t in call.flat)
         exported = torch.export.export(entry, repeat_batch(call.flat, 2), dynamic_shapes=(dims,), strict=False)
-        return exported, _batch_is_free(exported), False
-    except Exception:
-        pass
+        if _batch_is_free(exported):
+            return exported, True, False
+    except Exception as error:
+        logging.getLogger(__name__).debug("no free batch: %s", error)
     try:
         return torch.export.export(entry, call.flat, strict=False), False, False
     except Exception as error:
@@ -233,7 +234,8 @@ def _batch_is_free(exported: Any) -> bool:
     users = set(exported.graph_signature.user_inputs)
     nodes = [n for n in exported.graph.nodes if n.op == "placeholder" and n.name in users]
     shapes = [n.meta["val"].shape for n in nodes if isinstance(n.meta.get("val"), Tensor) and n.meta["val"].dim()]
-    return all(not isinstance(shape[0], int) for shape in shapes)
+    ranges = (exported.range_constraints.get(shape[0].node.expr) for shape in shapes if isinstance(shape[0], torch.SymInt))
+    return all(isinstance(shape[0], torch.SymInt) for shape in shapes) and all(r is None or r.lower != r.upper for r in ranges)
 
 
 @contextmanager

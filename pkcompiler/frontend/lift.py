@@ -12,15 +12,17 @@ from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.account import account, live, observed_only, with_prunable
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import Classes, classify, op_name
-from pkcompiler.frontend.export import Program
+from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.gate import describe_gate
 from pkcompiler.frontend.lifted import Lifted, Record
+from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.trace import trace
+from pkcompiler.frontend.unplaced import unplaced
 from pkcompiler.frontend.use import OperatorUse, Unsupported, short
 from pkcompiler.ir.types import PathGraph, TensorType, Value
 from pkcompiler.ir.uses import uses
 from pkcompiler.ops.entries import entry_of
-from pkcompiler.ops.gates import PASS_THROUGH
+from pkcompiler.ops.gates import PASS_THROUGH, is_random
 from pkcompiler.ops.table import Index, Known, Observed, Path, Stored
 
 
@@ -48,10 +50,15 @@ class _Lifter:
         graph = self.program.module.graph
         output = output_of(graph)
         wanted = self.demanded(output)
+        raise_all(self.random_draws())
         for node in graph.nodes:
             if node.op == "placeholder" or node in wanted:
                 self.builder.refs[node] = self.reference(node)
         return self.finish(name, OperatorUse(self.builder, output).path(self.builder.refs[output]))
+
+    def random_draws(self) -> list[Diagnostic]:
+        nodes = [n for n in self.program.module.graph.nodes if n.op == "call_function" and is_random(n.target, n.args)]
+        return [unplaced(self.builder, n, origin_of(n, PREFIX), "it is random, in evaluation mode too") for n in nodes]
 
     def finish(self, name: str, result: Path) -> Lifted:
         builder = self.builder

@@ -87,6 +87,13 @@ def is_pointwise(target: object) -> bool:
     return isinstance(target, torch._ops.OpOverload) and (torch.Tag.pointwise in target.tags or str(target) in UNTAGGED)
 
 
+def is_random(target: object, arguments: tuple[object, ...]) -> bool:
+    """Whether the operator draws random numbers (a dropout does so in training only)."""
+    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+        return False
+    return "dropout" not in str(target) or True in arguments[2:3]
+
+
 def is_singular(name: str, exponent: object = None) -> bool:
     """log, square root, reciprocal, and powers with a negative or a fractional exponent below 1."""
     if name in SINGULAR:

@@ -21,11 +21,9 @@ def reduce_sum(use: Use, x: Path, dims: list[int], keepdim: bool) -> Path:
 
 
 def reduce_mean(use: Use, x: Path, dims: list[int], keepdim: bool) -> Path:
-    rank = len(x.shape)
-    count = 1
-    for d in dims or range(rank):
-        count *= int(x.shape[d % rank])
-    return use.emit(Constant(Literal(1 / count)), reduce_sum(use, x, dims, keepdim))
+    total = reduce_sum(use, x, dims, keepdim)
+    count = math.prod(x.shape[d] for d in dims or range(len(x.shape)))
+    return use.emit(Constant(Literal(1 / count)), total)
 
 
 @path_op("aten.sum.default", "aten.sum.dim_IntList")

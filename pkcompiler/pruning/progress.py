@@ -1,4 +1,4 @@
-"""The progress bar of long runs: on stderr, and only on a terminal."""
+"""The progress line of long runs: on stderr, and only on a terminal."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ def bar(total: int, *, done: int = 0, effective: Callable[[Round], float] | None
     if not console.is_terminal:
         yield lambda state: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("round {task.completed}/{task.total}"),
-        BarColumn(bar_width=20),
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )

@@ -234,8 +234,8 @@ def _batch_is_free(exported: Any) -> bool:
     users = set(exported.graph_signature.user_inputs)
     nodes = [n for n in exported.graph.nodes if n.op == "placeholder" and n.name in users]
     shapes = [n.meta["val"].shape for n in nodes if isinstance(n.meta.get("val"), Tensor) and n.meta["val"].dim()]
-    ranges = (exported.range_constraints.get(shape[0].node.expr) for shape in shapes if isinstance(shape[0], torch.SymInt))
-    return all(isinstance(shape[0], torch.SymInt) for shape in shapes) and all(r is None or r.lower != r.upper for r in ranges)
+    free = {symbol for symbol, interval in exported.range_constraints.items() if interval.lower != interval.upper}
+    return all(isinstance(shape[0], torch.SymInt) and shape[0].node.expr in free for shape in shapes)
 
 
 @contextmanager

@@ -1,0 +1,258 @@
+"""What the front end cannot place: all of it reported at once, in the user's own lines, with the option that continues."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from operator_cases import Net, p
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pkcompiler import path_op, usercode
+from pkcompiler.analysis.certificate import certify_capture
+from pkcompiler.diagnostics import PkcError
+from pkcompiler.frontend.capture import capture
+from pkcompiler.ir.maps import Constant, Dense, Gate, Literal
+from pkcompiler.ops.table import TABLE
+from pkcompiler.render import render
+
+
+def refused(net: nn.Module, inputs: Any, **options: Any) -> PkcError:
+    with pytest.raises(PkcError) as caught:
+        capture(net, inputs, **options)
+    return caught.value
+
+
+class Unplaced(nn.Module):
+    """Three operators without a meaning; the third is on no path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+        self.b = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        y = torch.sort(y, -1).values
+        z = torch.special.erfcx(self.b(x)).cumprod(-1)
+        torch.sort(x)
+        return y + z
+
+
+def test_all_unplaced_operators_are_reported_together() -> None:
+    error = refused(Unplaced(), torch.randn(2, 4))
+    assert [d.code for d in error.diagnostics] == ["PKC201", "PKC201"]
+    first, second = error.diagnostics
+    assert "aten.sort" in first.message and "aten.cumprod" in second.message
+
+
+def test_the_users_own_line_and_the_printed_graph_are_shown() -> None:
+    first = refused(Unplaced(), torch.randn(2, 4)).diagnostics[0]
+    assert first.span is not None and first.span.file.endswith("test_lift_errors.py")
+    assert first.span.text[first.span.start : first.span.end] == "y = torch.sort(y, -1).values"
+    assert any("%a: f32[B, 4] = dense %x, weight=@a.weight, bias=@a.bias" in note for note in first.notes)
+    assert any("aten.sort.default(%a)" in note for note in first.notes)
+    assert first.notes[-1].endswith("--plugin my_ops.py")
+    drawn = render([first])
+    assert "^^^^" in drawn and "torch.sort" in drawn
+
+
+def test_what_keeps_its_shape_may_be_a_gate() -> None:
+    error = refused(Net(lambda m, x: m.l(x).cumprod(-1), l=nn.Linear(4, 4)), torch.randn(2, 4))
+    assert error.diagnostics[0].notes[-1].endswith("--gate cumprod")
+
+
+@torch.library.custom_op("pkc_test::bend", mutates_args=())
+def bend(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+@bend.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def keep(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def bend_backward(ctx: Any, grad: Tensor) -> Tensor:
+    (x,) = ctx.saved_tensors
+    s = torch.sigmoid(x)
+    return grad * s * (1 + x * (1 - s))
+
+
+bend.register_autograd(bend_backward, setup_context=keep)
+
+
+@pytest.mark.parametrize("spelled", ["pkc_test.bend", "pkc_test.bend.default"])
+def test_a_declared_gate_is_one(spelled: str) -> None:
+    net = Net(lambda m, x: m.b(bend(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    x = torch.randn(2, 4)
+    assert refused(net, x).diagnostics[0].notes[-1].endswith("--gate pkc_test.bend")
+    captured = capture(net, x, gates=[spelled], dtype=torch.float64)
+    assert [type(op.map) for op in captured.graph.ops] == [Dense, Gate, Dense]
+    assert certify_capture(captured).holds
+
+
+def test_a_gate_that_is_none_is_not_certified() -> None:
+    net = Net(lambda m, x: m.l(x).cumprod(-1), l=nn.Linear(4, 4))
+    certificate = certify_capture(capture(net, torch.randn(2, 4), gates=["cumprod"], dtype=torch.float64))
+    assert certificate.refused and not certificate.holds
+
+
+PLUGIN = """
+from pkcompiler import path_op
+from pkcompiler.ir.maps import Constant, Literal
+
+
+@path_op("pkc_test.double.default")
+def double(use):
+    return use.emit(Constant(Literal(2.0)), use["x"])
+"""
+
+
+@torch.library.custom_op("pkc_test::double", mutates_args=())
+def double(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@double.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+double.register_autograd(lambda context, grad: grad * 2)
+
+
+def test_a_plug_in_gives_a_meaning(tmp_path: Path) -> None:
+    net = Net(lambda m, x: m.b(double(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    x = torch.randn(2, 4)
+    assert "pkc_test.double.default" in refused(net, x).diagnostics[0].message
+    file = tmp_path / "my_ops.py"
+    file.write_text(textwrap.dedent(PLUGIN))
+    usercode.import_spec(usercode.parse_spec(str(file)))
+    try:
+        captured = capture(net, x, dtype=torch.float64)
+        assert Constant(Literal(2.0)) in [op.map for op in captured.graph.ops]
+        assert certify_capture(captured).holds
+    finally:
+        del TABLE["pkc_test.double.default"]
+
+
+def test_a_wrong_plug_in_is_not_certified() -> None:
+    @path_op("pkc_test.double.default")
+    def triple(use: Any) -> Any:
+        return use.emit(Constant(Literal(3.0)), use["x"])
+
+    net = Net(lambda m, x: m.b(double(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    try:
+        assert not certify_capture(capture(net, torch.randn(2, 4), dtype=torch.float64)).holds
+    finally:
+        del TABLE["pkc_test.double.default"]
+
+
+def test_a_lost_use_of_a_parameter_is_an_error() -> None:
+    """A plug-in that reads x alone loses the parameter that its operator multiplies with."""
+
+    @path_op("aten.mul.Tensor")
+    def forgetful(use: Any) -> Any:
+        return use.path(use["self"])
+
+    kept = TABLE["aten.mul.Tensor"]
+    try:
+        error = refused(Net(lambda m, x: m.l(x) * m.w, l=nn.Linear(4, 4), w=p(4)), torch.randn(2, 4))
+    finally:
+        from pkcompiler.ops.arithmetic import mul
+
+        TABLE["aten.mul.Tensor"] = mul
+    assert kept is forgetful
+    (diagnostic,) = error.diagnostics
+    assert diagnostic.code == "PKC202" and "parameter 'w'" in diagnostic.message
+    assert diagnostic.notes[-1].endswith("--plugin my_ops.py")
+
+
+REFUSED = {
+    "uneven adaptive maximum": (lambda x: F.adaptive_max_pool2d(x, 3), (2, 3, 4, 7), "windows"),
+    "mean over the batch": (lambda x: x - x.mean(0), (2, 3), "over the batch"),
+    "cat along the batch": (lambda x: torch.cat([x, x]), (2, 3), "along the batch"),
+    "index of the batch": (lambda x: x[torch.tensor([1, 0])], (2, 3), "batch"),
+    "one sample": (lambda x: x[0] + x, (2, 3), "one sample"),
+    "roll over everything": (lambda x: torch.roll(x, 1), (2, 3), "batch"),
+    "indices of the data": (lambda x: x.gather(1, x.argmax(-1, keepdim=True)), (2, 3), "depend on the data"),
+    "infinite filling": (lambda x: x.masked_fill(torch.tensor([True, False, False]), float("inf")), (2, 3), "infinity"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_path_map_is_refused(name: str) -> None:
+    function, shape, expected = REFUSED[name]
+    error = refused(Net(lambda m, x: function(x * m.w), w=p(*shape[1:])), torch.randn(*shape))
+    assert any(d.code in ("PKC201", "PKC206") and expected in d.message for d in error.diagnostics), error
+
+
+def test_batch_norm_without_statistics_is_refused() -> None:
+    error = refused(nn.BatchNorm1d(3, track_running_stats=False), torch.randn(4, 3))
+    assert error.diagnostics[0].code in ("PKC201", "PKC205", "PKC206")
+
+
+class Branching(nn.Module):
+    """Another layer for negative sums."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plus = nn.Linear(3, 3)
+        self.minus = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.plus(x) if x.sum() > 0 else self.minus(x)
+
+
+@pytest.mark.parametrize(("sign", "layer"), [(1, "plus"), (-1, "minus")])
+def test_a_model_that_branches_on_data_is_recorded(sign: int, layer: str) -> None:
+    captured = capture(Branching(), sign * torch.ones(2, 3), dtype=torch.float64)
+    assert captured.recorded and not captured.batched and captured.static_batch == 2
+    assert {s.name for s in captured.graph.parameters} == {f"{layer}.weight", f"{layer}.bias"}
+    certificate = certify_capture(captured)
+    assert certificate.holds and certificate.recorded
+
+
+def test_a_loop_over_data_is_recorded() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        for _ in range(int(x.abs().max())):
+            x = torch.relu(m.l(x))
+        return x
+
+    captured = capture(Net(forward, l=nn.Linear(3, 3)), torch.full((2, 3), 3.0), dtype=torch.float64)
+    assert captured.recorded and certify_capture(captured).holds
+    assert sum(isinstance(op.map, Gate) for op in captured.graph.ops) == 3
+
+
+def test_a_fixed_batch_is_static_and_says_so() -> None:
+    net = Net(lambda m, x: m.l(x.reshape(2, 12)).reshape(2, 3), l=nn.Linear(12, 3))
+    captured = capture(net, torch.randn(2, 3, 4), dtype=torch.float64)
+    assert not captured.batched and not captured.recorded
+    certificate = certify_capture(captured)
+    assert certificate.holds and not certificate.batched
+
+
+def test_an_untraceable_model_is_refused() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return m.l(torch.from_numpy(x.detach().numpy() * 2))
+
+    error = refused(Net(forward, l=nn.Linear(3, 3)), torch.randn(2, 3))
+    assert [d.code for d in error.diagnostics] == ["PKC205"]
+    assert error.diagnostics[0].notes
+
+
+def test_wrong_calls_are_refused() -> None:
+    net = nn.Linear(3, 3)
+    assert refused(net, torch.randn(2, 4)).diagnostics[0].code == "PKC203"
+    assert refused(net, 3).diagnostics[0].code == "PKC203"
+    assert refused(net, torch.randn(2, 3), output="logits").diagnostics[0].code == "PKC204"
+    assert refused(Net(lambda m, x: x.argmax(-1), l=net), torch.randn(2, 3)).diagnostics[0].code == "PKC204"
+    assert refused(print, torch.randn(2, 3)).diagnostics[0].code == "PKC207"  # type: ignore[arg-type]

@@ -7,13 +7,13 @@ come from torch's reverse mode over the same walk.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pkcompiler.analysis.arithmetic import Arithmetic, Carried
 from pkcompiler.analysis.reindex import (
     apply_matrices,
     apply_reindex,
@@ -21,7 +21,6 @@ from pkcompiler.analysis.reindex import (
     convolve,
     resample_matrix,
     window_gather,
-    window_max,
     window_sum,
 )
 from pkcompiler.analysis.scaled import Scaled, aligned
@@ -49,54 +48,6 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Op, PathGraph
-
-
-class Arithmetic(Protocol):
-    """What happens to a value after each operation: carried exponents, saturation, or remainders (see the three below)."""
-
-    def settle(self, value: Scaled) -> Scaled:
-        """Bring a value back into range."""
-
-    def maximum(self, map: Window, x: Tensor) -> Tensor:
-        """The largest entry of each window."""
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """Real numbers with a carried exponent."""
-
-    nonnegative: bool = False
-
-    def settle(self, value: Scaled) -> Scaled:
-        return value.settled(nonnegative=self.nonnegative)
-
-    def maximum(self, map: Window, x: Tensor) -> Tensor:
-        return window_max(map, x)
-
-
-class _Saturate(torch.autograd.Function):
-    """1 where positive, forward and backward: reachability."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return (x > 0).to(x.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return (grad > 0).to(grad.dtype)
-
-
-@dataclass(frozen=True, slots=True)
-class Boolean:
-    """Reachability: or and and, as 0 and 1."""
-
-    def settle(self, value: Scaled) -> Scaled:
-        result: Tensor = _Saturate.apply(value.tensor)
-        return Scaled(result)
-
-    def maximum(self, map: Window, x: Tensor) -> Tensor:
-        return window_sum(map, x)
-
 
 Observations = Mapping[str, Tensor]
 

@@ -185,7 +185,6 @@ def job(
     plan: Plan,
     *,
     data_source: str | None = None,
-    batch: int | None = None,
     loss: str | None = None,
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",

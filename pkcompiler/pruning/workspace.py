@@ -144,7 +144,7 @@ class Workspace:
         """
         names = [n for n in leaf.tensors if n in self.wanted]
         grads = torch.autograd.grad(value.tensor, [leaf.tensors[n] for n in names], allow_unused=True, retain_graph=True)
-        found = {n: torch.zeros_like(leaf.tensors[n]) if g is None else g for n, g in zip(names, grads, strict=True)}
+        found = dict(zip(names, own([leaf.tensors[n] for n in names], grads), strict=True))
         if times_itself or wanted == "mask":
             twice = wanted in ("theta", "mask") and leaf.edge == "theta^2"
             for n, g in found.items():
@@ -241,6 +241,21 @@ class Workspace:
             raise fail("PKC506", "cross_entropy needs targets, and the data have none", "give labelled data")
         with torch.enable_grad():
             return Term(NUMBER, F.cross_entropy(times_power(output.tensor, output.exponent), self.target))
+
+
+def own(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:
+    """Derivatives that may be written over: zeros for None, a copy of what is expanded or shares its memory with another."""
+    seen: set[int] = set()
+    out = []
+    for leaf, grad in zip(leaves, grads, strict=True):
+        if grad is None:
+            out.append(torch.zeros_like(leaf))
+            continue
+        memory = grad.untyped_storage()
+        alone = grad.is_contiguous() and memory.nbytes() == grad.nbytes and memory.data_ptr() not in seen
+        seen.add(memory.data_ptr())
+        out.append(grad if alone else grad.clone(memory_format=torch.contiguous_format))
+    return out
 
 
 class _Known(torch.autograd.Function):

@@ -62,14 +62,12 @@ class Edges:
 
     @staticmethod
     def _write(leaf: Tensor, base: Tensor, mask: Tensor | None, before: Tensor | None) -> None:
-        """Zero what was dropped; where a mask has grown, everything anew."""
+        """Write the entries in which two masks differ: zero where dropped, the edge itself where regained."""
         if mask is None:
             leaf.copy_(base)
             return
-        old = before.numpy() if before is not None else np.ones(tuple(mask.shape), dtype=bool)
-        new = mask.numpy()
-        if np.any(new & ~old):
-            torch.mul(base, mask.to(base), out=leaf)
-            return
-        dropped = torch.from_numpy(np.flatnonzero(old & ~new)).to(leaf.device)
-        leaf.view(-1)[dropped] = 0
+        new = mask.numpy().reshape(-1)
+        changed = np.flatnonzero(~new if before is None else new != before.numpy().reshape(-1))
+        places = torch.from_numpy(changed).to(leaf.device)
+        kept = torch.from_numpy(new.take(changed)).to(leaf.device)
+        leaf.view(-1)[places] = base.view(-1)[places] * kept

@@ -117,6 +117,20 @@ CODES: dict[str, str] = {
     "PKC311": "A type has an unknown element type, a negative size, or a batch dimension where none can be.",
     "PKC312": "The shapes of an operation's inputs and slots cannot go together.",
     "PKC313": "The types in the header of a printed graph are not those of what it returns.",
+    "PKC201": (
+        "The lift met an operator that it cannot give a meaning to, and it never guesses. All such operators are reported "
+        "at once. If the operator acts on every entry alone, --gate OP reads it as a gate; else give it a meaning with @path_op in "
+        "a file of yours and load it with --plugin my_ops.py (docs/own-operator.md)."
+    ),
+    "PKC202": (
+        "Every use of every parameter must be understood, or scores would be silently wrong. The message names the first use that "
+        "was not; the operator there needs a meaning: --plugin my_ops.py."
+    ),
+    "PKC203": "The model cannot be called with these inputs. Give others: --input 1x3x32x32, or example_inputs() in its file.",
+    "PKC204": "Path analysis follows one floating-point output. Choose it by name or index with --output.",
+    "PKC205": "torch.export cannot trace the model, mostly because its forward branches on the values of tensors.",
+    "PKC206": "Dimension 0 of every input is the batch. A dimension grows with the batch in another way than as a multiple of it.",
+    "PKC207": "A torch.nn.Module was expected, not a class, a function or a state dict.",
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
         "inputs is the batch."
@@ -187,6 +201,16 @@ CODES: dict[str, str] = {
         "A parameter cannot be masked: its module is lazy and has not been called yet, or it is an embedding with "
         "sparse gradients or with max_norm."
     ),
+    "PKC501": "An argument of a path functional has a value that does not exist. The message lists those that do.",
+    "PKC502": "What is computed reads data, and none was given: --data digits, or data=(x, y) in Python.",
+    "PKC503": (
+        "The certificates do not hold: the path graph computes another function or other derivatives than the model. Do not "
+        "trust figures of this model. A wrong plug-in entry is the usual cause; without plug-ins it is a bug of pkcompiler."
+    ),
+    "PKC504": "The trace has fixed the batch size, and the samples do not divide into such batches.",
+    "PKC505": "The data do not fit the model's input: another shape, no tensor, or integers where numbers are computed with.",
+    "PKC506": "The pass reads the loss, and no loss can be computed: the data have no class labels. Define loss(output, target).",
+    "PKC507": "A pass gave NaN as a score: a division of 0 by 0, a logarithm of a negative number. Nothing is pruned by NaN.",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from operator_cases import Built, Net, p, randomised
+from operator_tools import Built, Net, p, randomised
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize

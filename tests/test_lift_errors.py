@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from operator_cases import Net, p
+from operator_tools import Net, p
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from operator_cases import CASES, COMPOSITES, Net, p
+from operator_cases import COMPOSITES
 from operator_models import MODELS
+from operator_tools import CASES, Net, p
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree

@@ -74,7 +74,7 @@ def test_derivative_is_the_slope_of_the_functional(case, edge):
 
 
 def test_gram_is_the_hessian_form(case):
-    """G = diag(dR_2/dw) + diag(theta) H diag(theta), H by central differences of dR_2/dw in w = theta^2 (THEORY section 3)."""
+    """G = diag(dR_2/dw) + diag(theta) H diag(theta), H by central differences of dR_2/dw (docs/theory.md, section 3)."""
     theta, setting = case.theta, Setting(edge="theta^2", pools="sum", constants="on")
     w, h = theta**2, 1e-4
     tau = evaluate(case.dag, theta, setting).grad

@@ -126,7 +126,7 @@ def test_every_layer_of_a_chain_without_biases_carries_all_of_the_mass(model, de
 
 
 def test_a_cut_carries_what_does_not_begin_beyond_it():
-    """THEORY section 2: a cut, its later biases and nothing else make up R (each source is on one side)."""
+    """docs/theory.md, section 2: a cut, its later biases and nothing else make up R (each source is on one side)."""
     found = rows(analyze(Residual(), torch.zeros(1, 3)))
     cuts = (
         ("a.weight", "s.weight", "a.bias", "b.bias", "out.bias"),

@@ -1,4 +1,4 @@
-"""The certificates of THEORY section 1: the path sum is the model's output, and its gradients are the model's gradients."""
+"""The certificates of docs/theory.md, section 1: the path sum is the model's output, its gradients are the model's gradients."""
 
 from __future__ import annotations
 

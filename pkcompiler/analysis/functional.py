@@ -1,4 +1,4 @@
-"""``path_functional``: a sum over paths and its derivatives (THEORY section 2)."""
+"""``path_functional``: a sum over paths and its derivatives (docs/theory.md, section 2)."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def path_functional(
     data: Any = None,
     dtype: torch.dtype = torch.float64,
 ) -> Functional:
-    """R = sum over paths of |c_p|^q prod t(theta_i)^n_ip (gate slopes)^r (input weight) (output weight), THEORY section 2.
+    """R = sum over paths of |c_p|^q prod t(theta_i)^n_ip (gate slopes)^r (input weight) (output weight), docs/theory.md, section 2.
 
     ``edge``: ``abs(theta)``, ``theta^2``, ``theta``, ``1``. ``input``: ``ones``, ``data``, ``data^2``, ``mean(data)``,
     ``mean(data^2)``. ``output``: ``ones``, ``each``, or a tensor of weights with the output's shape (without the batch).
@@ -241,5 +241,5 @@ def total(parts: Sequence[tuple[Scaled, dict[str, Tensor]]], count: int | None, 
 
 
 def is_approximate(graph: PathGraph, chosen: Settings) -> bool:
-    """Unsigned functionals drop the centring of a normalisation (THEORY section 2)."""
+    """Unsigned functionals drop the centring of a normalisation (docs/theory.md, section 2)."""
     return not chosen.transform.signed and any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)

@@ -58,7 +58,8 @@ class _Reached:
 def path_lengths(graph: PathGraph, alive: Collection[str], *, whole: bool) -> Lengths:
     """``alive``: the slots with an effective entry; operations whose parameter is not among them pass nothing on.
 
-    ``whole``: no mask drops anything. A path through a product is a pair, and its length is the sum of both (THEORY section 1).
+    ``whole``: no mask drops anything. A path through a product is a pair, and its length is the sum of both
+    (docs/theory.md, section 1).
     """
     walk = _Walk(frozenset(s.name for s in graph.parameters), alive)
     values = {value.name: _Reached((0, 0), (0, 0)) for value in graph.inputs}

@@ -1,4 +1,4 @@
-"""Reachability under a mask: the sweep with 0 and 1 in place of sums (THEORY sections 1 and 8)."""
+"""Reachability under a mask: the sweep with 0 and 1 in place of sums (docs/theory.md, sections 1 and 8)."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def observation(op: Op, record: Record, kept: Mapping[str, Any]) -> Tensor:
 
 
 def slopes(z: Tensor, y: Tensor, zero: float, at_zero: float) -> Tensor:
-    """(phi(z) - phi(0)) / z, and phi'(0) where z = 0 (THEORY section 1)."""
+    """(phi(z) - phi(0)) / z, and phi'(0) where z = 0 (docs/theory.md, section 1)."""
     safe = torch.where(z == 0, torch.ones_like(z), z)
     return torch.where(z == 0, torch.full_like(z, at_zero), (y - zero) / safe)
 

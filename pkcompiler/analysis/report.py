@@ -1,4 +1,4 @@
-"""``analyze``: what a network (and a mask) amounts to, without data (THEORY sections 2, 3 and 8)."""
+"""``analyze``: what a network (and a mask) amounts to, without data (docs/theory.md, sections 2, 3 and 8)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph, Slot
 
 SETTINGS = {"gates": "open", "pools": "sum", "products": "pairs", "constants": "on", "input": "ones", "output": "ones"}
-"""The path functionals of a report (THEORY section 3's defaults)."""
+"""The path functionals of a report (docs/theory.md, section 3's defaults)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Tensors with a carried exponent (THEORY section 6): value = tensor * 2**exponent.
+"""Tensors with a carried exponent (docs/theory.md, section 6): value = tensor * 2**exponent.
 
 Scaling by a power of two is exact, so wherever nothing would have overflowed or vanished the numbers are those of the plain
 computation to the bit.

@@ -1,4 +1,4 @@
-"""Edge transforms and the settings of a path functional (THEORY section 2): values, not classes with behaviour."""
+"""Edge transforms and the settings of a path functional (docs/theory.md, section 2): values, not classes with behaviour."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sweep: one walk over a path graph, one ``match`` over the path maps, for every functional of THEORY section 2.
+"""The sweep: one walk over a path graph, one ``match`` over the path maps, for every functional of docs/theory.md, section 2.
 
 All sums run over paths implicitly: each value of the graph carries, per entry, the sum over the paths that reach it. Derivatives
 come from torch's reverse mode over the same walk.

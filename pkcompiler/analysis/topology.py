@@ -1,4 +1,4 @@
-"""What a mask leaves: effective weights and units, and whether a path is left at all (THEORY section 8)."""
+"""What a mask leaves: effective weights and units, and whether a path is left at all (docs/theory.md, section 8)."""
 
 from __future__ import annotations
 

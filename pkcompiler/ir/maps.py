@@ -1,6 +1,6 @@
 """The path maps: everything that an operator can do to paths. A closed set; every interpretation is one ``match`` over it.
 
-Notation: x is the (first) input, t the edge transform of the functional (THEORY section 2), q the power of fixed factors.
+Notation: x is the (first) input, t the edge transform of the functional (docs/theory.md, section 2), q the power of fixed factors.
 Slot names are strings; a :data:`Fixed` is a factor that no parameter enters.
 """
 

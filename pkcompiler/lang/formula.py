@@ -1,7 +1,7 @@
 """The formula that a pass denotes, derived from its expression.
 
-By THEORY section 2 a path functional R with edge t has, for an entry i, t(theta_i) dR/dt(theta_i) = M_i, the sum over the paths p
-through i of n_ip t(v_p). So dR/dtheta_i = M_i t'(theta_i)/t(theta_i), which is M_i / theta_i for abs(theta) and theta, and
+By docs/theory.md, section 2, a path functional R with edge t has, for an entry i, t(theta_i) dR/dt(theta_i) = M_i, the sum over the
+paths p through i of n_ip t(v_p). So dR/dtheta_i = M_i t'(theta_i)/t(theta_i), which is M_i / theta_i for abs(theta) and theta, and
 2 M_i / theta_i for theta^2. A score that is a product of powers of theta and one derivative thus has the form
 c * sign * |theta_i|^e * M_i.
 """

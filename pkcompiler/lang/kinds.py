@@ -1,4 +1,7 @@
-"""The kinds of expressions: sets of axes out of sample, output, input, param. Checked without a model. See LANGUAGE, "Passes"."""
+"""The kinds of expressions: sets of axes out of sample, output, input, param. Checked without a model.
+
+See docs/language.md, "Passes".
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The arguments of ``paths(...)``: what each may be, and what the functional reads. See THEORY section 2."""
+"""The arguments of ``paths(...)``: what each may be, and what the functional reads. See docs/theory.md, section 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters compete, which are protected, and how many entries of each are to be kept at a density (THEORY section 7)."""
+"""Which parameters compete, which are protected, how many entries of each are kept at a density (docs/theory.md, section 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Densities over the rounds of a stage (THEORY section 7)."""
+"""Densities over the rounds of a stage (docs/theory.md, section 7)."""
 
 from __future__ import annotations
 

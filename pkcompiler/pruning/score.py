@@ -50,7 +50,7 @@ def score(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> Scores:
-    """Score every parameter of a model by a pass (THEORY section 5), under ``masks``.
+    """Score every parameter of a model by a pass (docs/theory.md, section 5), under ``masks``.
 
     ``pass_``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole and
     in order, or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy. The

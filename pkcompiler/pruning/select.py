@@ -1,4 +1,4 @@
-"""Scores to masks (THEORY section 7): exactly so many survivors, ties in order of position; or the published k-th-smallest rule.
+"""Scores to masks (docs/theory.md, section 7): exactly so many survivors, ties in order of position; or the k-th-smallest rule.
 
 The entries that compete are laid end to end in the graph's order of parameters, so that "position" has one meaning.
 """

@@ -1,4 +1,4 @@
-"""Every path of a :class:`Dag`, listed one by one, and the path functionals as sums over the list (THEORY sections 1, 2, 3)."""
+"""Every path of a :class:`Dag`, one by one, and the path functionals as sums over them (docs/theory.md, sections 1, 2, 3)."""
 
 from __future__ import annotations
 
@@ -311,7 +311,7 @@ SCORES = ("synflow", "synflow-l2", "synflow-l2-authors", "synflow-l2-phew", "syn
 
 
 def scores(dag: Dag, theta: np.ndarray, name: str, *, mask: np.ndarray | None = None, data: np.ndarray | None = None) -> np.ndarray:
-    """The scores of THEORY section 5, per parameter, at theta * mask (derivatives exist where the mask is 0 too)."""
+    """The scores of docs/theory.md, section 5, per parameter, at theta * mask (derivatives exist where the mask is 0 too)."""
     squared = name in ("synflow-l2", "synflow-l2-phew", "synflow-l2-dist")
     given = {"synflow-dist": "mean(data)", "synflow-l2-dist": "mean(data^2)"}.get(name, "ones")
     setting = Setting(edge="theta^2" if squared else "abs(theta)", input=given)

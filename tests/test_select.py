@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pkcompiler import PkcError
 from pkcompiler.pruning.candidates import Candidates, apportion, check_reachable, quotas
 from pkcompiler.pruning.curves import density_at
+from pkcompiler.pruning.plan import plan_of
 from pkcompiler.pruning.select import SAMPLE, best, kth_largest, select
 
 SHAPES = {"a": (4, 5), "b": (3, 2, 3, 3), "c": (7, 1)}
@@ -96,6 +97,23 @@ def test_uniform_and_erk_hand_out_exactly_the_budget(density):
         assert sum(shares.values()) == round(density * N)
         assert all(0 <= shares[n] <= pool().sizes[n] for n in shares)
     assert quotas(pool(), density, "layer") == {n: round(density * s) for n, s in pool().sizes.items()}
+
+
+@given(st.floats(0.3, 1), st.integers(0, 7), st.integers(0, 10))
+def test_floors_are_taken_from_the_others_shares(density, small, other):
+    floors = {"c": small, "a": other}
+    for scope in ("uniform", "erk"):
+        shares = quotas(pool(floors=floors), density, scope)
+        assert sum(shares.values()) == max(round(density * N), 0)
+        assert all(shares[n] >= k for n, k in floors.items())
+
+
+def test_a_floor_under_the_published_rule_is_refused():
+    text = 'schedule s { prune magnitude { density = 10%; select = kth_le; floor "*" = 1% } }'.replace("; ", "\n").replace(
+        "{ ", "{\n"
+    )
+    with pytest.raises(PkcError, match="exclude each other"):
+        plan_of(schedule=text.replace(" }", "\n}"))
 
 
 def test_erk_densities_are_proportional_to_the_sum_of_the_dimensions():

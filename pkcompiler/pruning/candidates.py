@@ -130,7 +130,19 @@ def quotas(found: Candidates, density: float, scope: str) -> dict[str, int] | No
         return {n: round(density * found.sizes[n]) for n in names}
     budget = max(0, found.kept_at(density) - sum(found.sizes[n] for n in found.protected))
     weights = {n: float(found.sizes[n]) if scope == "uniform" else _erk(found.shapes[n]) for n in names}
-    return apportion(budget, weights, {n: found.sizes[n] for n in names})
+    return _above_floors(budget, weights, found)
+
+
+def _above_floors(budget: int, weights: Mapping[str, float], found: Candidates) -> dict[str, int]:
+    """Shares of which none lies below its floor: who would is given the floor, and the others share what is left."""
+    fixed: dict[str, int] = {}
+    while True:
+        rest = {n: w for n, w in weights.items() if n not in fixed}
+        shares = apportion(budget - sum(fixed.values()), rest, {n: found.sizes[n] for n in rest})
+        low = {n: found.floors[n] for n, share in shares.items() if share < found.floors.get(n, 0)}
+        if not low:
+            return {n: fixed[n] if n in fixed else shares[n] for n in weights}
+        fixed |= low
 
 
 def _erk(shape: tuple[int, ...]) -> float:

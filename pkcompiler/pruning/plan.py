@@ -81,6 +81,13 @@ def plan_of(
         )
         for stage, p in zip(given.stages, passes, strict=True)
     )
+    for stage in stages:
+        if stage.floors and stage.select == "kth_le":
+            raise fail(
+                "PKC404",
+                f"a floor and select = kth_le exclude each other in the stage '{stage.pass_name}'",
+                "the published rule knows no floors: write select = exact",
+            )
     chosen_seed = seed if seed is not None else given.seed if given.seed is not None else 0
     named = tuple(dict.fromkeys((s.pass_name, p) for s, p in zip(stages, passes, strict=True)))
     full = replace(given, seed=chosen_seed, data=data or given.data, stages=stages, passes=named)

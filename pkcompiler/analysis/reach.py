@@ -28,7 +28,7 @@ class Reach(Sweep):
     """
 
     def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], *, batch: int = 1, constants: str = "on") -> None:
-        chosen = settings(edge="1", pools="sum", constants=constants)
+        chosen = settings(edge="1", pools="sum", constants=constants, dtype=torch.float32)
         super().__init__(graph, tensors, chosen, batch=batch, arithmetic=Boolean())
 
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:

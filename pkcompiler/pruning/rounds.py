@@ -24,7 +24,7 @@ from pkcompiler.pruning.curves import density_at
 from pkcompiler.pruning.plan import Plan, plan_of
 from pkcompiler.pruning.provenance import Provenance, origin_of
 from pkcompiler.pruning.score import as_pair, evaluate, workspace
-from pkcompiler.pruning.select import Masks, select
+from pkcompiler.pruning.select import Masks, Survivors, select
 from pkcompiler.pruning.workspace import Loss, Workspace
 
 
@@ -129,6 +129,7 @@ class Run:
     data: Any = None
     loss: Loss | None = None
     batch: int | None = None
+    survivors: Survivors = field(default_factory=Survivors)
 
     def __post_init__(self) -> None:
         if self.data is None and self.plan.needs_data:
@@ -205,6 +206,7 @@ class Run:
             scope=stage.scope or "global",
             among=pass_.among,
             order=pass_.order,
+            survivors=self.survivors,
         )
         masks = {**current, **chosen}
         kept = sum(count(masks[n]) for n in found.sizes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,6 +21,25 @@ Masks = dict[str, Tensor]
 
 SAMPLE = 1 << 16
 """Entries looked at to bracket a threshold before everything is compared with it."""
+
+
+@dataclass(slots=True, eq=False)
+class Survivors:
+    """The positions that masks keep, remembered from the round that made them (finding them again costs a pass over all).
+
+    A mask is recognised by being the same tensor; masks that keep more than half are not remembered, to save their memory.
+    """
+
+    _known: dict[str, tuple[Tensor, np.ndarray]] = field(default_factory=dict)
+
+    def of(self, name: str, mask: Tensor) -> np.ndarray:
+        """The flat positions of the entries that ``mask`` keeps, ascending."""
+        known = self._known.get(name)
+        return known[1] if known and known[0] is mask else np.flatnonzero(mask.numpy())
+
+    def remember(self, name: str, mask: Tensor, places: np.ndarray) -> None:
+        if 2 * places.size <= mask.numel():
+            self._known[name] = (mask, places)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,17 +57,20 @@ class _Pool:
         """All entries, those that do not compete included."""
         return sum(math.prod(shape) for shape in self.shapes)
 
-    def masks(self, kept: np.ndarray) -> Masks:
+    def masks(self, kept: np.ndarray, survivors: Survivors) -> Masks:
         """A choice among the competing entries, as masks of the parameters."""
         out, start = {}, 0
         for name, shape, places, count in zip(self.names, self.shapes, self.positions, self.counts, strict=True):
             chosen = kept[start : start + count]
-            if places is not None:
-                whole = np.zeros(math.prod(shape), dtype=bool)
-                whole[places.take(np.flatnonzero(chosen))] = True
-                chosen = whole
-            out[name] = torch.from_numpy(np.ascontiguousarray(chosen)).reshape(shape)
             start += count
+            if places is None:
+                out[name] = torch.from_numpy(chosen.copy()).reshape(shape)
+                continue
+            left = places.take(np.flatnonzero(chosen))
+            whole = np.zeros(math.prod(shape), dtype=bool)
+            whole[left] = True
+            out[name] = torch.from_numpy(whole).reshape(shape)
+            survivors.remember(name, out[name], left)
         return out
 
 
@@ -62,19 +84,21 @@ def select(
     scope: str = "global",
     among: str = "kept",
     order: str = "largest",
+    survivors: Survivors | None = None,
 ) -> Masks:
     """The masks of all candidates at ``density``, given the masks before this round.
 
     ``rule``: ``exact`` keeps round(density * N) entries; ``kth_le`` drops every score <= the k-th smallest of all N with
     k = int((1 - density) N), where entries pruned before count as score 0. ``among``: ``kept`` (a mask only shrinks) or ``all``.
-    Protected parameters keep everything. Raises ``PKC507`` for NaN scores.
+    Protected parameters keep everything. ``survivors`` carries positions from round to round. Raises ``PKC507`` for NaN scores.
     """
     names = found.competing
+    known = survivors or Survivors()
     shares = quotas(found, density, scope) if rule == "exact" else None
     groups = [list(names)] if scope == "global" else [[n] for n in names]
     out: Masks = {n: torch.ones(found.shapes[n], dtype=torch.bool) for n in found.protected}
     for group in groups:
-        pool = _pool(group, scores, masks, found, among, order)
+        pool = _pool(group, scores, masks, found, among, order, known)
         size = found.total if scope == "global" else sum(found.sizes[n] for n in group)
         if rule == "kth_le":
             kept = _above_threshold(pool, int((1 - density) * size))
@@ -83,7 +107,7 @@ def select(
             kept = _with_floors(pool, found, budget)
         else:
             kept = best(pool.scores, max(shares[group[0]], found.floors.get(group[0], 0)))
-        out |= pool.masks(kept)
+        out |= pool.masks(kept, known)
     return {n: out[n] for n in found.sizes}
 
 
@@ -94,13 +118,14 @@ def _pool(
     found: Candidates,
     among: str,
     order: str,
+    survivors: Survivors,
 ) -> _Pool:
     pieces: list[np.ndarray] = []
     positions: list[np.ndarray | None] = []
     for name in names:
         values: np.ndarray = scores[name].detach().reshape(-1).cpu().numpy()
         mask = masks.get(name) if among == "kept" else None
-        places = None if mask is None else np.flatnonzero(mask.numpy())
+        places = None if mask is None else survivors.of(name, mask)
         positions.append(places)
         pieces.append(values if places is None else values.take(places))
     flat = np.concatenate(pieces)

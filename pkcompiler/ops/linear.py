@@ -163,5 +163,7 @@ def take(use: Use, x: Path, dim: int, rows: Known) -> Path:
     flat = torch.where(flat < 0, flat + int(x.shape[dim]), flat)
     shape = (*x.shape[:dim], flat.numel(), *x.shape[dim + 1 :])
     chosen = use.emit(Reindex("index", (("dim", dim), ("index", use.constant(flat)))), x, shape=shape)
+    single = (*x.shape[:dim], *rows.tensor.shape, *x.shape[dim + 1 :])
+    one = chosen if single == shape else use.emit(Reindex("reshape", (("shape", single),)), chosen, shape=single)
     final = (*x.shape[:dim], *rows.shape, *x.shape[dim + 1 :])
-    return chosen if final == shape else use.emit(Reindex("reshape", (("shape", final),)), chosen, shape=final)
+    return one if final == single else use.emit(Reindex("expand", (("shape", final),)), one, shape=final)

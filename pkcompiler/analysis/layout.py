@@ -60,7 +60,7 @@ def lay_out(report: Report) -> str:
             *columns([HEADER, statuses, *rows], "llrrrrr"),
             "",
             "Paths: gates open, all entries of a max-pool, pairs through products, constants as sources. Shares are parts of the",
-            "mass that crosses a parameter. A path crosses several (behind products the same one again), so they exceed 100% (tau: never).",
+            "mass that crosses a parameter. A path crosses several, behind products the same one again: they may exceed 100%.",
         ]
     )
 

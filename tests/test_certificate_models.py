@@ -10,7 +10,8 @@ import torch
 from examples_path import EXAMPLES, load_example
 from models.zoo import MODELS, randomise
 
-from pkcompiler.analysis.certificate import Certificate, certify_capture
+from pkcompiler.analysis.certificate import Certificate, certify_capture, path_gradients
+from pkcompiler.analysis.record import observe
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.text import print_graph
@@ -56,3 +57,19 @@ def test_examples(name):
     torch.manual_seed(0)
     example = load_example(name)
     holds(capture(randomise(example.model()), example.example_inputs(), dtype=torch.float64))
+
+
+def test_relu6_is_piecewise_linear_and_its_recorded_slopes_are_no_autograd():
+    """Saturated, phi(z)/z = 6/z is not locally constant: (2) holds, plain autograd (slope 0 there) is another derivative."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.ReLU6(), torch.nn.Linear(8, 1)).double()
+    torch.nn.init.constant_(model[0].bias, 10.0)
+    captured = capture(model, torch.rand(2, 3, dtype=torch.float64))
+    found = holds(captured)
+    assert found.max_autograd_error is None
+    x = captured.call.flat[0]
+    model(x).sum().backward()
+    assert float(model[0].weight.grad.abs().max()) == 0.0
+    observed, _ = observe(captured.program, captured.lifted, captured.call.flat, captured.program.tensors)
+    _, grads = path_gradients(captured, observed, torch.ones(2, 1, dtype=torch.float64))
+    assert float(grads["0.weight"].abs().max()) > 0.01

@@ -192,3 +192,25 @@ def test_what_cannot_be_scored_is_diagnosed(body, data, code):
     with pytest.raises(PkcError) as caught:
         scores(body, data=data)
     assert caught.value.diagnostics[0].code == code
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.full((12,), 14), "target 14, but the model has"),
+        (torch.full((12,), -1), "target -1, but the model has"),
+        (torch.zeros(12, 2, dtype=torch.long), "the targets are no class labels of this output"),
+    ],
+)
+@pytest.mark.parametrize("loss", ["loss", "cross_entropy(output)"])
+def test_labels_that_do_not_fit_the_output_are_diagnosed(y, message, loss):
+    with pytest.raises(PkcError, match=message) as caught:
+        scores(f"score = abs(theta * grad({loss}, theta))", data=(X, y))
+    assert caught.value.diagnostics[0].code == "PKC506"
+
+
+@pytest.mark.parametrize("loss", [lambda o, y: o, lambda o, y: 1.0])
+def test_a_loss_that_is_no_number_is_diagnosed(loss):
+    with pytest.raises(PkcError, match="returned") as caught:
+        score(network(), X, "snip", data=DATA, loss=loss)
+    assert caught.value.diagnostics[0].code == "PKC412"

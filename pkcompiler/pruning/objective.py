@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import fail
+from pkcompiler.pruning.labels import a_number
 from pkcompiler.pruning.workspace import Loss
 
 
@@ -42,11 +43,6 @@ def _blamed(function: Callable[..., Any], name: str, source: Path | None) -> Los
             value = function(output, target)
         except Exception as error:
             raise usercode.blame(error, source, f"calling {name}(output, target)") from error
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            shape = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise fail(
-                "PKC412", f"{name}(output, target) returned {shape}", "return the mean over the batch, a tensor with one entry"
-            )
-        return value.reshape(())
+        return a_number(value, name)
 
     return loss

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import masked, prepare
@@ -18,6 +17,7 @@ from pkcompiler.analysis.sources import data_inputs, data_position, input_source
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.pruning.edges import Edges
+from pkcompiler.pruning.labels import a_number, cross_entropy
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
 
 Loss = Callable[[Any, Any], Tensor]
@@ -217,7 +217,7 @@ class Workspace:
 
     def _loss_of(self, output: Tensor, target: Tensor | None) -> Tensor:
         if self.loss_function is not None:
-            return self.loss_function(output, target)
+            return a_number(self.loss_function(output, target))
         if target is None or target.is_floating_point():
             raise fail(
                 "PKC506",
@@ -226,7 +226,7 @@ class Workspace:
                 else "the pass reads loss, and the data have no targets",
                 "give labelled data, or define loss(output, target) in the model's file",
             )
-        return F.cross_entropy(output, target)
+        return cross_entropy(output, target)
 
     def output(self) -> tuple[Term, Leaf]:
         """The model's output for all samples [sample, output], differentiable."""
@@ -240,7 +240,7 @@ class Workspace:
         if self.target is None:
             raise fail("PKC506", "cross_entropy needs targets, and the data have none", "give labelled data")
         with torch.enable_grad():
-            return Term(NUMBER, F.cross_entropy(times_power(output.tensor, output.exponent), self.target))
+            return Term(NUMBER, cross_entropy(times_power(output.tensor, output.exponent), self.target))
 
 
 def own(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:

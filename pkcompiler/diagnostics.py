@@ -32,11 +32,15 @@ class Diagnostic:
 
 
 class PkcError(Exception):
-    """One or more diagnostics, raised together."""
+    """One or more diagnostics, raised together. As text: each message, and below it what to do."""
 
     def __init__(self, *diagnostics: Diagnostic) -> None:
         self.diagnostics: tuple[Diagnostic, ...] = diagnostics
-        super().__init__("\n".join(f"error[{d.code}]: {d.message}" for d in diagnostics))
+        super().__init__("\n".join(line for d in diagnostics for line in _lines(d)))
+
+
+def _lines(diagnostic: Diagnostic) -> list[str]:
+    return [f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}", *(f"  help: {note}" for note in diagnostic.notes)]
 
 
 def fail(code: str, message: str, *notes: str, span: Span | None = None, label: str = "") -> PkcError:

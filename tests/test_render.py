@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from pkcompiler.diagnostics import Diagnostic, Span
+from pkcompiler.diagnostics import Diagnostic, PkcError, Span
 from pkcompiler.lang.library import check_files
 from pkcompiler.render import render, summary
 
@@ -78,3 +78,8 @@ def test_json_is_one_object_to_a_line() -> None:
     assert second == {"code": "PKC611", "severity": "warning", "message": "x", "label": "", "help": ["y"]}
     assert summary(found) == "1 error, 1 warning"
     assert summary([]) == "" and render([]) == ""
+
+
+def test_an_error_as_text_says_what_to_do() -> None:
+    error = PkcError(Diagnostic("PKC001", "bad", notes=("do this", "or that")), Diagnostic("PKC002", "worse", notes=("again",)))
+    assert str(error) == "error[PKC001]: bad\n  help: do this\n  help: or that\nerror[PKC002]: worse\n  help: again"

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import pkcompiler
+from pkcompiler.diagnostics import PkcError
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.pruning.files import sha256_of
@@ -303,3 +304,20 @@ def test_half_precision_weights_stay_half(tmp_path: Path) -> None:
     folder = pkcompiler.prune(model, torch.randn(1, 4, dtype=torch.bfloat16), "magnitude", density=0.5).save(tmp_path / "half")
     stored = load_file(folder / "weights.safetensors")
     assert all(torch.equal(stored[n], t) and stored[n].dtype == torch.bfloat16 for n, t in model.state_dict().items())
+
+
+def test_results_are_shown_in_one_line_and_taken_as_masks(saved: Path) -> None:
+    artifact, model = pkcompiler.load(saved), net()
+    assert 0 < artifact.kept < artifact.total and f"{artifact.kept:,} of {artifact.total:,} kept" in repr(artifact)
+    plain = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+    pruned = pkcompiler.prune(plain, torch.randn(1, 4), "magnitude", density=0.5)
+    shown = [pruned, pkcompiler.score(plain, torch.randn(1, 4), "magnitude"), artifact]
+    shown.append(pkcompiler.path_functional(plain, torch.randn(1, 4)))
+    assert all(len(repr(s)) < 120 and repr(s).startswith(type(s).__name__) for s in shown)
+    assert repr(pruned) == "Pruned(magnitude: 9 of 18 kept, density 0.5)"
+    lowered = pkcompiler.lower(plain, pruned, torch.randn(1, 4))
+    assert torch.equal(lowered(torch.ones(1, 4)), pkcompiler.lower(plain, pruned.masks)(torch.ones(1, 4)))
+    pkcompiler.apply_masks(model, artifact)
+    assert all(not model.state_dict()[n][~m].any() for n, m in artifact.masks.items())
+    with pytest.raises(PkcError, match="masks are given as a list"):
+        pkcompiler.apply_masks(plain, [1])

@@ -38,6 +38,11 @@ class Functional:
     count: int | None = None
     status: str = "exact"
 
+    def __repr__(self) -> str:
+        each = isinstance(self.mantissa, Tensor) and self.mantissa.numel() != 1
+        shown = f"outputs of shape {tuple(self.mantissa.shape)}, exponent {self.exponent}" if each else f"log10 {self.log10:.6g}"
+        return f"Functional({shown}, {self.status}, derivatives by {len(self.grad)} parameters)"
+
     @property
     def value(self) -> float:
         """The value as a float (inf or 0 where it does not fit)."""

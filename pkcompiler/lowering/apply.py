@@ -13,7 +13,6 @@ All of it survives ``.to()``, ``.half()``, ``.cuda()``, ``copy.deepcopy`` and ``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pkcompiler.lowering.masks import canonical_names, check_masks, zero_pruned
+from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, zero_pruned
 
 ATTRIBUTE = "_kept_masks"
 
@@ -61,13 +60,14 @@ class Keeper:
             self.masks[name] = _attach(parameter, self.masks[name])
 
 
-def apply_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
+def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
     """Zero the pruned weights of ``module`` in place and keep them zero through its training; returns ``module``.
 
     Keys, classes, parameter objects and the training flag stay as they are. Applying the same masks again changes nothing;
     other masks only tighten: a weight is kept when every mask so far keeps it.
 
-    :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept.
+    :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
+        :class:`pkcompiler.Pruned`.
     :raises PkcError: as :func:`check_masks`.
     """
     checked = check_masks(module, masks)

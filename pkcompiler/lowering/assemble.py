@@ -11,14 +11,14 @@ from torch import Tensor, fx, nn
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.lowering.apply import ATTRIBUTE, after_load, applied_masks
 from pkcompiler.lowering.export import export_modes
-from pkcompiler.lowering.masks import canonical_names, check_masks, mask_faults, storage_key
+from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
 from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
 
 
-def lower(model: nn.Module, masks: Mapping[str, Tensor], example_inputs: Any = None) -> Lowered | ModePair:
+def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered | ModePair:
     """A copy of ``model`` that trains with ``masks``: every use of a masked parameter reads ``torch.where(mask, weight, 0)``.
 
     The copy shares nothing with ``model``. Its outputs equal the masked model's to the bit on CPU, its parameter names and
@@ -29,7 +29,8 @@ def lower(model: nn.Module, masks: Mapping[str, Tensor], example_inputs: Any = N
     differently (``F.dropout(training=self.training)``). A model that cannot be traced is exported in both modes, also a
     :class:`ModePair`; that takes ``example_inputs``. The mode of such a pair is that of the root.
 
-    :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept.
+    :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
+        :class:`pkcompiler.Pruned`.
     :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch.
     :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
         needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273).

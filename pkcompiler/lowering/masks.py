@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -19,19 +20,43 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     }
 
 
-def check_masks(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+class HasMasks(Protocol):
+    """A result that holds masks: :class:`pkcompiler.Pruned`, :class:`pkcompiler.Artifact`."""
+
+    @property
+    def masks(self) -> Mapping[str, Tensor]: ...
+
+
+Masks = Mapping[str, Tensor] | HasMasks
+
+
+def masks_of(given: Masks) -> Mapping[str, Tensor]:
+    """Masks by name: a mapping as it is, of a result its ``masks``. Raises ``PKC472`` for anything else."""
+    found = given if isinstance(given, Mapping) else getattr(given, "masks", None)
+    if isinstance(found, Mapping):
+        return found
+    raise fail(
+        "PKC472",
+        f"masks are given as a {type(given).__name__}, expected a mapping of parameter names to torch.bool tensors",
+        "give pkcompiler.prune(model, example_inputs, ...).masks",
+    )
+
+
+def check_masks(module: nn.Module, masks: Masks) -> dict[str, Tensor]:
     """The masks by canonical parameter name (bool, True = kept, the parameter's shape).
 
     :raises PkcError: all at once: PKC470 unknown name, PKC471 shape, PKC472 not a bool tensor, PKC473 two masks for one
         tied parameter that differ, PKC474 a parameter that cannot be masked.
     """
+    masks = masks_of(masks)
     raise_all(mask_faults(module, masks))
     canonical = canonical_names(module)
     return {canonical[name]: mask.detach() for name, mask in masks.items()}
 
 
-def mask_faults(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+def mask_faults(module: nn.Module, masks: Masks) -> Iterator[Diagnostic]:
     """What :func:`check_masks` raises."""
+    masks = masks_of(masks)
     canonical = canonical_names(module)
     yield from _misfits(dict(module.named_parameters(remove_duplicate=False)), masks)
     yield from _conflicts(canonical, masks)

@@ -41,6 +41,9 @@ class Artifact:
     constants: Mapping[str, Tensor]
     extra: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"Artifact({str(self.path)!r}: {self.kept:,} of {self.total:,} kept, density {self.kept / self.total:.4g})"
+
     @cached_property
     def graph(self) -> PathGraph:
         """The path graph that was scored, parsed from its printed form."""

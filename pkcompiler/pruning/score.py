@@ -29,6 +29,10 @@ class Scores(Mapping[str, Tensor]):
     exponent: int
     order: str = "largest"
 
+    def __repr__(self) -> str:
+        entries = sum(t.numel() for t in self.tensors.values())
+        return f"Scores({len(self)} parameters, {entries:,} entries, exponent {self.exponent}, order {self.order})"
+
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
 

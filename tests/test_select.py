@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
@@ -155,6 +156,12 @@ def test_an_unreachable_target_says_by_how_much():
     with pytest.raises(PkcError, match="4 too many") as caught:
         check_reachable(pool(protected={"b"}), 50 / N, "density = 0.6")
     assert caught.value.diagnostics[0].code == "PKC403"
+    suggested = float(re.search(r"a density of (\S+) leaves", caught.value.diagnostics[0].notes[-1])[1])
+    found = pool(protected={"b"})
+    check_reachable(found, suggested, "density")
+    assert found.kept_at(suggested) - found.sizes["b"] >= len(found.competing)
+    with pytest.raises(PkcError, match="every weight is protected"):
+        check_reachable(pool(protected=set(pool().sizes)), 0.1, "density")
 
 
 def test_nan_scores_are_refused_by_name():

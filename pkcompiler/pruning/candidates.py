@@ -112,8 +112,19 @@ def check_reachable(found: Candidates, density: float, named: str) -> None:
             "PKC403",
             f"{named} keeps {wanted:,} of {found.total:,} weights, but 'except' and floors protect {kept + floors:,}: "
             f"{kept + floors - wanted:,} too many",
-            f"ask for a density of at least {(kept + floors) / found.total:.4g}, or protect less",
+            _remedy(found, density, kept, floors),
         )
+
+
+def _remedy(found: Candidates, density: float, kept: int, floors: int) -> str:
+    """A density that can be met, and that leaves what competes its part: at least its floors, and one entry per parameter."""
+    rest = found.total - kept
+    if not rest:
+        return "every weight is protected: leave out 'except', or protect less"
+    least = sum(max(1, found.floors.get(n, 0)) for n in found.competing)
+    left = max(round(density * rest), least, floors)
+    ask = math.ceil(10_000 * (kept + left) / found.total) / 10_000
+    return f"a density of {ask:g} leaves {left / rest:.4g} of the {rest:,} weights that are not protected; or protect less"
 
 
 def quotas(found: Candidates, density: float, scope: str) -> dict[str, int] | None:

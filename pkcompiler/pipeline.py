@@ -32,11 +32,12 @@ from pkcompiler.frontend.spec import LoadedModel, load_model
 from pkcompiler.frontend.weights import load_weights
 from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.pruning.files import write_whole
 from pkcompiler.pruning.objective import load_loss
 from pkcompiler.pruning.plan import Plan
 from pkcompiler.pruning.progress import bar
 from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, state_of
-from pkcompiler.pruning.resume import Work, begin
+from pkcompiler.pruning.resume import COMMAND, Work, begin
 from pkcompiler.pruning.rounds import Collapsed, Pruned, Round, Run
 from pkcompiler.pruning.workspace import Loss
 from pkcompiler.pruning.write import write
@@ -253,18 +254,29 @@ class Outcome:
     pruned: Pruned | None
 
 
-def prune_to(job: Job, out: Path, *, force: bool = False, fresh: bool = False, progress: bool = True, say: Say = quiet) -> Outcome:
+def prune_to(
+    job: Job,
+    out: Path,
+    *,
+    force: bool = False,
+    fresh: bool = False,
+    progress: bool = True,
+    command: str | None = None,
+    say: Say = quiet,
+) -> Outcome:
     """Run a job in ``<out>.partial`` and rename it when it is whole; go on where an earlier run of the same recipe stopped.
 
-    Raises :class:`Collapsed` with the last good state (which is kept), ``PKC62x`` for what lies in the way. On an interrupt
-    the state is written first.
+    ``command``: what was typed, kept beside an unfinished run. Raises :class:`Collapsed` with the last good state (which is kept),
+    ``PKC62x`` for what lies in the way. On an interrupt the state is written first.
     """
     work = begin(out, job.origin.recipe, force=force, fresh=fresh)
     if work.found == "complete":
         return Outcome(out, "complete", None)
     try:
+        if command is not None:
+            write_whole(work.partial / COMMAND, (command + "\n").encode())
         if work.after is not None:
-            say(f"resuming behind round {work.after.round} of {work.after.rounds} ({work.after.density:.4g} kept): {work.partial}")
+            _resumed(work, work.after, say)
         last, seconds = _run(job, work, progress, say)
         pruned = replace(job.run.result(last, work.spent + seconds), origin=job.origin)
         write(pruned, work.partial)
@@ -272,6 +284,12 @@ def prune_to(job: Job, out: Path, *, force: bool = False, fresh: bool = False, p
     finally:
         work.release()
     return Outcome(out, work.found, pruned)
+
+
+def _resumed(work: Work, after: Round, say: Say) -> None:
+    say(f"resuming after round {after.round} of {after.rounds} ({after.density:.4g} kept): {work.partial}")
+    if work.collapse:
+        say(f"the last run of this command ended here in {work.collapse}; the same settings end in the same: change one of them")
 
 
 def _run(job: Job, work: Work, progress: bool, say: Say) -> tuple[Round, float]:
@@ -301,7 +319,10 @@ def _stopped(work: Work, last: Round | None, seconds: float, stop: BaseException
         done = f"after round {last.round} of {last.rounds}" if last else "before the first round was done"
         say(f"interrupted {done}; the same command goes on from there" + (f" ({work.partial})" if last else ""))
     if isinstance(stop, Collapsed) and last is not None:
-        say(f"the masks of round {last.round} ({last.kept:,} of {last.total:,} kept): {work.keep_masks(last)}")
+        work.collapsed(stop.diagnostics[0].message.partition(":")[0])
+        good = stop.state
+        if good is not None:
+            say(f"the masks of round {good.round} ({good.kept:,} of {good.total:,} kept): {work.keep_masks(good)}")
 
 
 def _bar(job: Job, after: Round | None, progress: bool) -> AbstractContextManager[Callable[[Round], None]]:

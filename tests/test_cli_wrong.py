@@ -113,8 +113,20 @@ def test_a_collapse_keeps_the_last_good_masks(home: Path) -> None:
     masks = load_file("out.partial/masks.safetensors")
     assert sum(int(m.sum()) for m in masks.values()) == int(good[2].replace(",", "")) and not Path("out").exists()
     again = pkc(*args)
-    assert again.exit_code == 1 and f"resuming behind round {good[1]} " in again.stderr and "PKC410" in again.stderr
+    assert again.exit_code == 1 and f"resuming after round {good[1]} " in again.stderr and "PKC410" in again.stderr
+    assert "the last run of this command ended here in layer collapse in round" in again.stderr
+    assert "round " + good[1] + " at density" in again.stderr and "none" not in again.stderr
+    shown = pkc("show", "out")
+    assert shown.exit_code == 1 and "ended in layer collapse" in shown.stderr and "it was: pkc prune mlp.py" in shown.stderr
     assert pkc(*args[:5], "5x", *args[6:], "--fresh").exit_code == 0
+
+
+@pytest.mark.parametrize("pass_", ["synflow", "synflow-l2", "magnitude"])
+def test_a_collapse_never_advises_the_pass_in_use(home: Path, pass_: str) -> None:
+    result = pkc("prune", "mlp.py", "--pass", pass_, "--density", "0.1%", "--rounds", "1", "-o", "out")
+    advised = re.search(r"conserves path mass \(([^)]*)\)", result.stderr)
+    assert result.exit_code == 1 and advised is not None and pass_ not in advised[1].split(", ")
+    assert "no round was done before it" in result.stderr and listing(home) == ["mlp.py", "two.pkc"]
 
 
 def test_json_that_cannot_be_written(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:

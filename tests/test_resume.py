@@ -19,6 +19,7 @@ from pkcompiler.pruning import resume
 from pkcompiler.pruning.recipe import differences, recipe_hash
 from pkcompiler.pruning.resume import begin, read_state, write_state
 from pkcompiler.pruning.rounds import Round
+from tests.cli_support import pkc
 
 MODEL = """\
 import torch
@@ -153,6 +154,9 @@ def test_interrupted_and_another_at_work(home: Path) -> None:
     recipe = json.loads((home / "out.partial" / "recipe.json").read_text())
     state = read_state(home / "out.partial" / "state.safetensors", recipe_hash(recipe))
     assert state is not None and 0 < state[0].round < 200
+    shown = pkc("show", "out")
+    assert shown.exit_code == 1 and "only an unfinished run: 'out.partial'" in shown.stderr
+    assert "go on with it: pkc prune net.py --pass synflow-l2" in shown.stderr
 
 
 # without processes ---------------------------------------------------------------------------------------------------------

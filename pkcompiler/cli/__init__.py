@@ -5,6 +5,7 @@ Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 diagnosed
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -15,7 +16,7 @@ from typing import Any
 import click
 
 from pkcompiler import __version__
-from pkcompiler.cli.output import FORMATS, failed, misused
+from pkcompiler.cli.output import FORMATS, TYPED, failed, misused
 from pkcompiler.diagnostics import PkcError
 
 COMMANDS = {
@@ -53,6 +54,14 @@ class Pkc(click.Group):
         if args[0] in COMMANDS or args[0].startswith("-") or not close:
             return super().resolve_command(ctx, args)
         raise click.UsageError(f"No such command '{args[0]}', did you mean 'pkc {close[0]}'?", ctx)
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        typed = shlex.join(["pkc", *args])
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[TYPED] = typed
+        return context
 
     def main(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -40,9 +41,27 @@ def compare(artifacts: tuple[str, ...], json_file: str | None) -> None:
         compared(found)
 
 
+def _finished(folder: Path) -> None:
+    """Raise ``PKC624`` where there is only an unfinished run of an artifact."""
+    from pkcompiler.diagnostics import fail
+    from pkcompiler.pruning.resume import partial_of, unfinished
+
+    out = folder.with_name(folder.name.removesuffix(".partial"))
+    found = None if folder.name in ("", "..") or (folder / "manifest.json").exists() else unfinished(out)
+    if found is None:
+        return
+    command, collapse = found
+    if collapse:
+        note = "change its settings, and begin anew with --fresh" + (f"; it was: {command}" if command else "")
+        raise fail("PKC624", f"there is no artifact '{out}': its run ended in {collapse} ('{partial_of(out)}')", note)
+    note = f"go on with it: {command}" if command else "the pkc prune command that began it goes on from there"
+    raise fail("PKC624", f"there is no artifact '{out}' yet, only an unfinished run: '{partial_of(out)}'", note)
+
+
 def _loaded(path: str) -> Artifact:
     from pkcompiler.pruning.artifact import load
 
+    _finished(Path(path))
     found = load(path)
     if found.extra:
         say(f"'{path}' holds files that its manifest does not name: {', '.join(found.extra)}")

@@ -14,7 +14,10 @@ import click
 from pkcompiler.diagnostics import Diagnostic, fail
 from pkcompiler.render import FORMATS, render, summary
 
-__all__ = ["FORMATS", "deliver_json", "failed", "misused", "say", "table", "warn", "write_json"]
+__all__ = ["FORMATS", "TYPED", "deliver_json", "failed", "misused", "say", "table", "typed", "warn", "write_json"]
+
+TYPED = "pkcompiler.typed"
+"""Where the context of a command keeps the line that was typed."""
 
 
 def failed(diagnostics: Iterable[Diagnostic], form: str) -> None:
@@ -88,6 +91,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with console.capture() as text:
         console.print(shown)
     click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
+
+
+def typed() -> str | None:
+    """The command line, as it was typed."""
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.meta.get(TYPED)
 
 
 def _form() -> str:

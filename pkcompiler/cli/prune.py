@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pkcompiler.cli.model import model_options, opened
-from pkcompiler.cli.output import deliver_json, say
+from pkcompiler.cli.output import deliver_json, say, typed
 from pkcompiler.cli.targets import Factor, Part, short
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None, 
     from pkcompiler.pipeline import prune_to
     from pkcompiler.pruning.artifact import load
 
-    outcome = prune_to(task, out, force=force, fresh=fresh, say=say)
+    outcome = prune_to(task, out, force=force, fresh=fresh, command=typed(), say=say)
     if outcome.found == "complete":
         say(f"up to date: {out}")
     artifact = load(out)

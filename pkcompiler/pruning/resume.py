@@ -28,7 +28,8 @@ from pkcompiler.pruning.recipe import differences, recipe_hash
 from pkcompiler.pruning.rounds import Round
 
 RECIPE, STATE, LOCK = "recipe.json", "state.safetensors", "lock"
-OWN = frozenset({RECIPE, STATE, LOCK, MANIFEST, *KNOWN})
+COMMAND, COLLAPSE = "command", "collapse"
+OWN = frozenset({RECIPE, STATE, LOCK, COMMAND, COLLAPSE, MANIFEST, *KNOWN})
 CHECKPOINT_EVERY = 1.0  # seconds
 
 Found = Literal["new", "resumed", "complete"]
@@ -60,7 +61,7 @@ class Work:
 
     def finish(self) -> None:
         """The folder holds a manifest: remove what only the run needed, and give it its name (replacing an older artifact)."""
-        for name in (RECIPE, STATE, LOCK):
+        for name in (RECIPE, STATE, LOCK, COMMAND, COLLAPSE):
             (self.partial / name).unlink(missing_ok=True)
         self.release()
         older = replaced_of(self.out)
@@ -77,6 +78,15 @@ class Work:
         path = self.partial / MASKS
         write_whole(path, tensor_bytes({n: m.contiguous() for n, m in state.masks.items()}))
         return path
+
+    def collapsed(self, message: str) -> None:
+        """Remember that the run ended in layer collapse, so that another one can say so."""
+        write_whole(self.partial / COLLAPSE, (message + "\n").encode())
+
+    @property
+    def collapse(self) -> str:
+        """What an earlier run of this recipe ended in; '' where it was only interrupted."""
+        return _line_of(self.partial / COLLAPSE)
 
     def discard(self) -> None:
         """Nothing was done: leave nothing behind."""
@@ -97,6 +107,23 @@ def partial_of(out: Path) -> Path:
 def replaced_of(out: Path) -> Path:
     """Where an older artifact waits until the new one has its name."""
     return out.with_name(f"{out.name}.replaced")
+
+
+def unfinished(out: Path) -> tuple[str, str] | None:
+    """Of an unfinished run of ``out``: the command that goes on with it and the collapse that it ended in ('' where not known).
+
+    None where there is no such run.
+    """
+    partial = partial_of(out)
+    if not (partial / RECIPE).is_file():
+        return None
+    return _line_of(partial / COMMAND), _line_of(partial / COLLAPSE)
+
+
+def _line_of(path: Path) -> str:
+    with suppress(OSError, UnicodeDecodeError):
+        return path.read_text(encoding="utf-8").strip()
+    return ""
 
 
 def begin(out: Path, recipe: Mapping[str, Any], *, force: bool = False, fresh: bool = False) -> Work:

@@ -55,6 +55,10 @@ class Pruned:
     origin: Provenance | None = None
     _report: list[Report] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        passes = ", ".join(dict.fromkeys(p.name for p in self.plan.passes))
+        return f"Pruned({passes}: {self.kept:,} of {self.total:,} kept, density {self.density:.4g})"
+
     @property
     def kept(self) -> int:
         return sum(int(m.sum()) for m in self.masks.values())
@@ -161,7 +165,7 @@ class Run:
         return sum(s.rounds or 1 for s in self.plan.stages)
 
     def rounds(self, *, masks: Mapping[str, Tensor] | None = None, after: Round | None = None) -> Iterator[Round]:
-        """The state after each round, resuming behind ``after``; raises ``PKC410`` (with the last good state) on layer collapse."""
+        """The state after each round, going on after ``after``; raises ``PKC410`` (with the last good state) on layer collapse."""
         check_masks(self.captured.graph, masks)
         current: Masks = dict(after.masks) if after else {n: m.bool().cpu() for n, m in (masks or {}).items()}
         last = after
@@ -175,7 +179,7 @@ class Run:
             for k in range(done + 1, (stage.rounds or 1) + 1):
                 state = self._round(i, k, stage, pass_, found, work, current, start)
                 if not self._alive(state):
-                    raise collapse(state, self._last_good(last))
+                    raise collapse(state, last, self._last_good(last), pass_.name)
                 current, last = state.masks, state
                 yield state
 
@@ -270,27 +274,29 @@ class Collapsed(PkcError):
         self.state = state
 
 
-def collapse(state: Round, last: Round | None) -> Collapsed:
-    """The diagnosis: which layers are empty, and what still worked."""
+CONSERVING = ("synflow", "synflow-l2")
+"""Passes of the library that conserve path mass over layers."""
+
+
+def collapse(state: Round, before: Round | None, good: Round | None, pass_name: str) -> Collapsed:
+    """The diagnosis: which layers are empty, what still worked, what else to try. ``good``: ``before``, if it has paths."""
     gone = sorted(empty(state))
     named = (
         f"empty: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}" if gone else "no layer is empty, but they do not connect"
     )
-    good = (
-        f"round {last.round} at density {last.density:.4g} was the last good one"
-        if last
-        else "no earlier round is known to be good"
-    )
+    if good:
+        worked = f"round {good.round} at density {good.density:.4g} was the last good one"
+    else:
+        worked = f"round {before.round} had lost its last path already" if before else "no round was done before it"
+    others = ", ".join(name for name in CONSERVING if name != pass_name)
+    remedy = f'try a higher density, more rounds, a pass that conserves path mass ({others}), or a floor "GLOB" = 1% in a schedule'
     return Collapsed(
         Diagnostic(
             "PKC410",
             f"layer collapse in round {state.round} of {state.rounds} at density {state.density:.4g}: no path is left ({named})",
-            notes=(
-                good,
-                'try more rounds, a pass that conserves path mass (synflow, synflow-l2), or a floor "GLOB" = 1% in a schedule',
-            ),
+            notes=(worked, remedy),
         ),
-        last,
+        good,
     )
 
 

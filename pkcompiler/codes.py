@@ -131,6 +131,10 @@ CODES: dict[str, str] = {
     "PKC205": "torch.export cannot trace the model, mostly because its forward branches on the values of tensors.",
     "PKC206": "Dimension 0 of every input is the batch. A dimension grows with the batch in another way than as a multiple of it.",
     "PKC207": "A torch.nn.Module was expected, not a class, a function or a state dict.",
+    "PKC208": (
+        "Logarithms, square roots, 1/x and norms have no slope at 0. They are recorded at the data as factors, and paths do not cross "
+        "them. Here nothing else leads from the inputs to the output, so the graph would have no path. Analyse what stands before."
+    ),
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
         "inputs is the batch."

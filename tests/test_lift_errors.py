@@ -256,3 +256,33 @@ def test_wrong_calls_are_refused() -> None:
     assert refused(net, torch.randn(2, 3), output="logits").diagnostics[0].code == "PKC204"
     assert refused(Net(lambda m, x: x.argmax(-1), l=net), torch.randn(2, 3)).diagnostics[0].code == "PKC204"
     assert refused(print, torch.randn(2, 3)).diagnostics[0].code == "PKC207"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spectrum", [lambda h: torch.fft.fft(h).real, lambda h: torch.fft.fft(h).abs()])
+def test_complex_numbers_on_a_path_are_refused_and_never_frozen(spectrum: Any) -> None:
+    error = refused(Net(lambda m, x: m.b(spectrum(m.a(x))), a=nn.Linear(4, 4), b=nn.Linear(4, 2)), torch.randn(2, 4))
+    (diagnostic,) = error.diagnostics
+    assert diagnostic.code == "PKC201" and "fft" in diagnostic.message and "complex" in diagnostic.message
+    assert "--gate" not in diagnostic.notes[-1]
+
+
+def test_a_rotation_by_complex_numbers_is_refused() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        turned = torch.view_as_complex(m.a(x).reshape(-1, 2, 2)) * m.turn
+        return m.b(torch.view_as_real(turned).reshape(-1, 4))
+
+    net = Net(forward, a=nn.Linear(4, 4), b=nn.Linear(4, 2), turn=torch.polar(torch.ones(2), torch.ones(2)))
+    assert [d.code for d in refused(net, torch.randn(2, 4)).diagnostics] == ["PKC201"]
+
+
+@pytest.mark.parametrize(("end", "named"), [(lambda h: 1 / h, "reciprocal"), (torch.log, "log")])
+def test_a_graph_whose_every_path_ends_in_a_constant_is_refused(end: Any, named: str) -> None:
+    (diagnostic,) = refused(Net(lambda m, x: end(m.a(x)), a=nn.Linear(4, 4)), torch.randn(2, 4)).diagnostics
+    assert diagnostic.code == "PKC208" and f"aten.{named}" in diagnostic.message
+    assert diagnostic.span is not None and "--output" in diagnostic.notes[-1]
+
+
+def test_random_draws_are_no_gates() -> None:
+    net = Net(lambda m, x: m.b(m.a(x) + torch.randn_like(x)), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
+    (diagnostic,) = refused(net, torch.randn(2, 4)).diagnostics
+    assert diagnostic.code == "PKC201" and not any("--gate" in note for note in diagnostic.notes)

@@ -56,6 +56,11 @@ def is_floating(node: fx.Node) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
+def is_complex(node: fx.Node) -> bool:
+    value = meta(node)
+    return isinstance(value, Tensor) and value.is_complex()
+
+
 def tensor_operands(node: fx.Node) -> list[fx.Node]:
     """The node's operands that are tensors (or tuples of tensors), in order."""
     return [
@@ -99,7 +104,10 @@ class _Classifier:
         if isinstance(value, tuple | list):
             return "several"
         if node.target is operator.getitem:
-            return "path" if is_floating(node) else self.observe(node, "factor")
+            return "path" if is_floating(node) or is_complex(node) else self.observe(node, "factor")
+        if is_complex(node):
+            on_path = any(k in ("path", "stored", "several") for k in operands)
+            return "path" if on_path else self.observe(node, "factor")
         if not is_floating(node):
             self.compare(node)
             return self.observe(node, "factor")
@@ -109,7 +117,9 @@ class _Classifier:
         if node.name in self.program.parameters:
             return "stored"
         if node.name in self.program.inputs:
-            return "path" if is_floating(node) else "index" if isinstance(meta(node), Tensor) else "known"
+            if is_floating(node) or is_complex(node):
+                return "path"
+            return "index" if isinstance(meta(node), Tensor) else "known"
         return "known"
 
     def data_free(self, node: fx.Node, operands: list[Kind]) -> Kind:

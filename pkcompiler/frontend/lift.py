@@ -11,15 +11,16 @@ from torch import fx
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.account import account, live, observed_only, with_prunable
 from pkcompiler.frontend.builder import Builder
-from pkcompiler.frontend.classify import Classes, classify, op_name
+from pkcompiler.frontend.classify import Classes, classify, is_complex, op_name
 from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.gate import describe_gate
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.trace import trace
-from pkcompiler.frontend.unplaced import unplaced
+from pkcompiler.frontend.unplaced import frozen_end, unplaced
 from pkcompiler.frontend.use import OperatorUse, Unsupported, short
-from pkcompiler.ir.types import PathGraph, TensorType, Value
+from pkcompiler.ir.maps import Frozen
+from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
 from pkcompiler.ir.uses import uses
 from pkcompiler.ops.entries import entry_of
 from pkcompiler.ops.gates import PASS_THROUGH, is_random
@@ -66,6 +67,7 @@ class _Lifter:
         needed = {result.name} | {value for op in ops for value in op.inputs}
         raise_all(error for value, error in self.errors.items() if value in needed)
         account(builder, self.classes)
+        raise_all(self.unreached(ops, needed))
         read = {use.slot for op in ops for use in uses(op.map)}
         slots = tuple(s for s in builder.slots.values() if s.name in read)
         inputs = tuple(v for v in self.inputs if v.name in needed)
@@ -74,6 +76,28 @@ class _Lifter:
         records = {op.name: builder.records[op.name] for op in ops if op.name in builder.records}
         placeholders = tuple((v.name, self.placeholders[v.name]) for v in inputs)
         return Lifted(graph, constants, records, observed_only(builder, {s.name for s in slots}), placeholders)
+
+    def unreached(self, ops: Sequence[Op], needed: set[str]) -> list[Diagnostic]:
+        """``PKC208``, where frozen factors alone lead from the inputs to the output."""
+        if any(v.name in needed for v in self.inputs):
+            return []
+        nodes = {n.name: n for n in self.program.module.graph.nodes}
+        frozen = [nodes[self.builder.records[op.name].node] for op in ops if isinstance(op.map, Frozen)]
+        ends = (end for node in frozen if (end := self.last_path(node)))
+        return [frozen_end(end) for end in list(dict.fromkeys(ends))[:1]]
+
+    def last_path(self, node: fx.Node) -> fx.Node | None:
+        """The observed operator behind ``node`` that reads a path; None where only constants and indices are observed."""
+        stack, seen = [node], set()
+        while stack:
+            here = stack.pop()
+            if here in seen or self.classes.kinds[here] != "observed":
+                continue
+            seen.add(here)
+            if any(self.classes.kinds[n] in ("path", "several") for n in here.all_input_nodes):
+                return here
+            stack.extend(here.all_input_nodes)
+        return None
 
     def demanded(self, output: fx.Node) -> set[fx.Node]:
         """The nodes that a path to the output reads, seen through gates (which read their root alone)."""
@@ -143,6 +167,8 @@ class _Lifter:
 
     def meaning(self, node: fx.Node, use: OperatorUse) -> Any:
         name, region = op_name(node), self.classes.regions.get(node)
+        if complex_operand := next((n for n in (*self.operands(node), node) if is_complex(n)), None):
+            return self.complex(complex_operand, use)
         if region and region.bent:
             return self.gate(node, region.root, use)
         if name in PASS_THROUGH:
@@ -154,6 +180,13 @@ class _Lifter:
         if self.gates & {name, name.removeprefix("aten."), short(name)}:
             return self.gate(node, node.all_input_nodes[0], use)
         raise use.unsupported("it is not in the operator table")
+
+    def complex(self, node: fx.Node, use: OperatorUse) -> Any:
+        """An operator on complex numbers: an error, or the error of the operator that made its operand."""
+        made = self.builder.refs.get(node)
+        if isinstance(made, Path) and made.name in self.errors:
+            return Path(made.name, self.builder.shape(use.node))
+        raise use.unsupported("it computes with complex numbers, and paths carry real ones")
 
     def stand_in(self, node: fx.Node, error: Diagnostic) -> Any:
         """What takes the place of an operator without a meaning: an error if a path needs it."""

@@ -9,11 +9,12 @@ from torch import fx
 
 from pkcompiler.diagnostics import Diagnostic, Span
 from pkcompiler.frontend.builder import Builder
-from pkcompiler.frontend.classify import op_name, tensor_operands
+from pkcompiler.frontend.classify import is_complex, op_name, tensor_operands
 from pkcompiler.frontend.export import PREFIX
 from pkcompiler.frontend.names import origin_of, user_frame
 from pkcompiler.ir.text import print_op
 from pkcompiler.ir.types import Origin
+from pkcompiler.ops.gates import is_random
 from pkcompiler.ops.table import Path, Ref, Stored
 
 
@@ -21,14 +22,46 @@ def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagn
     """The ``PKC201`` of one operator: the printed graph around it, the user's line, and the option that continues."""
     name = op_name(node)
     word = name.removeprefix("aten.").rsplit(".", 1)[0]
-    entry = f'give it a meaning with @path_op("{name}") in a file of yours, and pass that file: --plugin my_ops.py'
-    gate = f"or, as it acts on each entry alone, read it as a gate: --gate {word}"
+    remedies = _advice(node) or _remedies(builder, node)
     return Diagnostic(
         "PKC201",
         f"operator '{name}'{_where(origin)} has no meaning for paths: {why}",
         user_span(node),
         f"'{word}' is called here",
-        (*(f"in the graph: {line}" for line in around(builder, node)), entry, *([gate] if keeps_shape(builder, node) else [])),
+        (*(f"in the graph: {line}" for line in around(builder, node)), *remedies),
+    )
+
+
+def _advice(node: fx.Node) -> list[str]:
+    """What continues where no entry and no gate can: random draws, complex numbers."""
+    if is_random(node.target, node.args):
+        return ["draw random numbers in training only: put it behind `if self.training:`"]
+    if is_complex(node) or any(is_complex(n) for n in tensor_operands(node)):
+        return ["write it with real tensors, e.g. a rotation as (a * cos - b * sin, a * sin + b * cos)"]
+    return []
+
+
+def _remedies(builder: Builder, node: fx.Node) -> list[str]:
+    name = op_name(node)
+    word = name.removeprefix("aten.").rsplit(".", 1)[0]
+    entry = f'give it a meaning with @path_op("{name}") in a file of yours, and pass that file: --plugin my_ops.py'
+    gate = f"or, as it acts on each entry alone, read it as a gate: --gate {word}"
+    return [entry, *([gate] if keeps_shape(builder, node) else [])]
+
+
+def frozen_end(node: fx.Node) -> Diagnostic:
+    """The ``PKC208`` of a graph that no input reaches, since every path ends in an operator that is recorded as a constant."""
+    name = op_name(node)
+    return Diagnostic(
+        "PKC208",
+        f"no path leads from an input to the output: every one ends in '{name}'{_where(origin_of(node, PREFIX))}, "
+        "which is recorded as a constant",
+        user_span(node),
+        "paths end here",
+        (
+            "log, square root, 1/x and norms have no slope at 0: they are factors of paths, and none crosses them",
+            "analyse the part before it: let forward return that too, and choose it with --output, e.g. --output 1",
+        ),
     )
 
 

@@ -68,6 +68,8 @@ class Edges:
             return
         new = mask.numpy().reshape(-1)
         changed = np.flatnonzero(~new if before is None else new != before.numpy().reshape(-1))
-        places = torch.from_numpy(changed).to(leaf.device)
-        kept = torch.from_numpy(new.take(changed)).to(leaf.device)
-        leaf.view(-1)[places] = base.view(-1)[places] * kept
+        kept = new.take(changed)
+        leaf.view(-1).index_fill_(0, torch.from_numpy(changed).to(leaf.device), 0)
+        if kept.any():
+            regained = torch.from_numpy(changed[kept]).to(leaf.device)
+            leaf.view(-1)[regained] = base.view(-1)[regained]

@@ -66,7 +66,7 @@ class _Pool:
             if places is None:
                 out[name] = torch.from_numpy(chosen.copy()).reshape(shape)
                 continue
-            left = places.take(np.flatnonzero(chosen))
+            left = places.take(np.flatnonzero(chosen), mode="clip")
             whole = np.zeros(math.prod(shape), dtype=bool)
             whole[left] = True
             out[name] = torch.from_numpy(whole).reshape(shape)
@@ -120,18 +120,21 @@ def _pool(
     order: str,
     survivors: Survivors,
 ) -> _Pool:
-    pieces: list[np.ndarray] = []
-    positions: list[np.ndarray | None] = []
-    for name in names:
+    given = {n: masks[n] for n in names if n in masks and among == "kept"}
+    positions = [survivors.of(n, given[n]) if n in given else None for n in names]
+    counts = [found.sizes[n] if places is None else places.size for n, places in zip(names, positions, strict=True)]
+    flat = np.empty(sum(counts), dtype=scores[names[0]].detach().cpu().numpy().dtype)
+    start = 0
+    for name, places, count in zip(names, positions, counts, strict=True):
         values: np.ndarray = scores[name].detach().reshape(-1).cpu().numpy()
-        mask = masks.get(name) if among == "kept" else None
-        places = None if mask is None else survivors.of(name, mask)
-        positions.append(places)
-        pieces.append(values if places is None else values.take(places))
-    flat = np.concatenate(pieces)
+        piece = flat[start : start + count]
+        if places is None:
+            piece[:] = values
+        else:
+            values.take(places, out=piece, mode="clip")  # "raise" would copy once more
+        start += count
     _refuse_nan(flat, names, scores)
-    shapes = [found.shapes[n] for n in names]
-    return _Pool(names, shapes, positions, [p.size for p in pieces], -flat if order == "smallest" else flat)
+    return _Pool(names, [found.shapes[n] for n in names], positions, counts, -flat if order == "smallest" else flat)
 
 
 def _refuse_nan(flat: np.ndarray, names: Sequence[str], scores: Mapping[str, Tensor]) -> None:

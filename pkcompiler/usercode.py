@@ -20,6 +20,8 @@ from types import ModuleType, TracebackType
 
 from pkcompiler.diagnostics import PkcError, Span, fail
 
+FILES = 0.75
+"""How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
 FILE_SPEC = re.compile(r"(?P<place>.+\.py)(?::(?P<name>\w+))?")
 MODULE_SPEC = re.compile(r"(?P<place>[A-Za-z_]\w*(?:\.\w+)*)(?::(?P<name>\w+))?")
 
@@ -134,9 +136,9 @@ def check_arguments(function: Callable[..., object], arguments: Mapping[str, obj
         ) from None
 
 
-def nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str:
     """``did you mean 'x'?`` for the closest of ``known``; the first few of them where none is close; empty where none is known."""
-    if close := get_close_matches(name, known, n=1, cutoff=0.5):
+    if close := get_close_matches(name, known, n=1, cutoff=cutoff):
         return f"did you mean '{close[0]}'?"
     return f"there are: {', '.join(sorted(known)[:8])}" if known else ""
 
@@ -174,7 +176,7 @@ def _import_module(spec: UserSpec) -> ModuleType:
         found = _find(spec.place)
     if found is None:
         files = [path.name for path in Path.cwd().glob("*.py")]
-        hint = nearest(f"{spec.place}.py", files) if get_close_matches(f"{spec.place}.py", files, cutoff=0.5) else ""
+        hint = nearest(f"{spec.place}.py", files, FILES) if get_close_matches(f"{spec.place}.py", files, cutoff=FILES) else ""
         notes = [note for note in (hint, f"for a file, write its path: {spec.place.replace('.', '/')}.py") if note]
         raise fail("PKC242", f"there is no module '{spec.place}'", *notes)
     source = Path(found.origin) if found.has_location and found.origin else None
@@ -196,7 +198,7 @@ def _no_file(path: Path) -> PkcError:
     if not path.parent.is_dir():
         return fail("PKC242", f"there is no folder '{path.parent}'", f"run 'ls {path.parent.parent}'")
     beside = [found.name for found in path.parent.glob("*.py")]
-    hint = nearest(path.name, beside) or f"the folder '{path.parent}' holds no Python file"
+    hint = nearest(path.name, beside, FILES) or f"the folder '{path.parent}' holds no Python file"
     return fail("PKC242", f"there is no file '{path}'", hint)
 
 

@@ -112,10 +112,18 @@ def test_errors_as_json_are_one_object_to_a_line(file: Path, before: bool) -> No
     assert all(r["code"].startswith("PKC") and r["help"] for r in records)
 
 
+@pytest.mark.parametrize(("name", "note"), [("net.py", "it is a Python file"), ("net.txt", "a .pkc file holds declarations")])
+def test_a_file_without_declarations_is_one_error(file: Path, name: str, note: str) -> None:
+    Path(name).write_text("import torch\n\ndef model(n=3):\n    x = {1: 2}\n    return torch.nn.Linear(n, n)\n" * 9)
+    result = pkc("check", name)
+    assert result.exit_code == 1 and result.stderr.count("error[") == 1 and note in result.stderr
+
+
 def test_warnings_do_not_fail(file: Path) -> None:
     file.write_text("pass mine {\n  score = abs(theta)\n}\n")
     result = pkc("check", str(file))
     assert result.exit_code == 0 and "warning[PKC115]" in result.stderr
+    assert result.stderr.endswith("\n1 file checked, no errors, 1 warning\n")
     as_json = pkc("check", str(file), "--error-format=json")
     assert [json.loads(line)["severity"] for line in as_json.stderr.splitlines()] == ["warning", "info"]
 

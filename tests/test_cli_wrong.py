@@ -20,7 +20,8 @@ __all__ = ["home", "pruned"]
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "--pass synflow-l2 --sparsity 98%"),
+        ((), "pkc prune mlp.py --pass synflow-l2 --sparsity 98%"),
+        (("--density", "10%"), "No pass: type how weights are scored, such as --pass synflow-l2;"),
         (("--pass", "synflow"), "--sparsity 98%"),
         (("--pass", "synflow", "--sparsity", "98"), "--sparsity 98%"),
         (("--pass", "synflow", "--sparsity", "100%"), "--sparsity 90%"),
@@ -51,6 +52,11 @@ def test_usage_errors_say_what_to_type(home: Path, args: Sequence[str], message:
     [
         (("mpl.py", "--pass", "synflow", "--density", "10%"), "PKC242", "did you mean 'mlp.py'"),
         (("mlp.py", "--pass", "synflow", "--density", "10%", "--input", "1x3x8x8"), "PKC203", "(1, 3, 8, 8)"),
+        (("net.py", "--pass", "synflow", "--density", "10%"), "PKC242", "there are: "),
+        (("mlp.py", "--schedule", "synflow.pkc"), "PKC611", "'pkc passes' lists"),
+        (("mlp.py", "--schedule", "own.pkc"), "PKC119", "--pass own.pkc"),
+        (("mlp.py", "--pass", "two.pkc", "--density", "10%"), "PKC119", "--schedule two.pkc"),
+        (("made", "--pass", "synflow", "--density", "10%"), "PKC242", "pkc show made"),
         (("mlp.py", "--pass", "sinflow", "--density", "10%"), "PKC117", "did you mean 'synflow'"),
         (("mlp.py", "--pass", "./none.pkc", "--density", "10%"), "PKC611", "none.pkc"),
         (("mlp.py", "--schedule", "tow.pkc"), "PKC611", "two.pkc"),
@@ -81,6 +87,9 @@ def test_wrong_inputs_are_diagnosed_and_leave_nothing(home: Path, args: Sequence
     generator = np.random.default_rng(0)
     np.savez(home / "unlabelled.npz", x=generator.normal(size=(8, 1, 8, 8)))
     np.savez(home / "wide.npz", x=generator.normal(size=(20, 1, 9, 9)).astype("float32"), y=np.arange(20) % 2)
+    (home / "own.pkc").write_text('pass own {\n  source = "mine"\n  score = abs(theta)\n}\n')
+    (home / "made").mkdir()
+    (home / "made" / "manifest.json").write_text("{}")
     (home / "bad.py").write_text(
         "def raises(output, target):\n    return output.nothing\ndef wide(output, target):\n    return output\n"
     )

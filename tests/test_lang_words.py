@@ -75,5 +75,10 @@ def test_suggestions() -> None:
     assert words.suggest("zzz", ["paths", "grad"]) == ""
 
 
+@pytest.mark.parametrize(("typed", "name"), [("kth-le", "kth_le"), ("per-class", "per_class"), ("synflow_l2", "synflow-l2")])
+def test_hyphens_and_underscores_are_the_same_to_explain(typed: str, name: str) -> None:
+    assert explain(typed) == explain(name)
+
+
 def test_a_word_with_several_meanings_is_explained_with_all() -> None:
     assert explain("data").count("\ndata: ") == 2

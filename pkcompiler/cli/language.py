@@ -9,6 +9,7 @@ import click
 
 from pkcompiler.cli.output import say, table, warn, write_json
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.render import summary
 
 
 @click.command()
@@ -21,7 +22,7 @@ def check(files: tuple[str, ...]) -> None:
     if any(d.severity == "error" for d in found):
         raise PkcError(*found)
     warn(found)
-    say(f"{len(files)} file{'s' if len(files) > 1 else ''} checked, no errors")
+    say(f"{len(files)} file{'s' if len(files) > 1 else ''} checked, no errors{f', {summary(found)}' if found else ''}")
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -40,6 +41,13 @@ def opened(model: str, output: str | None, **options: Any) -> Opened:
     """
     from pkcompiler import pipeline
     from pkcompiler.cli.output import say
+    from pkcompiler.diagnostics import fail
 
+    if (Path(model) / "manifest.json").is_file():
+        raise fail(
+            "PKC242",
+            f"'{model}' is the folder of an artifact, and this command takes a model: a .py file or a module",
+            f"an artifact is read by: pkc show {model}, pkc analyze {model}",
+        )
     index = int(output) if output is not None and output.isascii() and output.isdigit() else output
     return pipeline.open_model(model, output=index, say=say, **options)

@@ -12,7 +12,7 @@ import click
 
 from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, say, typed
-from pkcompiler.cli.targets import Factor, Part, short
+from pkcompiler.cli.targets import Factor, Part, Word, short
 
 if TYPE_CHECKING:
     from pkcompiler.lang.ast import DataSpec, Schedule
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pkcompiler.pruning.plan import Plan
 
 WORDS = ("bias", "norm", "embedding")
-EXAMPLE = "pkc prune model.py --pass synflow-l2 --sparsity 98%"
+PASS = "synflow-l2"
 
 
 @click.command()
@@ -36,7 +36,7 @@ EXAMPLE = "pkc prune model.py --pass synflow-l2 --sparsity 98%"
 @click.option("--rounds", type=click.IntRange(min=1), metavar="N", help="Rounds of every stage.  [default: those of the pass]")
 @click.option("--curve", type=click.Choice(["exponential", "linear", "cubic"]), help="Densities over the rounds.")
 @click.option("--scope", type=click.Choice(["global", "layer", "uniform", "erk"]), help="Where weights compete.")
-@click.option("--select", type=click.Choice(["exact", "kth-le"]), help="How survivors are chosen.")
+@click.option("--select", type=Word(["exact", "kth-le"]), help="How survivors are chosen.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Prune these parameters too (or: bias, norm, embedding).")
 @click.option("--except", "exclude", multiple=True, metavar="GLOB", help="Keep these parameters whole.")
 @click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True, help="Of the scores.")
@@ -58,7 +58,7 @@ def prune(ctx: click.Context, /, force: bool, fresh: bool, json_file: str | None
         raise click.UsageError("--force and --fresh exclude each other: --force replaces whatever is there, type only --force.")
     model = {key: given.pop(key) for key in ("model", "args", "inputs", "output", "seed", "weights", "plugins", "gates")}
     chosen_seed = model["seed"] if ctx.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT else None
-    plan, source = planned(seed=chosen_seed, **given)
+    plan, source = planned(seed=chosen_seed, model=model["model"], **given)
     if given["print_schedule"]:
         click.echo(plan.schedule.text, nl=False)
         return
@@ -81,13 +81,14 @@ def planned(
     data: str | None,
     batch: int | None,
     seed: int | None,
+    model: str,
     include: Sequence[str],
     exclude: Sequence[str],
     **options: Any,
 ) -> tuple[Plan, str | None]:
     """The plan of the options, and where its data lie (the plan names no absolute path). Raises a usage error, or ``PkcError``."""
     targets = {"sparsity": sparsity, "density": density, "compression": compression}
-    target = _target(pass_, schedule, {word: value for word, value in targets.items() if value is not None})
+    target = _target(model, pass_, schedule, {word: value for word, value in targets.items() if value is not None})
     from pkcompiler.data import parse_data
     from pkcompiler.lang.library import find_schedule
     from pkcompiler.pruning.plan import plan_of, require_data
@@ -110,11 +111,14 @@ def planned(
     return plan, spec.source if spec else None
 
 
-def _target(pass_: str | None, schedule: str | None, targets: dict[str, float]) -> tuple[str, float] | None:
+def _target(model: str, pass_: str | None, schedule: str | None, targets: dict[str, float]) -> tuple[str, float] | None:
     """The one target; every other combination is a usage error that says what to type."""
     flags = " and ".join(f"--{word}" for word in targets)
+    if pass_ is None and schedule is None and targets:
+        raise click.UsageError(f"No pass: type how weights are scored, such as --pass {PASS}; 'pkc passes' lists them.")
     if pass_ is None and schedule is None:
-        raise click.UsageError(f"Nothing says how to prune: type a pass and a target, {EXAMPLE}, or --schedule FILE.")
+        example = f"pkc prune {model} --pass {PASS} --sparsity 98%"
+        raise click.UsageError(f"Nothing says how to prune: type a pass and a target, {example}, or --schedule FILE.")
     if pass_ is not None and schedule is not None:
         raise click.UsageError("--pass and --schedule exclude each other: type one of them.")
     if schedule is not None and targets:

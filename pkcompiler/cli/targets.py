@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 
@@ -30,6 +31,13 @@ class Part(click.ParamType[float]):
             ends = f"from 0%{'' if self.zero else ' (not included)'} to 100%{'' if self.one else ' (not included)'}"
             self.fail(f"{value} is out of range: type a part {ends}, such as {option} 90%", param, ctx)
         return part
+
+
+class Word(click.Choice[str]):
+    """One of a few words; ``-`` and ``_`` are the same in them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value.replace("_", "-") if isinstance(value, str) else value, param, ctx)
 
 
 class Factor(click.ParamType[float]):

@@ -60,7 +60,9 @@ NAMED: dict[str, Callable[[], Pair]] = {"digits": _digits, "mnist5k": _mnist5k}
 def _npz(path: Path) -> Pair:
     if not path.is_file():
         beside = [file.name for file in path.parent.glob("*.npz")] if path.parent.is_dir() else []
-        raise fail("PKC662", f"there is no file '{path}'", usercode.nearest(path.name, beside) or f"run 'ls {path.parent}'")
+        raise fail(
+            "PKC662", f"there is no file '{path}'", usercode.nearest(path.name, beside, usercode.FILES) or f"run 'ls {path.parent}'"
+        )
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             missing = [name for name in ("x", "y") if name not in archive.files]

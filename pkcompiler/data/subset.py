@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from pkcompiler.data.sources import Pair
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.diagnostics import PkcError, fail
 
 PER_CLASS = 10
+UNNAMED = "data"
+"""What data are called that a caller gives, without a source to name."""
 T = TypeVar("T")
 
 
@@ -57,7 +59,7 @@ class Quota:
 
 
 def subset(
-    data: Pair | Dataset[object], per_class: int = PER_CLASS, seed: int = 0, *, name: str = "data", batch: int | None = None
+    data: Pair | Dataset[object], per_class: int = PER_CLASS, seed: int = 0, *, name: str = UNNAMED, batch: int | None = None
 ) -> LoadedData:
     """``data`` of the Python API: a pair (x, y) whole and in order, a Dataset by a class-balanced subset of ``per_class`` each.
 
@@ -69,7 +71,7 @@ def subset(
     return balanced(data, Quota(per_class=per_class), seed, name, batch)
 
 
-def whole(pair: Sequence[Tensor], name: str = "data", batch: int | None = None) -> LoadedData:
+def whole(pair: Sequence[Tensor], name: str = UNNAMED, batch: int | None = None) -> LoadedData:
     """All samples of a pair, in order; ``y`` may be anything that a loss takes."""
     x, y = _checked_pair(pair, name)
     classes = tuple(sorted(set(y.tolist()))) if _is_labels(y) else ()
@@ -118,14 +120,17 @@ def draw(samples: Iterable[tuple[int, T]], quota: Quota, seed: int, name: str) -
 
 
 def _enough(seen: dict[int, int], shares: dict[int, int], quota: Quota, name: str) -> None:
+    few = [label for label, share in shares.items() if seen[label] < share]
+    if not few:
+        return
     least = min(seen.values())
     option = f"per_class = {least}" if quota.per_class is not None else f"count = {least * len(seen)}"
-    raise_all(
-        Diagnostic(
-            "PKC665", f"class {label} of '{name}' has {seen[label]} samples, {share} are asked for", notes=(f"try {option}",)
-        )
-        for label, share in shares.items()
-        if seen[label] < share
+    worst = min(few, key=lambda label: seen[label])
+    others = f", and {len(few) - 1} other classes have too few" if len(few) > 1 else ""
+    raise fail(
+        "PKC665",
+        f"class {worst} of '{name}' has {seen[worst]} samples, {shares[worst]} are asked for{others}",
+        "give a pair (x, y), which is used whole" if name == UNNAMED else f"try --data '{name}({option})'",
     )
 
 

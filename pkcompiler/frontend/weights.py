@@ -12,7 +12,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
-from pkcompiler.usercode import nearest
+from pkcompiler.usercode import FILES, nearest
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -48,7 +48,7 @@ def _read(path: Path) -> object:
         )
     if not path.is_file():
         beside = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES] if path.parent.is_dir() else []
-        raise fail("PKC640", f"there is no file '{path}'", nearest(path.name, beside) or f"run 'ls {path.parent}'")
+        raise fail("PKC640", f"there is no file '{path}'", nearest(path.name, beside, FILES) or f"run 'ls {path.parent}'")
     try:
         if path.suffix == ".safetensors":
             return load_safetensors(path.read_bytes())

@@ -34,9 +34,12 @@ def explain(word: str) -> str:
     code = explain_code(word)
     if code is not None:
         return code
-    parts = [_explain_row(row) for row in words.WORDS if row.name == word]
-    if "{" in word or is_path(word) or word in library_names():
+    hyphened = word.replace("_", "-")
+    parts = [_explain_row(row) for row in words.WORDS if row.name.replace("_", "-") == hyphened]
+    if "{" in word or is_path(word):
         parts.insert(0, explain_pass(find_pass(word)))
+    elif hyphened in library_names():
+        parts.insert(0, explain_pass(find_pass(hyphened)))
     if parts:
         return "\n".join(parts)
     known = [*library_names(), *dict.fromkeys(w.name for w in words.WORDS), *CODES]

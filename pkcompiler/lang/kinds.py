@@ -206,7 +206,8 @@ class KindChecker:
             return replace(inner, axes=None)
         if not isinstance(over, Name) or over.value not in possible:
             message = f"{call.function}() of {show_axes(inner.axes)} over {print_expr(over)}"
-            self.findings.error("PKC111", message, over.span, "not an axis of it", example)
+            close = words.suggest(print_expr(over), possible)
+            self.findings.error("PKC111", message, over.span, "not an axis of it", f"did you mean '{close}'?" if close else example)
             return replace(inner, axes=None)
         return replace(inner, axes=inner.axes if over.value == "layer" else inner.axes - {over.value})
 

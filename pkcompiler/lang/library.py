@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -16,7 +16,7 @@ from pkcompiler.lang.format import format_text
 from pkcompiler.lang.parse import parse
 from pkcompiler.lang.printing import schedule_block
 from pkcompiler.lang.tokens import MAX_BYTES
-from pkcompiler.lang.words import suggest
+from pkcompiler.lang.words import WORDS, suggest
 
 __all__ = [
     "check_files",
@@ -28,6 +28,9 @@ __all__ = [
     "print_schedule",
     "read_source",
 ]
+
+FILES = 0.75
+"""How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
 
 _Declared = TypeVar("_Declared", Pass, Schedule)
 
@@ -54,7 +57,7 @@ def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
     if is_path(given):
         path, name = split_path(given)
         text = read_source(_within(path, folder), path)
-        return _pick(_passes(text, path), path, name, "pass")
+        return _pick(_passes(text, path), path, name, "pass", _schedules_of(text, path))
     if given not in library_names():
         close = suggest(given, list(library_names()))
         note = f"did you mean '{close}'?" if close else "'pkc passes' lists the library; a file is given by its path: ./my-pass.pkc"
@@ -69,7 +72,8 @@ def find_schedule(path_or_text: str, *, folder: Path | None = None) -> Schedule:
         return _pick(_checked(given, "<text>", folder or Path()).schedules, "the text", "", "schedule")
     path, name = split_path(given)
     text = read_source(_within(path, folder), path)
-    return _pick(_checked(text, path, _within(path, folder).parent).schedules, path, name, "schedule")
+    checked = _checked(text, path, _within(path, folder).parent)
+    return _pick(checked.schedules, path, name, "schedule", [p.name for p in checked.passes])
 
 
 def list_passes() -> list[Pass]:
@@ -167,7 +171,7 @@ def _unreadable(path: Path, shown: str, error: OSError | ValueError) -> PkcError
     if isinstance(error, FileNotFoundError):
         note = f"run 'ls {path.parent}' to see what is there; 'pkc passes' lists the library"
         try:
-            near = suggest(path.name, [p.name for p in path.parent.iterdir() if p.suffix == ".pkc"])
+            near = suggest(path.name, [p.name for p in path.parent.iterdir() if p.suffix == ".pkc"], FILES)
         except OSError:
             near = ""
         return fail("PKC611", f"there is no file '{shown}'", f"did you mean '{path.parent / near}'?" if near else note)
@@ -184,7 +188,20 @@ def _within(path: str, folder: Path | None) -> Path:
 def _in_order(document: Document, syntax: list[Diagnostic], folder: Path, *, library: bool) -> tuple[Checked, list[Diagnostic]]:
     checked = check(document, _Files(folder), library=library)
     every = [*syntax, *checked.diagnostics]
+    if len(every) > 1 and _declares_nothing(document):
+        note = "a .pkc file holds declarations: pass my-pass { score = abs(theta) }"
+        if document.file.endswith(".py"):
+            note = "it is a Python file: a model is given to 'pkc prune', and a pass or schedule has a file of its own"
+        every = [Diagnostic("PKC119", f"{document.file} declares neither a pass nor a schedule", notes=(note,))]
     return checked, sorted(every, key=lambda d: d.span.start if d.span else 0)
+
+
+def _declares_nothing(document: Document) -> bool:
+    """Whether no block of a file is called what a block is called, or nearly so; no Python file does."""
+    kinds = [w.name for w in WORDS if w.role == "block"]
+    return document.file.endswith(".py") or not any(
+        isinstance(i, Block) and (i.name.value in kinds or suggest(i.name.value, kinds)) for i in document.items
+    )
 
 
 def _passes(text: str, file: str) -> tuple[Pass, ...]:
@@ -204,8 +221,14 @@ def _checked(text: str, file: str, folder: Path, *, library: bool = False) -> Ch
     return checked
 
 
-def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str) -> _Declared:
-    """The only declaration, or the one of this name."""
+def _schedules_of(text: str, file: str) -> list[str]:
+    """The names of the schedules that a text declares."""
+    blocks = [i for i in parse(text, file)[0].items if isinstance(i, Block) and i.name.value == "schedule"]
+    return [b.label.value for b in blocks if b.label]
+
+
+def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others: Sequence[str] = ()) -> _Declared:
+    """The only declaration, or the one of this name. ``others``: declarations of the other kind, for who took one for the other."""
     if name:
         chosen = next((d for d in found if d.name == name), None)
         if chosen is not None:
@@ -215,6 +238,11 @@ def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str) -> _De
         raise fail("PKC117", f"no {what} '{name}' in {where}", note)
     if len(found) == 1:
         return found[0]
+    if not found and others:
+        other = "schedule" if what == "pass" else "pass"
+        raise fail(
+            "PKC119", f"{where} declares no {what}", f"it declares the {other} '{others[0]}', which is given so: --{other} {where}"
+        )
     if not found:
         example = {
             "pass": "pass my-pass { score = abs(theta) }",

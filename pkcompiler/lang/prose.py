@@ -51,7 +51,8 @@ def unexpected(source: Source, tokens: tuple[Lexeme, ...], index: int, expected:
     if before is not None and before.type in ("EQUAL", "COMMA", "STAR", "PLUS", "MINUS", "CIRCUMFLEX", "LPAR"):
         message += f" after '{before.text}'"
     note = (
-        _open_parenthesis(source, tokens, index, expected)
+        _power(token, before)
+        or _open_parenthesis(source, tokens, index, expected)
         or _one_label(tokens, index, expected)
         or _note(expected, token.type, before)
     )
@@ -99,6 +100,12 @@ def _open_parenthesis(source: Source, tokens: tuple[Lexeme, ...], index: int, ex
             line = source.text.count("\n", 0, token.start) + 1
             return f"close the '(' of line {line} with ')'"
     return ""
+
+
+def _power(token: Lexeme, before: Lexeme | None) -> str:
+    """``theta ** 2``."""
+    twice = before is not None and before.type == token.type == "STAR" and before.end == token.start
+    return "a power is written ^: theta^2" if twice else ""
 
 
 def _one_label(tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> str:

@@ -116,6 +116,8 @@ def _hint(first: str, lexeme: Lexeme, before: Lexeme | None) -> str:
         return "use the plain minus sign: -"
     if first in "×·":
         return "multiplication is written *"
+    if first == "|":
+        return "an absolute value is written abs(theta)"
     if first in ";&":
         return "settings need no separator: write one to a line"
     return "delete it, or put it in double quotes if it belongs to a text"

@@ -222,11 +222,11 @@ def default(setting: str, of: str) -> str:
     return word.default
 
 
-def suggest(name: str, known: list[str]) -> str:
-    """The known word that ``name`` was probably meant to be, or ''."""
+def suggest(name: str, known: list[str], cutoff: float = 0.6) -> str:
+    """The known word that ``name`` was probably meant to be, or ''. ``cutoff``: how alike they are, at most 1."""
     from difflib import get_close_matches
 
-    close = get_close_matches(name[:60].lower().replace("_", "-"), [k.replace("_", "-") for k in known], 1, 0.6)
+    close = get_close_matches(name[:60].lower().replace("_", "-"), [k.replace("_", "-") for k in known], 1, cutoff)
     return next((k for k in known if close and k.replace("_", "-") == close[0]), "")
 
 

@@ -125,6 +125,7 @@ def test_a_collapse_keeps_the_last_good_masks(home: Path) -> None:
     assert again.exit_code == 1 and f"resuming after round {good[1]} " in again.stderr and "PKC410" in again.stderr
     assert "the last run of this command ended here in layer collapse in round" in again.stderr
     assert "round " + good[1] + " at density" in again.stderr and "none" not in again.stderr
+    assert "ended in layer collapse" in pkc("analyze", "out").stderr
     shown = pkc("show", "out")
     assert shown.exit_code == 1 and "ended in layer collapse" in shown.stderr and "it was: pkc prune mlp.py" in shown.stderr
     assert pkc(*args[:5], "5x", *args[6:], "--fresh").exit_code == 0
@@ -136,6 +137,12 @@ def test_a_collapse_never_advises_the_pass_in_use(home: Path, pass_: str) -> Non
     advised = re.search(r"conserves path mass \(([^)]*)\)", result.stderr)
     assert result.exit_code == 1 and advised is not None and pass_ not in advised[1].split(", ")
     assert "no round was done before it" in result.stderr and listing(home) == ["mlp.py", "two.pkc"]
+
+
+def test_a_collapse_without_a_good_round_keeps_no_masks_and_says_so(home: Path) -> None:
+    result = pkc("prune", "mlp.py", "--pass", "random", "--density", "1.2%", "--rounds", "40", "-o", "out")
+    assert result.exit_code == 1 and re.search(r"round 39 had lost its last path already", result.stderr)
+    assert "the masks of round" not in result.stderr and not Path("out.partial/masks.safetensors").exists()
 
 
 def test_json_that_cannot_be_written(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:

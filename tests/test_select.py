@@ -156,7 +156,7 @@ def test_an_unreachable_target_says_by_how_much():
     with pytest.raises(PkcError, match="4 too many") as caught:
         check_reachable(pool(protected={"b"}), 50 / N, "density = 0.6")
     assert caught.value.diagnostics[0].code == "PKC403"
-    suggested = float(re.search(r"a density of (\S+) leaves", caught.value.diagnostics[0].notes[-1])[1])
+    suggested = float(re.search(r"a density of (\S+) keeps", caught.value.diagnostics[0].notes[-1])[1])
     found = pool(protected={"b"})
     check_reachable(found, suggested, "density")
     assert found.kept_at(suggested) - found.sizes["b"] >= len(found.competing)

@@ -22,6 +22,9 @@ def analyze(json_file: str | None, model: str, **options: Any) -> None:
 
     MODEL is a model spec, or the folder of an artifact, whose printed graph, weights and masks are read (no code of it runs).
     """
+    from pkcompiler.cli.artifacts import finished
+
+    finished(Path(model))
     report = _of_artifact(model) if (Path(model) / "manifest.json").is_file() else _of_model(model, options)
     if json_file is not None:
         _write_json(json_file, report)

@@ -41,7 +41,7 @@ def compare(artifacts: tuple[str, ...], json_file: str | None) -> None:
         compared(found)
 
 
-def _finished(folder: Path) -> None:
+def finished(folder: Path) -> None:
     """Raise ``PKC624`` where there is only an unfinished run of an artifact."""
     from pkcompiler.diagnostics import fail
     from pkcompiler.pruning.resume import partial_of, unfinished
@@ -61,7 +61,7 @@ def _finished(folder: Path) -> None:
 def _loaded(path: str) -> Artifact:
     from pkcompiler.pruning.artifact import load
 
-    _finished(Path(path))
+    finished(Path(path))
     found = load(path)
     if found.extra:
         say(f"'{path}' holds files that its manifest does not name: {', '.join(found.extra)}")

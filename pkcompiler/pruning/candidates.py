@@ -124,7 +124,8 @@ def _remedy(found: Candidates, density: float, kept: int, floors: int) -> str:
     least = sum(max(1, found.floors.get(n, 0)) for n in found.competing)
     left = max(round(density * rest), least, floors)
     ask = math.ceil(10_000 * (kept + left) / found.total) / 10_000
-    return f"a density of {ask:g} leaves {left / rest:.4g} of the {rest:,} weights that are not protected; or protect less"
+    others = found.kept_at(ask) - kept
+    return f"a density of {ask:g} keeps them and {others:,} of the {rest:,} weights that are not protected; or protect less"
 
 
 def quotas(found: Candidates, density: float, scope: str) -> dict[str, int] | None:

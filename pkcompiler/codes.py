@@ -213,7 +213,10 @@ CODES: dict[str, str] = {
     ),
     "PKC504": "The trace has fixed the batch size, and the samples do not divide into such batches.",
     "PKC505": "The data do not fit the model's input: another shape, no tensor, or integers where numbers are computed with.",
-    "PKC506": "The pass reads the loss, and no loss can be computed: the data have no class labels. Define loss(output, target).",
+    "PKC506": (
+        "The pass reads the loss, and no loss can be computed: the data have no class labels, or labels that the output has no "
+        "entry for. Give labels from 0 on, or define loss(output, target)."
+    ),
     "PKC507": "A pass gave NaN as a score: a division of 0 by 0, a logarithm of a negative number. Nothing is pruned by NaN.",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",

@@ -128,12 +128,15 @@ CODES: dict[str, str] = {
     ),
     "PKC203": "The model cannot be called with these inputs. Give others: --input 1x3x32x32, or example_inputs() in its file.",
     "PKC204": "Path analysis follows one floating-point output. Choose it by name or index with --output.",
-    "PKC205": "torch.export cannot trace the model, mostly because its forward branches on the values of tensors.",
+    "PKC205": (
+        "torch.export cannot trace the model, or the model branches on the values of its tensors and meets data that take another "
+        "branch than the execution that was recorded."
+    ),
     "PKC206": "Dimension 0 of every input is the batch. A dimension grows with the batch in another way than as a multiple of it.",
     "PKC207": "A torch.nn.Module was expected, not a class, a function or a state dict.",
     "PKC208": (
-        "Logarithms, square roots, 1/x and norms have no slope at 0. They are recorded at the data as factors, and paths do not cross "
-        "them. Here nothing else leads from the inputs to the output, so the graph would have no path. Analyse what stands before."
+        "Logarithms, square roots, 1/x and norms have no slope at 0. They are recorded at the data as factors, and paths do not "
+        "cross them. Here nothing else leads from the inputs to the output, so that no path is left. Analyse what stands before."
     ),
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "

@@ -89,6 +89,10 @@ class Opened:
         found = capture(self.module, chosen, dtype=dtype, output=self.output, gates=self.gates, name=self.name)
         if self.output is None and found.call.output_name != "output":
             self.say(f"several outputs: '{found.call.output_name}' is analysed; --output NAME chooses another")
+        if found.recorded:
+            self.say("the model branches on the values of its tensors: the execution at the example inputs was recorded")
+        if outside := found.lifted.observed_only:
+            self.say(f"on no path: {len(outside)} parameters that enter through recorded factors alone, first '{outside[0]}'")
         if not found.batched:
             self.say(f"the model fixes its batch size: everything is computed at batch {found.static_batch}")
         return found

@@ -8,9 +8,10 @@ import importlib.util
 import inspect
 import re
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
 from importlib.machinery import ModuleSpec
@@ -109,8 +110,20 @@ def call(function: Callable[..., object], arguments: Mapping[str, object], sourc
     Raises ``PKC244`` with the signature where the arguments do not fit and ``PKC243`` for what the call raises.
     """
     check_arguments(function, arguments, label)
-    with _running(folder, source, f"calling {label}"):
-        return function(**arguments)
+    try:
+        with _running(folder, source, f"calling {label}"):
+            return function(**arguments)
+    except PkcError as error:
+        raise _suspecting(error, arguments) from error.__cause__
+
+
+def _suspecting(error: PkcError, arguments: Mapping[str, object]) -> PkcError:
+    """The error with a note that names the arguments given on the command line, texts first: most are mistyped numbers."""
+    if not arguments:
+        return error
+    given = sorted(arguments.items(), key=lambda item: not isinstance(item[1], str))
+    words = ", ".join(f"--arg {key}={value}{' (a text)' if isinstance(value, str) else ''}" for key, value in given)
+    return PkcError(*(replace(d, notes=(*d.notes, f"check what it was given: {words}")) for d in error.diagnostics))
 
 
 def check_arguments(function: Callable[..., object], arguments: Mapping[str, object], label: str) -> None:
@@ -152,7 +165,7 @@ def blame(error: BaseException, source: Path | None, doing: str) -> PkcError:
         notes.append(f"install it: pip install {error.name.partition('.')[0]}")
     elif line is not None and source is not None:
         notes.append(f"correct {source.name}, line {line}; to see the whole traceback: python {source.name}")
-    span = _span_of(source, line) if source is not None and line is not None else None
+    span = span_of(source, line) if source is not None and line is not None else None
     return fail("PKC243", f"{doing} raised {type(error).__name__}: {first}", *notes, span=span, label="raised here")
 
 
@@ -232,12 +245,25 @@ def _line_of(error: BaseException, source: Path | None) -> int | None:
     return _last_line(error.__traceback__, source)
 
 
+def user_line(error: BaseException) -> tuple[Path, int] | None:
+    """File and line of the innermost frame that lies neither in an installed package nor in this one."""
+    frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
+    own = [(file, line) for file, line in frames if file.is_file() and not _is_installed(file)]
+    return own[-1] if own else None
+
+
+def _is_installed(file: Path) -> bool:
+    libraries = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib"))
+    return file.is_relative_to(Path(__file__).parent) or any(file.is_relative_to(library) for library in libraries)
+
+
 def _last_line(trace: TracebackType | None, source: Path) -> int | None:
     lines = [line for frame, line in walk_tb(trace) if Path(frame.f_code.co_filename) == source]
     return lines[-1] if lines else None
 
 
-def _span_of(source: Path, line: int) -> Span | None:
+def span_of(source: Path, line: int) -> Span | None:
+    """That line of a file, None where it has none."""
     text = source.read_text(encoding="utf-8", errors="replace")
     lines = text.splitlines(keepends=True)
     if not 1 <= line <= len(lines):

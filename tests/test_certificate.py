@@ -207,3 +207,48 @@ def test_certificate_says_what_it_is_about() -> None:
     certificate = certify(nn.Sequential(nn.Linear(3, 3), nn.Softmax(-1)), torch.randn(2, 3))
     assert isinstance(certificate, Certificate)
     assert certificate.frozen == ("1",) and certificate.batched and not certificate.recorded
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_parameters_that_are_not_finite_are_named(value: float) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[2].weight[0, 0] = value
+    with pytest.raises(PkcError, match=r"parameter '2\.weight' holds NaN or infinite values") as caught:
+        certify(net, torch.randn(2, 3))
+    assert [d.code for d in caught.value.diagnostics] == ["PKC405"]
+
+
+class LogOfInput(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) * torch.log(x)
+
+
+def test_an_output_that_is_not_finite_is_no_fault_of_the_lift() -> None:
+    with pytest.raises(PkcError, match="own output is not finite"):
+        certify(LogOfInput(), -torch.ones(2, 3))
+    assert certify(LogOfInput(), torch.rand(2, 3) + 1).holds
+
+
+class Stopped(nn.Module):
+    """A gradient that stops on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.b = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x).detach()))
+
+
+def test_a_stopped_gradient_is_told_from_a_wrong_lift() -> None:
+    certificate = certify(Stopped(), torch.randn(4, 3))
+    assert certificate.stops_gradients and not certificate.holds
+    with pytest.raises(PkcError, match="detach") as caught:
+        require(certificate, "stopped")
+    assert "report" not in str(caught.value)

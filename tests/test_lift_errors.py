@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pkcompiler import path_op, usercode
 from pkcompiler.analysis.certificate import certify_capture
+from pkcompiler.analysis.record import observe
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Constant, Dense, Gate, Literal
@@ -286,3 +287,64 @@ def test_random_draws_are_no_gates() -> None:
     net = Net(lambda m, x: m.b(m.a(x) + torch.randn_like(x)), a=nn.Linear(4, 4), b=nn.Linear(4, 2))
     (diagnostic,) = refused(net, torch.randn(2, 4)).diagnostics
     assert diagnostic.code == "PKC201" and not any("--gate" in note for note in diagnostic.notes)
+
+
+class Doubling(nn.Module):
+    """Branches on what a parameter makes of the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.b = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(h * 2 if h.sum() > 0 else h)
+
+
+@pytest.mark.parametrize("bias", [-9.0, 9.0])
+def test_the_recorded_branch_is_the_one_that_parameters_choose(bias: float) -> None:
+    net = Doubling()
+    nn.init.constant_(net.a.bias, bias)
+    captured = capture(net, torch.randn(2, 3), dtype=torch.float64)
+    doubled = Constant(Literal(2.0)) in [op.map for op in captured.graph.ops]
+    assert captured.recorded and doubled == (bias > 0)
+    assert certify_capture(captured).holds
+
+
+def test_inputs_that_take_another_branch_than_the_recorded_one_are_refused() -> None:
+    captured = capture(Branching(), torch.ones(2, 3), dtype=torch.float64)
+    flat = (-torch.ones(2, 3, dtype=torch.float64),)
+    with pytest.raises(PkcError, match="another branch") as caught:
+        observe(captured.program, captured.lifted, flat, captured.program.tensors)
+    assert [d.code for d in caught.value.diagnostics] == ["PKC205"]
+
+
+def test_nested_outputs_are_named_by_their_path() -> None:
+    net = Net(lambda m, x: (m.a(x), {"aux": m.b(x)}), a=nn.Linear(3, 3), b=nn.Linear(3, 2))
+    for wanted in ("1.aux", "aux", 1):
+        captured = capture(net, torch.randn(2, 3), output=wanted)
+        assert captured.call.output_name == "1.aux" and captured.graph.ops[-1].map == Dense("b.weight", "b.bias")
+    assert capture(net, torch.randn(2, 3)).call.output_name == "0"
+    assert "1 (1.aux)" in refused(net, torch.randn(2, 3), output="logits").diagnostics[0].notes[0]
+
+
+def test_an_input_without_a_batch_leaves_no_log_lines(capfd: pytest.CaptureFixture[str]) -> None:
+    assert not capture(nn.Linear(3, 3), torch.randn(3)).batched
+    assert capfd.readouterr().err == ""
+
+
+def test_an_input_of_another_shape_is_answered_with_a_likely_one() -> None:
+    (diagnostic,) = refused(nn.Linear(3, 3), torch.randn(2, 4)).diagnostics
+    assert diagnostic.notes[-1].endswith("--input 1x3")
+
+
+def test_what_the_users_forward_raises_is_shown_at_its_line() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        raise ValueError("not today")
+
+    (diagnostic,) = refused(Net(forward, l=nn.Linear(3, 3)), torch.randn(2, 3)).diagnostics
+    assert diagnostic.code == "PKC203" and "ValueError: not today" in diagnostic.message
+    assert diagnostic.span is not None
+    assert diagnostic.span.text[diagnostic.span.start : diagnostic.span.end] == 'raise ValueError("not today")'
+    assert "correct test_lift_errors.py, line" in diagnostic.notes[-1]

@@ -246,3 +246,9 @@ def test_every_code_of_this_part_is_explained() -> None:
     used = {code for file in files for code in re.findall(r"PKC\d{3}", file.read_text())}
     assert len(used) > 20
     assert used <= set(CODES)
+
+
+def test_a_failing_factory_casts_suspicion_on_its_arguments(write) -> None:
+    name = write("def build(width): return nn.Linear(width, 3)")
+    (diagnostic,) = refused(name, {"width": "abc"}).diagnostics
+    assert diagnostic.code == "PKC243" and diagnostic.notes[-1].endswith("--arg width=abc (a text)")

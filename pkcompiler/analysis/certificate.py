@@ -14,13 +14,14 @@ from pkcompiler.analysis.record import inverse_deviation, observe, slopes
 from pkcompiler.analysis.scaled import times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sweep import Sweep
-from pkcompiler.diagnostics import Diagnostic, PkcError
+from pkcompiler.diagnostics import Diagnostic, PkcError, raise_all
 from pkcompiler.frontend.capture import Capture, capture, example_batch
 from pkcompiler.frontend.classify import is_floating, op_name
 from pkcompiler.frontend.export import Program, evaluating
 from pkcompiler.frontend.gate import region_function, value_and_slope_at_zero
 from pkcompiler.frontend.lifted import Lifted, Record
-from pkcompiler.frontend.trace import run_inputs
+from pkcompiler.frontend.trace import ProgramRun, run_inputs
+from pkcompiler.frontend.weights import non_finite
 from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ops.gates import FACTORIES, FROZEN_LIST, PASS_THROUGH, is_pointwise
 
@@ -56,6 +57,12 @@ class Certificate:
         errors = (self.max_relative_error, self.max_gradient_error, self.max_autograd_error or 0.0)
         return not self.refused and all(e < TOLERANCE for e in errors)
 
+    @property
+    def stops_gradients(self) -> bool:
+        """Both certificates hold against the program, and autograd of the model still gives other derivatives."""
+        proven = max(self.max_relative_error, self.max_gradient_error) < TOLERANCE and not self.refused
+        return proven and (self.max_autograd_error or 0.0) >= TOLERANCE
+
 
 def certify(model: nn.Module, example_inputs: Any, *, output: str | int | None = None) -> Certificate:
     """Check a model's lift against the model, at ``example_inputs``, in float64 (the model is not changed)."""
@@ -67,6 +74,7 @@ def certify_capture(captured: Capture) -> Certificate:
     program, lifted, flat = captured.program, captured.lifted, captured.call.flat
     with torch.no_grad(), evaluating(captured.module):
         truth = captured.call.run(captured.module, flat)
+    raise_all(not_finite(captured.module, truth))
     observed, _ = observe(program, lifted, flat, program.tensors)
     cotangent = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0))
     value, grads = path_gradients(captured, observed, cotangent)
@@ -90,10 +98,34 @@ def certify_capture(captured: Capture) -> Certificate:
     )
 
 
+def not_finite(module: nn.Module, truth: Tensor) -> list[Diagnostic]:
+    """``PKC405`` per parameter that holds a NaN or an infinity; else ``PKC503`` where the output does: nothing to compare."""
+    last = "load other weights (--weights FILE), or initialise it"
+    found = [Diagnostic("PKC405", f"parameter '{n}' holds NaN or infinite values", notes=(last,)) for n in non_finite(module)]
+    if found or truth.isfinite().all():
+        return found
+    message = "the model's own output is not finite at these inputs, so there is nothing to compare the path sum with"
+    notes = ("a logarithm or a root of negative numbers, a division by 0 or an overflow does that",)
+    last = "certify it at inputs that it is made for, in Python: pkcompiler.certify(model, x)"
+    return [Diagnostic("PKC503", message, notes=(*notes, last))]
+
+
 def require(certificate: Certificate, name: str) -> None:
     """Raise ``PKC503`` when the certificate does not hold."""
     if certificate.holds:
         return
+    if certificate.stops_gradients:
+        raise PkcError(
+            Diagnostic(
+                "PKC503",
+                f"the lift of '{name}' computes its output, but the model's own gradients are not the derivatives of that output "
+                f"(error {certificate.max_autograd_error:.1e})",
+                notes=(
+                    "paths go through a .detach(), a torch.no_grad() and an autograd.Function with a backward of its own",
+                    "for the analysis, leave that out of forward",
+                ),
+            )
+        )
     raise PkcError(
         Diagnostic(
             "PKC503",
@@ -142,7 +174,7 @@ def input_placeholders(captured: Capture) -> dict[str, str]:
     return dict(captured.lifted.inputs)
 
 
-class _Reference(fx.Interpreter):
+class _Reference(ProgramRun):
     """The program itself, with every recorded factor detached: the left-hand side of (2). Knows nothing of path maps."""
 
     def __init__(self, module: fx.GraphModule, claims: Mapping[str, tuple[Record, Any]]) -> None:
@@ -247,7 +279,7 @@ def refused_claims(program: Program, lifted: Lifted, flat: Any) -> list[str]:
 
 def _values(program: Program, flat: Any) -> dict[str, Tensor]:
     """Every tensor that the program computes, by node."""
-    run = fx.Interpreter(program.module, garbage_collect_values=False)
+    run = ProgramRun(program.module, garbage_collect_values=False)
     with torch.no_grad():
         run.run(*run_inputs(program, flat))
     return {n.name: v for n, v in run.env.items() if isinstance(v, Tensor) and v.numel()}

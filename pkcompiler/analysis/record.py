@@ -11,12 +11,12 @@ from torch import Tensor, fx
 from pkcompiler.analysis.reindex import window_winners
 from pkcompiler.frontend.export import Program
 from pkcompiler.frontend.lifted import Lifted, Record
-from pkcompiler.frontend.trace import run_inputs
+from pkcompiler.frontend.trace import ProgramRun, run_inputs
 from pkcompiler.ir.maps import Gate, Normalise, Window
 from pkcompiler.ir.types import Op
 
 
-class _Keep(fx.Interpreter):
+class _Keep(ProgramRun):
     def __init__(self, module: fx.GraphModule, wanted: frozenset[str]) -> None:
         super().__init__(module)
         self.wanted = wanted

@@ -64,7 +64,10 @@ def _certified(found: Certificate, bound: float) -> list[str]:
         for label, error, more in errors
         if error is not None
     ]
-    return [*lines, *(f"frozen: {name}" for name in found.frozen)] if found.frozen else [*lines, "frozen: nothing"]
+    lines += [f"frozen: {name}" for name in found.frozen] or ["frozen: nothing"]
+    if outside := found.observed_only:
+        lines.append(f"on no path: {len(outside)} parameters that enter through frozen factors alone, first {outside[0]}")
+    return [*lines, "recorded: the branches taken at these inputs; others may differ"] if found.recorded else lines
 
 
 @click.command()

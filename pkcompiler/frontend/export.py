@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 import torch._functorch.config as functorch
 from torch import Tensor, fx, nn
+from torch._subclasses import meta_utils
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.plain import make_plain
+from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.ops.decompose import decompositions
 
 PREFIX = "model."
@@ -105,13 +108,7 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     except PkcError:
         raise
     except Exception as error:
-        shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise fail(
-            "PKC203",
-            f"the model cannot be called with inputs of shape {shapes}: {first}",
-            "give inputs that the model accepts, e.g. --input 1x3x32x32",
-        ) from error
+        raise uncallable(model, flat, error) from error
     names = _output_names(result)
     leaves = pytree.tree_leaves(result)
     index = _choose_output(leaves, names, output)
@@ -120,7 +117,12 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
 
 def _output_names(result: Any) -> list[str]:
     paths, _ = pytree.tree_flatten_with_path(result)
-    return [pytree.keystr(path).strip(".").strip("[]'\"") or "output" for path, _ in paths]
+    return [".".join(_key(step) for step in path) or "output" for path, _ in paths]
+
+
+def _key(step: Any) -> str:
+    """One step into a nested output: ``0`` of a tuple, ``aux`` of a dict or of a dataclass."""
+    return str(next(value for name in ("key", "idx", "name") if (value := getattr(step, name, None)) is not None))
 
 
 def _choose_output(leaves: list[Any], names: list[str], output: str | int | None) -> int:
@@ -131,9 +133,11 @@ def _choose_output(leaves: list[Any], names: list[str], output: str | int | None
     if output is None:
         return floating[0]
     wanted = str(output)
-    for i in floating:
-        if wanted in (str(i), names[i]):
-            return i
+    named = [i for i in floating if wanted == names[i]] or [i for i in floating if wanted == names[i].rpartition(".")[2]]
+    if len(named) == 1:
+        return named[0]
+    if not named and wanted in map(str, floating):
+        return int(wanted)
     raise fail("PKC204", f"the model has no floating output '{output}'", f"outputs: {known}", f"try --output {floating[0]}")
 
 
@@ -218,7 +222,7 @@ def _try_export(entry: _Entry, call: Call) -> tuple[Any, bool, bool]:
 def _record(entry: _Entry, call: Call, why: Exception) -> Any:
     """Export one execution at the example: branches on data go the way that its values take."""
     try:
-        with functorch.patch(fake_tensor_propagate_real_tensors=True):
+        with _real_parameters(), functorch.patch(fake_tensor_propagate_real_tensors=True):
             return torch.export.export(entry, call.flat, strict=False)
     except Exception as error:
         reason = (str(why).strip() or str(error) or type(error).__name__).splitlines()[0]
@@ -226,8 +230,23 @@ def _record(entry: _Entry, call: Call, why: Exception) -> Any:
             "PKC205",
             f"torch.export cannot trace the model: {reason}",
             "neither with a free batch, nor with the example's, nor as a single execution at the example",
-            "see every line that stops it: python -c 'from torch.export import draft_export; help(draft_export)'",
+            "compute with torch's own operators throughout (no .numpy(), no .item()), or analyse the part of the model before that",
         ) from error
+
+
+@contextmanager
+def _real_parameters() -> Iterator[None]:
+    """Inside, torch traces the real values of parameters too: it copies those of plain tensors only, the others stay undefined."""
+    copy, clone = meta_utils._safe_copy, meta_utils._safe_clone
+    with (
+        mock.patch.object(meta_utils, "_safe_copy", lambda to, source: copy(to, _plain_tensor(source))),
+        mock.patch.object(meta_utils, "_safe_clone", lambda source: clone(_plain_tensor(source))),
+    ):
+        yield
+
+
+def _plain_tensor(tensor: Any) -> Any:
+    return tensor.detach().as_subclass(Tensor) if isinstance(tensor, nn.Parameter) else tensor
 
 
 def _batch_is_free(exported: Any) -> bool:
@@ -241,17 +260,15 @@ def _batch_is_free(exported: Any) -> bool:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the warnings, log lines and printed graphs of tracing: what matters is reported as diagnostics."""
-    loggers = [
-        logging.getLogger(name)
-        for name in ("torch.fx", "torch.export", "torch._dynamo", "torch.fx.experimental", "torch.fx.experimental.symbolic_shapes")
-    ]
-    levels = [logger.level for logger in loggers]
+    named = [name for name in logging.root.manager.loggerDict if name == "torch" or name.startswith("torch.")]
+    loggers = [logging.getLogger(name) for name in named]
+    before = [logger.disabled for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.ERROR)
+        logger.disabled = True
     try:
         with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled

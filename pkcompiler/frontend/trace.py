@@ -20,7 +20,24 @@ DTYPES = {
 }  # fmt: skip
 
 
-class _Run(fx.Interpreter):
+class ProgramRun(fx.Interpreter):
+    """A run of an exported program. Raises ``PKC205`` where the model would take another branch than the recorded one."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            return super().run_node(n)
+        except RuntimeError as error:
+            if "_assert" not in str(n.target):
+                raise
+            raise fail(
+                "PKC205",
+                "the model branches on the values of its tensors, and these inputs take another branch than the recorded one",
+                "one execution was recorded, at the example inputs; the path graph is that execution's",
+                "choose functions by torch.where in forward, or give inputs that take the same branch (example_inputs)",
+            ) from error
+
+
+class _Run(ProgramRun):
     """Keeps every value (shape, dtype, and the value itself where it is small or free of data)."""
 
     def __init__(self, module: fx.GraphModule, keep: frozenset[str]) -> None:

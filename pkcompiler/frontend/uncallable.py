@@ -1,0 +1,37 @@
+"""What to say of a model that cannot be called with its example inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from pkcompiler import usercode
+from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.frontend.inputs import guess_input
+
+SHAPE_ERRORS = (RuntimeError, IndexError, TypeError)
+"""What torch raises where shapes, dtypes or the number of inputs do not fit."""
+
+
+def uncallable(model: nn.Module, flat: Sequence[Any], error: Exception) -> PkcError:
+    """``PKC203``, with a likely input and the innermost line of the user's own files that led to the exception."""
+    shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
+    first = next(iter(str(error).strip().splitlines()), "")
+    kind = "" if first and isinstance(error, SHAPE_ERRORS) else f"{type(error).__name__}: "
+    guess = guess_input(model)
+    feed = f"give inputs that the model accepts, e.g. --input {guess or '1x3x32x32'}"
+    place = usercode.user_line(error)
+    notes = [feed]
+    if place is not None:
+        notes.append(f"or correct {place[0].name}, line {place[1]}")
+    if isinstance(error, SHAPE_ERRORS):
+        notes.reverse()
+    return fail(
+        "PKC203",
+        f"the model cannot be called with inputs of shape {shapes}: {kind}{first}",
+        *(note.removeprefix("or ") if note is notes[0] else note for note in notes),
+        span=None if place is None else usercode.span_of(*place),
+        label="raised here",
+    )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cli_support import pkc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -252,3 +254,31 @@ def test_a_stopped_gradient_is_told_from_a_wrong_lift() -> None:
     with pytest.raises(PkcError, match="detach") as caught:
         require(certificate, "stopped")
     assert "report" not in str(caught.value)
+
+
+OUTSIDE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.b = nn.Linear(3, 3)
+
+    def forward(self, x):
+        y = self.b(x)
+        y = y if y.sum() > 1e6 else -y
+        return y / self.a(x).abs().sum(-1, keepdim=True).sqrt()
+"""
+
+
+def test_the_command_says_what_the_graph_leaves_out(tmp_path: Path) -> None:
+    file = tmp_path / "outside.py"
+    file.write_text(OUTSIDE)
+    result = pkc("certify", str(file), "--input", "2x3")
+    assert result.exit_code == 0
+    assert "on no path: 2 parameters that enter through frozen factors alone, first a.bias" in result.stdout
+    assert "recorded: the branches taken at these inputs" in result.stdout
+    assert "branches on the values of its tensors" in result.stderr

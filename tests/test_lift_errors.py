@@ -348,3 +348,13 @@ def test_what_the_users_forward_raises_is_shown_at_its_line() -> None:
     assert diagnostic.span is not None
     assert diagnostic.span.text[diagnostic.span.start : diagnostic.span.end] == 'raise ValueError("not today")'
     assert "correct test_lift_errors.py, line" in diagnostic.notes[-1]
+
+
+def test_unplaced_operators_one_behind_another_are_reported_together():
+    net = Net(lambda m, x: torch.sort(torch.cumprod(m.w * x, 1), 1).values, w=p(4))
+    with pytest.raises(PkcError) as caught:
+        capture(net, torch.randn(2, 4))
+    named = [d.message for d in caught.value.diagnostics]
+    assert len(named) == 2
+    assert "cumprod" in named[0]
+    assert "sort" in named[1]

@@ -44,6 +44,7 @@ class _Lifter:
         self.builder, self.classes, self.gates = builder, classes, gates
         self.program, self.seen = builder.program, builder.seen
         self.errors: dict[str, Diagnostic] = {}
+        self.behind: dict[str, list[str]] = {}
         self.inputs: list[Value] = []
         self.placeholders: dict[str, str] = {}
 
@@ -65,7 +66,7 @@ class _Lifter:
         builder = self.builder
         ops = live(builder.ops, result.name)
         needed = {result.name} | {value for op in ops for value in op.inputs}
-        raise_all(error for value, error in self.errors.items() if value in needed)
+        raise_all(self.unplaced_behind(result.name))
         account(builder, self.classes)
         raise_all(self.unreached(ops, needed))
         read = {use.slot for op in ops for use in uses(op.map)}
@@ -157,6 +158,18 @@ class _Lifter:
         tensor = self.seen.known.get(node.name)
         return Observed(node.name, "factor", op_name(node), shape) if tensor is None else Known(tensor, shape)
 
+    def unplaced_behind(self, result: str) -> list[Diagnostic]:
+        """The errors of every operator that the result depends on, in the program's order, one behind another too."""
+        made: dict[str, Sequence[str]] = {**{op.name: op.inputs for op in self.builder.ops}, **self.behind}
+        seen: set[str] = set()
+        stack = [result]
+        while stack:
+            name = stack.pop()
+            if name not in seen:
+                seen.add(name)
+                stack.extend(made.get(name, ()))
+        return [error for value, error in self.errors.items() if value in seen]
+
     def translate(self, node: fx.Node) -> Any:
         """A node on a path: a gate, plumbing, or an operator with an entry. What is none of them is noted as an error."""
         use = OperatorUse(self.builder, node)
@@ -192,6 +205,8 @@ class _Lifter:
         """What takes the place of an operator without a meaning: an error if a path needs it."""
         name = self.builder.names.fresh("?" + node.name)
         self.errors[name] = error
+        refs = [self.builder.refs.get(operand) for operand in self.operands(node)]
+        self.behind[name] = [ref.name for ref in refs if isinstance(ref, Path)]
         shape: Any = self.builder.shape(node)
         return [Path(name, s) for s in shape] if isinstance(shape, list) else Path(name, shape)
 

@@ -14,8 +14,11 @@ PACKAGE = ROOT / "pkcompiler"
 LAYERS = (
     ("cli",),
     ("pipeline",),
+    ("show",),
+    ("analyses",),
     ("pruning",),
-    ("lowering",),
+    ("lowering", "rescaling"),
+    ("kernel", "symbolic"),
     ("analysis",),
     ("frontend", "data"),
     ("ops",),
@@ -30,8 +33,11 @@ TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render")
 
 AT_HOME = {
     "lark": ("ir/syntax.py", "lang/parse.py"),
-    "networkx": ("analysis/topology.py",),
-    "sympy": ("analysis/count.py", "analysis/symbolic.py"),
+    "networkx": ("analysis/topology.py", "kernel/explicit.py", "show/"),
+    "sympy": ("analysis/count.py", "symbolic/", "kernel/expected.py"),
+    "scipy": ("kernel/", "rescaling/"),
+    "matplotlib": ("show/",),
+    "bokeh": ("show/",),
     "click": ("cli/",),
     "rich": ("cli/", "pruning/progress.py"),
 }

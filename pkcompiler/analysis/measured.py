@@ -1,0 +1,89 @@
+"""Numbers that say what they are: of any size, exact or not, with their error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Status = Literal["exact", "estimated", "approximate", "bound", "not predicted"]
+"""``exact`` up to rounding; ``estimated`` with a standard error; ``approximate`` (a step of the method does not hold exactly: the
+note says which); ``bound`` (the note says on which side); ``not predicted``: there is no number, and the note says why."""
+
+LOG2 = math.log10(2)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """``mantissa * 2**exponent``, with ``error`` (a standard error, at the same exponent) where it is estimated.
+
+    ``mantissa`` is NaN where nothing is predicted. ``float()`` gives the value (inf where it does not fit).
+    """
+
+    mantissa: float
+    exponent: int = 0
+    error: float | None = None
+    status: Status = "exact"
+    note: str = ""
+
+    def __float__(self) -> float:
+        return scaled_float(self.mantissa, self.exponent)
+
+    @property
+    def value(self) -> float:
+        """The value as a float (inf, -inf or 0 where it does not fit)."""
+        return float(self)
+
+    @property
+    def standard_error(self) -> float | None:
+        """The error as a float; None where there is none."""
+        return None if self.error is None else scaled_float(self.error, self.exponent)
+
+    @property
+    def log10(self) -> float:
+        """log10 of the absolute value (-inf for 0, NaN where nothing is predicted)."""
+        return math.log10(abs(self.mantissa)) + self.exponent * LOG2 if self.mantissa else -math.inf
+
+    def __str__(self) -> str:
+        if self.status == "not predicted":
+            return "not predicted" + (f" ({self.note})" if self.note else "")
+        shown = shown_float(self.mantissa, self.exponent)
+        if self.error is not None:
+            shown += f" +- {shown_float(self.error, self.exponent)}"
+        return shown
+
+    def to_json(self) -> dict[str, Any]:
+        """``value`` is None where a double cannot hold it or nothing is predicted; ``log10`` also where the value is 0."""
+        value, log10 = self.value, self.log10
+        fits = math.isfinite(value) and (value != 0 or self.mantissa == 0)
+        error = self.standard_error
+        return {
+            "value": value if fits else None,
+            "log10": log10 if math.isfinite(log10) else None,
+            "standard_error": error if error is not None and math.isfinite(error) else None,
+            "status": self.status,
+            "note": self.note,
+        }
+
+
+def not_predicted(why: str) -> Measured:
+    """No number, and why."""
+    return Measured(math.nan, status="not predicted", note=why)
+
+
+def scaled_float(mantissa: float, exponent: int) -> float:
+    """``mantissa * 2**exponent`` as a float (inf where it does not fit)."""
+    try:
+        return math.ldexp(mantissa, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, mantissa)
+
+
+def shown_float(mantissa: float, exponent: int) -> str:
+    """Four digits; in powers of ten where a float cannot hold it."""
+    value = scaled_float(mantissa, exponent)
+    if (math.isfinite(value) and value != 0) or not math.isfinite(mantissa) or mantissa == 0:
+        return f"{value:.4g}"
+    log10 = math.log10(abs(mantissa)) + exponent * LOG2
+    whole = math.floor(log10)
+    return f"{'-' if mantissa < 0 else ''}{10 ** (log10 - whole):.3f}e{whole:+d}"

@@ -19,14 +19,18 @@ INPUTS = ("ones", "data", "data^2", "mean(data)", "mean(data^2)")
 
 def check_masks(graph: PathGraph, masks: Mapping[str, Tensor] | None) -> None:
     """Masks name parameters, have their shapes, and are boolean; everything that is not is reported at once (``PKC401``)."""
-    known = {s.name: s for s in graph.parameters}
+    check_mask_shapes({s.name: s.type.shape for s in graph.parameters}, masks)
+
+
+def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, Tensor] | None) -> None:
+    """The same from the parameters' shapes by name, where there is no graph."""
     found = []
     for name, mask in (masks or {}).items():
         if name not in known:
             found.append(Diagnostic("PKC401", f"a mask is given for '{name}', which is no parameter of the model"))
-        elif tuple(mask.shape) != known[name].type.shape:
+        elif tuple(mask.shape) != known[name]:
             found.append(
-                Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name].type.shape}")
+                Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name]}")
             )
         elif mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
             found.append(
@@ -40,21 +44,26 @@ def data_inputs(captured: Capture, data: Any) -> list[Any]:
 
     The other tensors of the example are repeated to the number of samples. Raises ``PKC505`` when shapes do not fit.
     """
+    return flat_samples(captured.call.flat, data)
+
+
+def flat_samples(example: Sequence[Any], data: Any) -> list[Any]:
+    """The same from the flat example inputs of a model that need not be captured."""
     x = data[0] if isinstance(data, tuple | list) else data
     if not isinstance(x, Tensor):
         raise fail("PKC505", f"data holds a {type(x).__name__}", "expected a pair (x, y) of tensors")
-    flat = list(captured.call.flat)
+    flat = list(example)
     position = data_position(flat)
-    example = flat[position]
-    if tuple(x.shape[1:]) != tuple(example.shape[1:]):
+    like = flat[position]
+    if tuple(x.shape[1:]) != tuple(like.shape[1:]):
         raise fail(
             "PKC505",
-            f"samples have shape {tuple(x.shape[1:])}, the example input {tuple(example.shape[1:])}",
+            f"samples have shape {tuple(x.shape[1:])}, the example input {tuple(like.shape[1:])}",
             "give data of the shape that the model was traced with",
         )
     n = x.shape[0]
     out = [t[:1].expand(n, *t.shape[1:]) if isinstance(t, Tensor) and t.dim() else t for t in flat]
-    out[position] = x.to(example.device, example.dtype)
+    out[position] = x.to(like.device, like.dtype)
     return out
 
 

@@ -74,21 +74,22 @@ def capture(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)"
         )
     if dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in model.state_dict().values()):
-        model = _copied(model).to(dtype)
-    call = bind_call(model, _cast_inputs(example_inputs, dtype), output)
+        model = copied(model).to(dtype)
+    call = bind_call(model, cast_inputs(example_inputs, dtype), output)
     program = export_program(model, call)
     lifted = lift_program(program, call.flat, frozenset(gates), name)
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
     return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None})
 
 
-def _copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
     """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) lose their history."""
     computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
 
 
-def _cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:
+def cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:
+    """Example inputs with their floating tensors in another precision."""
     if dtype is None:
         return inputs
     return torch.utils._pytree.tree_map(lambda t: cast(t, dtype), _plain(inputs))

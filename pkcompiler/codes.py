@@ -221,6 +221,14 @@ CODES: dict[str, str] = {
         "entry for. Give labels from 0 on, or define loss(output, target)."
     ),
     "PKC507": "A pass gave NaN as a score: a division of 0 by 0, a logarithm of a negative number. Nothing is pruned by NaN.",
+    "PKC520": "The Path Kernel is a property of architecture and weights: edge = theta^2, and no gates, pools or norms from data.",
+    "PKC521": (
+        "The exact diagonal was asked for where more parameter entries can be crossed twice by a path than get a product each. "
+        "Restrict the kernel to a group of parameters, or take the trace, which estimates their part with a standard error."
+    ),
+    "PKC522": "A vector or block does not have as many entries as the Path Kernel has columns, or names none of its parameters.",
+    "PKC523": "No parameter of the Path Kernel fits a name or glob of restricted(...).",
+    "PKC524": "The Path Kernel is zero, since no path is left, and a ratio of its figures has no value.",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",

@@ -1,0 +1,120 @@
+"""Spectral density by stochastic Lanczos quadrature (Golub and Meurant 2010, chapter 6; Ubaru, Chen and Saad 2017).
+
+The Lanczos recursion is our own: neither scipy nor torch returns the tridiagonal matrix, and curvlinops' density keeps no nodes and
+weights, has no standard error and cannot hold a point mass at 0, of which G has a large one. Without reorthogonalisation two
+vectors are held, and the quadrature stays valid (Chen, Trogdon and Ubaru 2021, arXiv:2105.06595): the copies of a converged
+eigenvalue share its weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pkcompiler.analysis.measured import Measured
+
+if TYPE_CHECKING:
+    from pkcompiler.kernel.gram import PathKernel
+
+ZERO = 1e-12
+"""Nodes below this part of the largest count as the eigenvalue 0."""
+
+POINTS, WIDTH = 200, 0.1
+"""The grid of the smoothed density, and the deviation of its bells in decades."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Density:
+    """The spectral measure of G (mass 1): ``nodes`` [probes * n] with ``weights``, of every probe in turn.
+
+    ``grid`` [points] is log10 of the eigenvalue (exponent included), ``density`` [points] the mass per decade there, each node
+    smoothed by a bell of ``width`` decades; ``error`` [points] its standard error over the probes. ``zero``: the mass at the
+    eigenvalue 0 (nodes below 1e-12 of the largest), which the density leaves out. ``mean``: the mean eigenvalue, Tr G / size,
+    as the quadrature gives it. Nodes are times ``2**exponent``.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+    grid: Tensor
+    density: Tensor
+    error: Tensor
+    zero: Measured
+    mean: Measured
+    exponent: int
+    probes: int
+    width: float = WIDTH
+    status: str = "estimated"
+
+
+def lanczos_density(kernel: PathKernel, n: int, probes: int, seed: int) -> Density:
+    """``probes`` quadratures of ``n`` nodes each, from random sign vectors."""
+    generator = torch.Generator().manual_seed(seed)
+    n = min(n, kernel.size)
+    nodes, weights = torch.zeros(probes, n, dtype=torch.float64), torch.zeros(probes, n, dtype=torch.float64)
+    for i in range(probes):
+        z = torch.randint(0, 2, (kernel.size,), generator=generator).to(kernel.device, kernel.dtype) * 2 - 1
+        diagonal, beside = tridiagonal(kernel.matvec, z / math.sqrt(kernel.size), n)
+        matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+        found, vectors = np.linalg.eigh(matrix)
+        nodes[i, : len(found)] = torch.from_numpy(found)
+        weights[i, : len(found)] = torch.from_numpy(vectors[0] ** 2)
+    return _smoothed(nodes, weights, kernel.exponent)
+
+
+def tridiagonal(product: Callable[[Tensor], Tensor], start: Tensor, n: int) -> tuple[list[float], list[float]]:
+    """n steps of the Lanczos recursion from a vector of norm 1: the diagonal and the one beside it.
+
+    Fewer where the Krylov space ends.
+    """
+    diagonal: list[float] = []
+    beside: list[float] = []
+    vector, before, beta = start, torch.zeros_like(start), 0.0
+    for step in range(n):
+        rest = product(vector).sub_(before, alpha=beta)
+        alpha = float(torch.dot(vector, rest))
+        diagonal.append(alpha)
+        rest.sub_(vector, alpha=alpha)
+        beta = float(torch.linalg.vector_norm(rest))
+        scale = max(map(abs, diagonal + beside), default=0.0)
+        if step == n - 1 or beta <= 1e-13 * scale or scale == 0:
+            break
+        beside.append(beta)
+        before, vector = vector, rest.div_(beta)
+    return diagonal, beside
+
+
+def _smoothed(nodes: Tensor, weights: Tensor, exponent: int) -> Density:
+    largest = float(nodes.max())
+    at_zero = nodes <= ZERO * largest
+    shift = exponent * math.log10(2)
+    logs = torch.where(at_zero, torch.ones_like(nodes), nodes).log10() + shift
+    low, high = (float(f(logs[~at_zero])) for f in (torch.min, torch.max)) if bool((~at_zero).any()) else (0.0, 0.0)
+    grid = torch.linspace(low - 4 * WIDTH, high + 4 * WIDTH, POINTS, dtype=torch.float64)
+    bells = torch.exp(-0.5 * ((grid[:, None, None] - logs) / WIDTH) ** 2) / (WIDTH * math.sqrt(2 * math.pi))
+    each = (bells * torch.where(at_zero, torch.zeros_like(weights), weights)).sum(-1)
+    probes = len(nodes)
+    zero = _mean((weights * at_zero).sum(1), 0)
+    mean = _mean((weights * nodes).sum(1), exponent)
+    spread = each.std(1) if probes > 1 else torch.full_like(grid, math.nan)
+    return Density(
+        nodes.reshape(-1),
+        weights.reshape(-1) / probes,
+        grid,
+        each.mean(1),
+        spread / math.sqrt(probes),
+        zero,
+        mean,
+        exponent,
+        probes,
+    )
+
+
+def _mean(values: Tensor, exponent: int) -> Measured:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Measured(float(values.mean()), exponent, error, "estimated")

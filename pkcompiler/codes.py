@@ -44,7 +44,7 @@ CODES: dict[str, str] = {
     "PKC054": "An operation of a printed graph begins with a word that names no path map.",
     "PKC055": "An attribute of a printed graph is unknown, missing, given twice, or of the wrong kind.",
     "PKC056": "An operand of a printed graph (a slot or a fixed factor) is unknown, missing, given twice, or of the wrong kind.",
-    "PKC101": "A block begins with a word that is none: a file declares pass and schedule, a schedule holds prune.",
+    "PKC101": "A block begins with a word that is none: a file declares pass, analysis and schedule, a schedule holds prune.",
     "PKC102": "A setting that this block does not have. Either it is misspelled, or it belongs in another block.",
     "PKC103": "Something is called that is not a function. 'pkc explain FUNCTION' explains one of them.",
     "PKC104": (
@@ -59,7 +59,10 @@ CODES: dict[str, str] = {
     "PKC107": (
         "A setting, an argument or a name is given twice, or a let takes a word of the language. Nothing is overwritten silently."
     ),
-    "PKC108": "A declaration lacks what it cannot do without: a pass its score, a schedule at least one prune.",
+    "PKC108": (
+        "A declaration lacks what it cannot do without: a pass its score, an analysis at least one report, a schedule at least "
+        "one prune."
+    ),
     "PKC109": (
         "The word is spelled correctly and belongs to the language, but this version does not carry it out yet. Leave it "
         "out, or use a later version."
@@ -68,7 +71,8 @@ CODES: dict[str, str] = {
     "PKC111": (
         "Kinds do not fit. The kind of an expression is its set of axes out of sample, output, input, param: theta and "
         "mask have [param], data [sample, input], output [sample, output], a number none. A number combines with "
-        "anything; else the axes must be equal, for nothing broadcasts. A score has [param]."
+        "anything; else the axes must be equal, for nothing broadcasts. A score has [param]. An operator (gram, ntk) is read by "
+        "functions such as trace, never computed with."
     ),
     "PKC112": (
         "grad(F, u) needs a number F and, as u, exactly theta, mask, or the edge of F (after substitution of let). By "
@@ -85,22 +89,31 @@ CODES: dict[str, str] = {
         "looser than the one that is already reached."
     ),
     "PKC115": (
-        "A pass does not say where it was published. In the library that is an error; in a file of your own it is a warning."
+        "A pass or an analysis does not say where it was published. In the library that is an error; in a file of your own it is a warning."
     ),
-    "PKC116": "A let that nothing reads. It changes nothing; perhaps the score was meant to use it. A warning.",
+    "PKC116": "A let that nothing reads. It changes nothing; perhaps a line below was meant to use it. A warning.",
     "PKC117": (
-        "There is no such pass or schedule. A bare name is looked up in the library, anything with / or .pkc is a file, "
+        "There is no such pass, analysis or schedule. A bare name is looked up in the library, anything with / or .pkc is a file, "
         "and file.pkc:name picks one of several."
     ),
     "PKC118": (
         "A word in the wrong place or shape: a setting outside of a declaration, a block where a value belongs, a name in quotes."
     ),
     "PKC119": "The file declares none of what is looked for, or several of them. file.pkc:name picks one.",
+    "PKC120": (
+        "gram(R) is the operator J^T J of the paths behind R, where R is their squared functional: paths(edge = theta^2, ...) "
+        "itself, with open gates, over all inputs and outputs. pools, products and constants may be chosen."
+    ),
     "PKC121": (
         "A stage's pass reads data, the loss or the output, and the schedule names no data. The data can still be given "
         "on the command line or by the caller. A warning."
     ),
-    "PKC122": "'pkc explain' knows passes, words of the language and error codes.",
+    "PKC122": "'pkc explain' knows passes, analyses, words of the language, words of reports and error codes.",
+    "PKC123": (
+        "Operators, what reads them, predictions and collapse() belong in an analysis. A pass scores parameters by path "
+        "functionals and the loss."
+    ),
+    "PKC124": "collapse(PASS) takes the name of a pass, collapse(synflow), or a file in double quotes, collapse(\"./mine.pkc\").",
     "PKC301": "Two values or two slots of a graph have the same name.",
     "PKC302": "An operation reads a value that no input and no operation above it defines.",
     "PKC303": "An operation reads a slot (a parameter, buffer or constant) that the graph does not declare.",
@@ -229,6 +242,21 @@ CODES: dict[str, str] = {
     "PKC522": "A vector or block does not have as many entries as the Path Kernel has columns, or names none of its parameters.",
     "PKC523": "No parameter of the Path Kernel fits a name or glob of restricted(...).",
     "PKC524": "The Path Kernel is zero, since no path is left, and a ratio of its figures has no value.",
+    "PKC530": "An argument of predict_trace does not fit: the moments of the inputs, the number of draws, or the method.",
+    "PKC531": "initialise=... has to build a new model of the same architecture: the same parameters with the same shapes.",
+    "PKC550": (
+        "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
+        "itself: pkc analyze MODEL --with NAME."
+    ),
+    "PKC525": (
+        "A kernel on data has a row per sample and output, and does not fit into the memory given (memory=, in bytes); or what is "
+        "recorded of the gates does not. Traces, products and leading eigenpairs do without the matrix."
+    ),
+    "PKC526": (
+        "A tangent kernel needs at least one sample and one parameter that requires grad, and an output of each sample that depends "
+        "on that sample alone."
+    ),
+    "PKC527": "Targets are missing, or fit the output neither as class labels from 0 on nor as numbers of the output's shape.",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",

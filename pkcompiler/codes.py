@@ -89,7 +89,8 @@ CODES: dict[str, str] = {
         "looser than the one that is already reached."
     ),
     "PKC115": (
-        "A pass or an analysis does not say where it was published. In the library that is an error; in a file of your own it is a warning."
+        "A pass or an analysis does not say where it was published. In the library that is an error; in a file of your own it "
+        "is a warning."
     ),
     "PKC116": "A let that nothing reads. It changes nothing; perhaps a line below was meant to use it. A warning.",
     "PKC117": (
@@ -113,7 +114,7 @@ CODES: dict[str, str] = {
         "Operators, what reads them, predictions and collapse() belong in an analysis. A pass scores parameters by path "
         "functionals and the loss."
     ),
-    "PKC124": "collapse(PASS) takes the name of a pass, collapse(synflow), or a file in double quotes, collapse(\"./mine.pkc\").",
+    "PKC124": 'collapse(PASS) takes the name of a pass, collapse(synflow), or a file in double quotes, collapse("./mine.pkc").',
     "PKC301": "Two values or two slots of a graph have the same name.",
     "PKC302": "An operation reads a value that no input and no operation above it defines.",
     "PKC303": "An operation reads a slot (a parameter, buffer or constant) that the graph does not declare.",
@@ -244,6 +245,13 @@ CODES: dict[str, str] = {
     "PKC524": "The Path Kernel is zero, since no path is left, and a ratio of its figures has no value.",
     "PKC530": "An argument of predict_trace does not fit: the moments of the inputs, the number of draws, or the method.",
     "PKC531": "initialise=... has to build a new model of the same architecture: the same parameters with the same shapes.",
+    "PKC540": "rescale has two methods: conditioning and equi-norm (docs/rescaling.md).",
+    "PKC541": (
+        "The rescaled network was compared with the model on random inputs, and it is another function: nothing is kept. Outputs "
+        "beside the analysed one may read rescaled units, or the weights do not fit into the model's own precision."
+    ),
+    "PKC542": "Rescaling aligns the diagonal of the Path Kernel, which is zero: no path reaches the output.",
+    "PKC543": "Rescaled weights are written to a .safetensors file, and an existing file is replaced with --force only.",
     "PKC550": (
         "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
         "itself: pkc analyze MODEL --with NAME."

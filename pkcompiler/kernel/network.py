@@ -1,0 +1,184 @@
+"""A model on data as a function of its parameters, one sample at a time: what tangent kernels are derivatives of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+
+from pkcompiler.analysis.sources import check_mask_shapes, flat_samples
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.capture import cast_inputs, copied
+from pkcompiler.frontend.export import Call, bind_call
+
+Theta = Mapping[str, Tensor]
+Function = Callable[[Theta, tuple[Tensor, ...]], Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TangentMap:
+    """``function(theta, unit)`` gives the ``rows`` outputs of one unit (a sample, or a batch that a trace has baked in), flat.
+
+    ``theta``: the values by name at which it is differentiated (entries that a mask drops have derivative 0: the function masks
+    them itself). ``units``: tensors whose dimension 0 runs over the units.
+    """
+
+    function: Function
+    theta: dict[str, Tensor]
+    units: tuple[Tensor, ...]
+    rows: int
+
+    @property
+    def count(self) -> int:
+        """The number of units."""
+        return int(self.units[0].shape[0])
+
+    @property
+    def size(self) -> int:
+        """The number of parameter entries, dropped ones included: the columns of the Jacobian."""
+        return sum(t.numel() for t in self.theta.values())
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor on the device and in the precision of the derivatives."""
+        return next(iter(self.theta.values()))
+
+    def unit(self, i: int) -> tuple[Tensor, ...]:
+        return tuple(t[i] for t in self.units)
+
+    def named(self, flat: Tensor) -> dict[str, Tensor]:
+        """A vector [size], as a dict of tensors with the parameters' shapes."""
+        parts = flat.split([t.numel() for t in self.theta.values()])
+        return {n: p.reshape(t.shape) for (n, t), p in zip(self.theta.items(), parts, strict=True)}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A copy of a model in evaluation mode, with data and masks.
+
+    ``theta``: the parameters that require grad; ``fixed``: the others, masked. ``flat``: the model's flat inputs, tensors with
+    dimension 0 running over the ``n`` samples. ``shape``: one sample's output, with ``outputs`` entries.
+    """
+
+    module: nn.Module
+    call: Call
+    theta: dict[str, Tensor]
+    fixed: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    flat: tuple[Any, ...]
+    n: int
+    shape: tuple[int, ...]
+
+    @property
+    def outputs(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    def at(self, theta: Theta, flat: tuple[Any, ...]) -> Tensor:
+        """The analysed output at ``theta * mask``."""
+        kept = {n: t * self.masks[n] if n in self.masks else t for n, t in theta.items()}
+        args, kwargs = pytree.tree_unflatten(list(flat), self.call.spec)
+        result = torch.func.functional_call(self.module, {**self.fixed, **kept}, args, kwargs, tie_weights=True)
+        output: Tensor = pytree.tree_leaves(result)[self.call.output]
+        return output
+
+    def samples(self, start: int, stop: int) -> tuple[Any, ...]:
+        """The flat inputs of some samples."""
+        return tuple(t[start:stop] if is_batched(t) else t for t in self.flat)
+
+    def map(self) -> TangentMap:
+        """The network as a function of ``theta`` and one sample."""
+        varying = tuple(t for t in self.flat if is_batched(t))
+
+        def function(theta: Theta, sample: tuple[Tensor, ...]) -> Tensor:
+            given = iter(sample)
+            return self.at(theta, tuple(next(given)[None] if is_batched(t) else t for t in self.flat)).reshape(-1)
+
+        return TangentMap(function, self.theta, varying, self.outputs)
+
+
+def is_batched(value: Any) -> bool:
+    """Whether a flat input has a dimension 0, which runs over the samples."""
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def network(
+    model: nn.Module,
+    data: Any,
+    masks: Mapping[str, Tensor] | None = None,
+    *,
+    example_inputs: Any = None,
+    dtype: torch.dtype = torch.float64,
+) -> Network:
+    """A copy of ``model`` (which is never changed) in evaluation mode and ``dtype``, at data = (x, y) or x alone.
+
+    ``example_inputs``: where the model takes more than x; by default its first sample. Raises ``PKC203``-``PKC204`` where it cannot
+    be called, ``PKC401`` for masks and ``PKC505`` for data that do not fit, ``PKC526`` where a sample's output depends on others.
+    """
+    if not isinstance(model, nn.Module):
+        raise fail(
+            "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. ntk(Net(), x)"
+        )
+    x = samples_of(data)
+    module = copied(model).to(dtype).eval()
+    call = bind_call(module, cast_inputs(x[:1] if example_inputs is None else example_inputs, dtype))
+    named = dict(module.named_parameters())
+    check_mask_shapes({n: tuple(p.shape) for n, p in named.items()}, masks)
+    given = {n: m.to(named[n].device, dtype) for n, m in (masks or {}).items()}
+    theta = {n: p.detach() for n, p in named.items() if p.requires_grad}
+    if not theta:
+        raise fail("PKC526", "no parameter of the model requires grad", "model.requires_grad_(True) makes all of them count")
+    fixed = {n: p.detach() * given.get(n, 1) for n, p in named.items() if n not in theta}
+    flat = tuple(flat_samples(call.flat, x))
+    probe = Network(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, len(x), ())
+    return Network(module, call, theta, fixed, probe.masks, flat, len(x), _output_shape(probe))
+
+
+def samples_of(data: Any) -> Tensor:
+    """x of data = (x, y) or x alone. Raises ``PKC505``, and ``PKC526`` where there is no sample."""
+    x = data[0] if isinstance(data, tuple | list) and data else data
+    if not isinstance(x, Tensor):
+        raise fail("PKC505", f"data holds a {type(x).__name__}", "expected a pair (x, y) of tensors, or x alone")
+    if not x.dim() or not len(x):
+        raise fail("PKC526", f"the data have shape {tuple(x.shape)}, and no sample", "dimension 0 runs over the samples")
+    return x
+
+
+def _output_shape(probe: Network) -> tuple[int, ...]:
+    """One sample's output shape, having checked on a few samples that each output depends on its own sample alone."""
+    few = min(probe.n, 3)
+    with torch.no_grad(), computing():
+        together = probe.at(probe.theta, probe.samples(0, few))
+        alone = [probe.at(probe.theta, probe.samples(i, i + 1)) for i in range(few)]
+    shape = tuple(together.shape)
+    close = together.numel() == sum(a.numel() for a in alone)
+    if close:
+        apart = torch.cat([a.reshape(-1) for a in alone])
+        scale = apart.abs().max().clamp(min=torch.finfo(apart.dtype).tiny)
+        close = bool(((together.reshape(-1) - apart).abs().max() / scale) < torch.finfo(apart.dtype).eps ** 0.6)
+        close = close or not bool(apart.isfinite().all())
+    if not close:
+        raise fail(
+            "PKC526",
+            f"the outputs of {few} samples together, {shape}, are not those of each sample alone",
+            "a tangent kernel has one row per sample and output, so a sample's output may depend on that sample alone",
+            "give the batch normalisations statistics of their own (track_running_stats=True)",
+        )
+    return shape[1:] if shape and shape[0] == few else (together.numel() // few,)
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """Attention by operators that have every derivative: torch's fused ones lack second and forward derivatives."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

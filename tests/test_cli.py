@@ -162,8 +162,11 @@ def test_passes() -> None:
     assert listed["schema"] == 1
     rows = pkc("passes").stdout.splitlines()
     assert rows[0].split() == ["pass", "reads", "rounds", "source"]
-    assert [row.split()[0] for row in rows[2:]] == [p["name"] for p in listed["passes"]]
-    assert all(p["source"] in row for p, row in zip(listed["passes"], rows[2:], strict=True))
+    middle = rows.index("")
+    assert [row.split()[0] for row in rows[2:middle]] == [p["name"] for p in listed["passes"]]
+    assert rows[middle + 1].split() == ["analysis", "reads", "source"]
+    assert [row.split()[0] for row in rows[middle + 3 :]] == [a["name"] for a in listed["analyses"]]
+    assert all(p["source"] in row for p, row in zip(listed["passes"], rows[2:middle], strict=True))
 
 
 def test_explain() -> None:

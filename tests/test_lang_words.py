@@ -6,7 +6,7 @@ import pytest
 
 from pkcompiler.lang import words
 from pkcompiler.lang.explain import explain
-from pkcompiler.lang.library import find_pass, find_schedule
+from pkcompiler.lang.library import find_analysis, find_pass, find_schedule
 from pkcompiler.lang.parse import parse
 from pkcompiler.lang.paths import DEFAULTS
 
@@ -49,11 +49,24 @@ def test_examples_of_settings_are_accepted(row: words.Word) -> None:
         if place == "pass":
             extra = "" if row.name == "score" else "score = abs(theta)"
             assert find_pass(f"pass a {{ {row.example}\n{extra} }}")
+        elif place == "analysis":
+            extra = "" if row.name == "report" else 'report "a" = 1'
+            assert find_analysis(f"analysis a {{ {row.example}\n{extra} }}")
         elif place == "schedule":
             assert find_schedule(f"schedule s {{ {row.example}\n prune snip {{ density = 2% }} }}")
         else:
             extra = "" if row.name in ("density", "sparsity", "compression") else "density = 2%"
             assert find_schedule(f"schedule s {{ prune snip {{ {row.example}\n{extra} }} }}")
+
+
+@pytest.mark.parametrize("row", [w for w in words.rows("function") if w.due], ids=lambda w: w.name)
+def test_examples_of_functions_are_accepted(row: words.Word) -> None:
+    each = ", output = each" if row.name == "sum" else ""
+    lets = f"let R = paths(edge = theta^2{each}) let Q = paths(edge = theta^2) let G = gram(Q) let T = ntk() let F = frozen(T)"
+    reduced = f"trace({row.example})" if row.name in ("gram", "ntk", "frozen") else row.example
+    reduced = f"dot({reduced}, {reduced})" if row.example == "mean(data)" else reduced
+    for line in (f'let E = theta report "a" = {reduced}', f'let E = output report "a" = {reduced}'):
+        assert find_analysis(f"analysis a {{ {lets} {line} }}").reports
 
 
 def test_arguments_of_paths_have_the_defaults_of_the_theory() -> None:

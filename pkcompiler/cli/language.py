@@ -69,29 +69,42 @@ def _write(path: Path, text: str) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of tables.")
 def passes(as_json: bool) -> None:
-    """List the passes of the library."""
+    """List the passes and analyses of the library."""
     from pkcompiler.lang.explain import reads
-    from pkcompiler.lang.library import list_passes
+    from pkcompiler.lang.library import list_analyses, list_passes
 
-    found = list_passes()
+    found, measured = list_passes(), list_analyses()
     if not as_json:
         table(("pass", "reads", "rounds", "source"), [(p.name, reads(p), str(p.rounds), p.source) for p in found])
+        click.echo()
+        table(("analysis", "reads", "source"), [(a.name, reads(a), a.source) for a in measured])
         return
     rows = [
         {"name": p.name, "doc": p.doc, "source": p.source, "reads": reads(p), "rounds": p.rounds, "curve": p.curve, "text": p.text}
         for p in found
     ]
-    write_json({"schema": 1, "passes": rows})
+    others = [
+        {
+            "name": a.name,
+            "doc": a.doc,
+            "source": a.source,
+            "reads": reads(a),
+            "reports": [r.label for r in a.reports],
+            "text": a.text,
+        }
+        for a in measured
+    ]
+    write_json({"schema": 1, "passes": rows, "analyses": others})
 
 
 @click.command()
 @click.argument("word")
 def explain(word: str) -> None:
-    """Explain a pass, a word or an error code.
+    """Explain a pass, an analysis, a word or an error code.
 
-    A pass (by name or path) is shown with its formula, a word of the language with what it takes.
+    A pass or an analysis (by name or path) is shown with its formula, a word of the language with what it takes.
     """
     from pkcompiler.lang.explain import explain as explained
 

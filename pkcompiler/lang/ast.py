@@ -137,6 +137,33 @@ class Pass:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportLine:
+    """``report "TEXT" = EXPRESSION`` with the kind of its value. ``spread``: of a value with [param], that each tensor holds one
+    number in all of its entries, which is then shown; else the sum over its entries is."""
+
+    label: str
+    value: Expr
+    axes: frozenset[str]
+    spread: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """A checked analysis: lets and report lines in order. ``passes``: (name as written, pass) of every ``collapse(...)``."""
+
+    name: str
+    source: str
+    doc: str
+    lets: tuple[tuple[str, Expr], ...]
+    reports: tuple[ReportLine, ...]
+    text: str  # the canonical text of this declaration (what fmt prints)
+    passes: tuple[tuple[str, Pass], ...] = ()
+    needs_data: bool = False  # reads data, loss or output
+    needs_model: bool = False  # needs the model itself, not only its graph and tensors
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class DataSpec:
     """``digits(per_class = 10, batch = 128)``, ``"file.npz"``, ``"module:factory"``."""
 

@@ -1,4 +1,4 @@
-"""A document to checked passes and schedules: every error of a file at once, no model, no torch."""
+"""A document to checked passes, analyses and schedules: every error of a file at once, no model, no torch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.lang import words
-from pkcompiler.lang.ast import Block, Document, Labelled, Name, Pass, Schedule, Setting
+from pkcompiler.lang.ast import Analysis, Block, Document, Labelled, Name, Pass, Schedule, Setting
+from pkcompiler.lang.check_analysis import AnalysisChecker
 from pkcompiler.lang.check_pass import PassChecker
-from pkcompiler.lang.check_schedule import Resolve, ScheduleChecker
+from pkcompiler.lang.check_schedule import ScheduleChecker
+from pkcompiler.lang.pass_names import PassNames, Resolve
 from pkcompiler.lang.report import Findings
 
 
@@ -18,13 +20,14 @@ class Checked:
 
     passes: tuple[Pass, ...]
     schedules: tuple[Schedule, ...]
+    analyses: tuple[Analysis, ...]
     diagnostics: tuple[Diagnostic, ...]
 
 
 def check(document: Document, resolve: Resolve, *, library: bool = False) -> Checked:
     """Check every declaration.
 
-    ``resolve`` finds a pass that the file does not declare; ``library``: a pass without a source is an error, not a warning.
+    ``resolve`` finds a pass that the file does not declare; ``library``: a missing source is an error, not a warning.
     """
     return _Checker(document, library).run(resolve)
 
@@ -33,16 +36,20 @@ class _Checker:
     def __init__(self, document: Document, library: bool) -> None:
         self.document = document
         self.findings = Findings()
+        self.library = library
         self.pass_checker = PassChecker(self.findings, library)
         self.declared: set[str] = set()
 
     def run(self, resolve: Resolve) -> Checked:
         blocks = self._blocks()
         passes = {b.label.value: self.pass_checker.declare(b) for b in blocks if b.name.value == "pass" and b.label}
-        schedules = ScheduleChecker(self.findings, passes, resolve)
+        names = PassNames(self.findings, passes, resolve)
+        schedules, analyses = ScheduleChecker(self.findings, names), AnalysisChecker(self.findings, self.library, names)
         found = [schedules.declare(b) for b in blocks if b.name.value == "schedule"]
+        measured = [analyses.declare(b) for b in blocks if b.name.value == "analysis"]
         ordered = sorted(self.findings.items, key=lambda d: d.span.start if d.span else 0)
-        return Checked(tuple(p for p in passes.values() if p), tuple(s for s in found if s), tuple(ordered))
+        whole = tuple(p for p in passes.values() if p), tuple(s for s in found if s), tuple(a for a in measured if a)
+        return Checked(*whole, tuple(ordered))
 
     def _blocks(self) -> list[Block]:
         """The declarations of this version, each name once."""

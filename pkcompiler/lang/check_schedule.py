@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from pkcompiler.diagnostics import PkcError, Span
+from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Block, Labelled, Name, Pass, Schedule, Setting, Stage
 from pkcompiler.lang.declare import Declarations
 from pkcompiler.lang.format import print_expr
+from pkcompiler.lang.pass_names import PassNames
 from pkcompiler.lang.printing import number_of, schedule_block
 from pkcompiler.lang.report import Findings
 from pkcompiler.lang.settings import MAX_SEED
 
-Resolve = Callable[[str], Pass]
 _TARGETS = ("density", "sparsity", "compression")
 
 
 class ScheduleChecker(Declarations):
-    """Checks schedules. ``passes``: those that the file declares (None for one with an error); ``resolve`` finds all others."""
+    """Checks schedules; ``names`` finds the passes that they name."""
 
-    def __init__(self, findings: Findings, passes: Mapping[str, Pass | None], resolve: Resolve) -> None:
+    def __init__(self, findings: Findings, names: PassNames) -> None:
         super().__init__(findings)
-        self.passes, self.resolve = passes, resolve
+        self.names = names
         self.targets: dict[int, tuple[str, float] | None] = {}  # by the identity of the block
 
     def declare(self, block: Block) -> Schedule | None:
@@ -92,24 +91,7 @@ class ScheduleChecker(Declarations):
             known = "write prune synflow { ... }; 'pkc passes' lists the passes"
             self.findings.error("PKC118", "this prune names no pass", block.name.span, "expected the name of a pass", known)
             return
-        label = block.label.value
-        if label in used:
-            return
-        if label in self.passes:
-            declared = self.passes[label]
-            if declared is not None:
-                used[label] = declared
-            return
-        try:
-            used[label] = self.resolve(label)
-        except PkcError as error:
-            first = error.diagnostics[0]
-            note = first.notes[-1] if first.notes else "'pkc passes' lists the passes"
-            close = words.suggest(label, list(self.passes))
-            note = f"did you mean '{close}'?" if close else note
-            message = first.message if first.span is None else f"pass file '{label}' has an error: {first.message}"
-            note = note if first.span is None else f"'pkc check {label}' shows it"
-            self.findings.error(first.code if first.span is None else "PKC117", message, block.label.span, "not usable", note)
+        self.names.find(block.label.value, block.label.span, used)
 
     def _target(self, block: Block, settings: dict[str, Setting]) -> tuple[str, float] | None:
         given = [name for name in _TARGETS if name in settings]

@@ -1,4 +1,4 @@
-"""What passes and schedules share: which words may stand in a block, in which shape, and their common settings."""
+"""What all declarations share: which words may stand in a block, in which shape, and their common settings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Declarations:
             return None
         elsewhere = next((w for w in words.WORDS if w.name == name and w.role == "block"), None)
         if elsewhere is not None:
-            places = " or ".join("a file" if p == "file" else f"a {p}" for p in elsewhere.of)
+            places = " or ".join(article(p) for p in elsewhere.of)
             label = f"belongs in {places}"
             self.findings.error(
                 "PKC118", f"'{name}' cannot stand here", block.name.span, label, f"write it in {places}: {elsewhere.line}"
@@ -94,12 +94,12 @@ class Declarations:
         elsewhere = [w for w in words.WORDS if w.name == name and w.role in ("setting", "labelled")]
         known = [w.name for r in ("setting", "labelled", "block") for w in words.rows(r, of)]
         if elsewhere:
-            places = " or ".join(f"a {p}" for w in elsewhere for p in w.of)
+            places = " or ".join(article(p) for w in elsewhere for p in w.of)
             note = f"move it into {places}, or delete it"
-            message = f"'{name}' is no setting of a {of}"
+            message = f"'{name}' is no setting of {article(of)}"
             self.findings.error("PKC102", message, item.name.span, f"belongs in {places}", note)
             return
-        self.findings.unknown("PKC102", "setting", name, item.name.span, known, where=f" of a {of}")
+        self.findings.unknown("PKC102", "setting", name, item.name.span, known, where=f" of {article(of)}")
 
     def missing(self, block: Block, name: str, of: str) -> None:
         """Report a required setting that is not there."""
@@ -129,6 +129,11 @@ class Declarations:
             self.reader.curve(settings["curve"], curve) if "curve" in settings else None,
             self.word(settings, "scope", of),
         )
+
+
+def article(place: str) -> str:
+    """``a pass``, ``an analysis``."""
+    return f"{'an' if place[0] in 'aeiou' else 'a'} {place}"
 
 
 def bare(item: Block) -> Block:

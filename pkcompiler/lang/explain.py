@@ -1,13 +1,16 @@
-"""``pkc explain``: a pass with its formula, a word of the language, or an error code."""
+"""``pkc explain``: a pass or an analysis with its formulas, a word of the language or of reports, or an error code."""
 
 from __future__ import annotations
 
 from pkcompiler.codes import CODES, explain_code
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.lang import words
-from pkcompiler.lang.ast import Pass
+from pkcompiler.lang.ast import Analysis, Pass
+from pkcompiler.lang.declare import article
 from pkcompiler.lang.formula import formula
-from pkcompiler.lang.library import find_pass, is_path, library_names
+from pkcompiler.lang.formula_analysis import legend, line_formula, shown_kind
+from pkcompiler.lang.glossary import GLOSSARY, Term
+from pkcompiler.lang.library import analysis_names, find_analysis, find_pass, is_path, library_names
 from pkcompiler.lang.words import Word
 
 _KINDS = {
@@ -22,6 +25,9 @@ _KINDS = {
     "data": 'these, "file.npz" or "module:factory":',
     "expression": "an expression",
     "score": "an expression with the axis [param]",
+    "report": "an expression of any kind but an operator",
+    "number": "an expression that is a number",
+    "axis": "one of these:",
     "edge": "abs(theta), theta^2, theta or 1",
     "input": "these, or an expression with the axes of the input, such as mean(data):",
     "output": "these, or an expression with the axis [output]:",
@@ -30,19 +36,26 @@ _KINDS = {
 
 
 def explain(word: str) -> str:
-    """What a pass (name, path or text), a word or an error code means. Raises PkcError (PKC122) for anything else."""
+    """What a pass or an analysis (name, path or text), a word or an error code means.
+
+    Raises PkcError (PKC122) for anything else.
+    """
     code = explain_code(word)
     if code is not None:
         return code
     hyphened = word.replace("_", "-")
     parts = [_explain_row(row) for row in words.WORDS if row.name.replace("_", "-") == hyphened]
+    parts += [_explain_term(term) for term in GLOSSARY if term.name.replace("_", "-").lower() == hyphened.lower()]
     if "{" in word or is_path(word):
-        parts.insert(0, explain_pass(find_pass(word)))
-    elif hyphened in library_names():
+        parts.insert(0, _explain_declaration(word))
+    if hyphened in analysis_names():
+        parts.insert(0, explain_analysis(find_analysis(hyphened)))
+    if hyphened in library_names():
         parts.insert(0, explain_pass(find_pass(hyphened)))
     if parts:
         return "\n".join(parts)
-    known = [*library_names(), *dict.fromkeys(w.name for w in words.WORDS), *CODES]
+    declared = [*library_names(), *analysis_names()]
+    known = [*declared, *dict.fromkeys(w.name for w in words.WORDS), *(t.name for t in GLOSSARY), *CODES]
     close = words.suggest(word, known)
     note = (
         f"did you mean 'pkc explain {close}'?"
@@ -50,6 +63,19 @@ def explain(word: str) -> str:
         else "'pkc passes' lists the passes; 'pkc explain pass' lists the settings of a pass"
     )
     raise fail("PKC122", f"'{word}' is neither a pass, nor a word of the language, nor an error code", note)
+
+
+def _explain_declaration(given: str) -> str:
+    """The pass, else the analysis, that a text or a file declares."""
+    try:
+        return explain_pass(find_pass(given))
+    except PkcError as error:
+        if error.diagnostics[0].code not in ("PKC119", "PKC117"):
+            raise
+        try:
+            return explain_analysis(find_analysis(given))
+        except PkcError:
+            raise error from None
 
 
 def explain_pass(found: Pass) -> str:
@@ -65,9 +91,27 @@ def explain_pass(found: Pass) -> str:
     return "\n".join([*head, *rows, *shown, *text]) + "\n"
 
 
-def reads(found: Pass) -> str:
-    """``weights``, or ``weights and data``."""
+def explain_analysis(found: Analysis) -> str:
+    """Source, what it reads, what each line shows with its formula, the text."""
+    head = [f"{found.name}: an analysis" + (f", {found.doc}" if found.doc else "")]
+    head += [f"  source  {found.source or 'not given'}", f"  reads   {reads(found)}", ""]
+    lets = dict(found.lets)
+    for line in found.reports:
+        head += [f"  {line.label}: {shown_kind(line)}", f"    {line_formula(line, lets)}"]
+    below = legend(found)
+    head += ["", *(f"  {line}" for line in below)] if below else []
+    return "\n".join([*head, "", *("  " + line for line in found.text.rstrip("\n").split("\n"))]) + "\n"
+
+
+def reads(found: Pass | Analysis) -> str:
+    """``weights``, or ``weights and data``; ``model`` where weights alone are not enough."""
+    if isinstance(found, Analysis) and found.needs_model and not found.needs_data:
+        return "model"
     return "weights and data" if found.needs_data else "weights"
+
+
+def _explain_term(term: Term) -> str:
+    return f"{term.name}: a word of reports\n  {term.doc}\n  defined in docs/theory.md, section {term.section}\n"
 
 
 def _explain_row(row: Word) -> str:
@@ -108,7 +152,7 @@ def _entry(row: Word) -> str:
 
 
 def _what(row: Word) -> str:
-    places = " and ".join("a file" if p == "file" else f"a {p}" for p in row.of)
+    places = " and ".join(article(p) for p in row.of)
     match row.role:
         case "block":
             return f"a block of {places}"

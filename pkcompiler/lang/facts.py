@@ -1,17 +1,24 @@
-"""What is known of an expression without a model: its axes, the edges that grad would see, what it reads."""
+"""What is known of an expression without a model: its axes, the edges that grad would see, what it reads.
+
+Besides axes, a kind may hold a mark: ``operator`` (its other axes are those that it acts on), ``distribution`` (a spectral
+density), or ``layer`` alone (one value per parameter tensor). What has a mark is read by functions or reported, not computed with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number
+from pkcompiler.diagnostics import Span
+from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Pass, Unary
 
 Axes = frozenset[str]
 NUMBER: Axes = frozenset()
 PARAM: Axes = frozenset({"param"})
 EDGES = ("abs(theta)", "theta^2", "theta", "1")
-OVER = {"sample": "sample", "output": "output", "param": "param", "layer": "param"}
+OVER = {"sample": "sample", "output": "output", "param": "param", "layer": "param", "rank": "rank", "step": "step"}
+MARKS = frozenset({"operator", "distribution", "layer"})
+REDUCTIONS = ("sum", "mean", "norm2", "max", "quantile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +30,19 @@ class Facts:
     theta: bool = False  # reads theta, mask, loss or output outside of an edge, where grad would see it
     data: bool = False  # reads data, loss or output
     second: bool = False  # holds a grad that is not detached
+    model: bool = False  # needs the model itself: no graph with its tensors is enough
+    figure: bool = False  # holds a figure of an analysis, which has no derivative here
 
     def join(self, other: Facts, axes: Axes | None) -> Facts:
         """Both together, with these axes."""
         return Facts(
-            axes, self.edges | other.edges, self.theta or other.theta, self.data or other.data, self.second or other.second
+            axes,
+            self.edges | other.edges,
+            self.theta or other.theta,
+            self.data or other.data,
+            self.second or other.second,
+            self.model or other.model,
+            self.figure or other.figure,
         )
 
 
@@ -42,12 +57,17 @@ class Scope:
     facts: dict[str, Facts] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
     damaged: bool = False  # an unreadable line may have held a let: unknown names are not reported
+    analysis: bool = False  # an analysis: operators and what reads them may stand here
+    find_pass: Callable[[str, Span | None], Pass | None] = lambda label, span: None  # reports what it does not find
 
 
 def show_axes(axes: Axes) -> str:
-    """``[sample, output]``, or ``a number``."""
-    order = [a for a in ("sample", "output", "input", "param") if a in axes]
-    return f"[{', '.join(order)}]" if order else "a number"
+    """``[sample, output]``, ``a number``, or ``an operator on [param]``."""
+    order = [a for a in ("sample", "output", "input", "param", "rank", "step", "layer") if a in axes]
+    if "distribution" in axes:
+        return "a distribution"
+    shown = f"[{', '.join(order)}]" if order else "a number"
+    return f"an operator on {shown}" if "operator" in axes else shown
 
 
 def edge_of(expr: Expr, lets: Mapping[str, Expr]) -> str:
@@ -70,3 +90,21 @@ def resolve(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
     while isinstance(expr, Name) and expr.value in lets:
         expr = lets[expr.value]
     return expr
+
+
+def is_spread(expr: Expr, lets: Mapping[str, Expr]) -> bool:
+    """Whether an expression with [param] has one value in all entries of a tensor: a reduction ``over = layer``, and what is
+    computed from such and from numbers alone. See docs/language.md, "Analyses"."""
+    expr = resolve(expr, lets)
+    match expr:
+        case Call(function, _, _) if function in REDUCTIONS:
+            return True
+        case Call("grad" | "uniform" | "diagonal", _, _) | Name("theta" | "mask"):
+            return False
+        case Call(_, args, _):
+            return all(is_spread(a, lets) for a in args)
+        case Unary(_, operand):
+            return is_spread(operand, lets)
+        case Binary(_, left, right):
+            return is_spread(left, lets) and is_spread(right, lets)
+    return True

@@ -222,7 +222,7 @@ def _legend(seen: list[Term], pass_: Pass, right: str) -> list[str]:
     if any(edge_of(dict(c.kwargs).get("edge", Name("")), dict(pass_.lets)) != "1" for c in calls):
         lines.append("v_p = c_p times the product of the weights on p, at theta * mask; n_ip = how often p crosses i")
     for call in calls:
-        lines += [line for line in _arguments(call) if line not in lines]
+        lines += [line for line in arguments(call) if line not in lines]
     if not seen:
         lines += [f"with {name} = {print_expr(expr)}" for name, expr in pass_.lets]
     if right == "u_i":
@@ -232,7 +232,7 @@ def _legend(seen: list[Term], pass_: Pass, right: str) -> list[str]:
     return lines
 
 
-def _arguments(call: Call) -> list[str]:
+def arguments(call: Call) -> list[str]:
     """One line for each argument of ``paths`` that is not the default, apart from the edge."""
     lines = []
     for key, value in call.kwargs:

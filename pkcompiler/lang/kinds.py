@@ -1,6 +1,6 @@
-"""The kinds of expressions: sets of axes out of sample, output, input, param. Checked without a model.
+"""The kinds of expressions: sets of axes. Checked without a model.
 
-See docs/language.md, "Passes".
+See docs/language.md, "Passes" and "Analyses".
 """
 
 from __future__ import annotations
@@ -10,10 +10,14 @@ from dataclasses import replace
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Range, Ratio, Text, Unary
-from pkcompiler.lang.facts import NUMBER, OVER, PARAM, UNKNOWN, Facts, Scope, edge_of, resolve, show_axes
+from pkcompiler.lang.facts import MARKS, NUMBER, OVER, PARAM, UNKNOWN, Facts, Scope, edge_of, resolve, show_axes
+from pkcompiler.lang.figures import figure_facts, in_place, margin_facts, quantile_part
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import path_facts
 from pkcompiler.lang.report import Findings
+
+ARGUMENTS = {"grad": 2, "dot": 2, "quantile": 2, "eigenvalues": 2, "distance": 2, "uniform": 0, "ntk": 0, "predicted_trace": 0}
+"""How many arguments without a name a function takes, where not one."""
 
 
 class KindChecker:
@@ -30,7 +34,7 @@ class KindChecker:
             case Name(value):
                 return self._name(expr, value)
             case Unary(_, operand):
-                return self.facts(operand)
+                return self.operand(operand)
             case Binary("^", base, power):
                 return self._power(base, power)
             case Binary():
@@ -43,6 +47,18 @@ class KindChecker:
                     "PKC111", f"{what} cannot be computed with", expr.span, "not a number", "write a number, theta, or a call"
                 )
                 return UNKNOWN
+
+    def operand(self, expr: Expr) -> Facts:
+        """The facts of an expression that is computed with: an operator, a distribution or a table is an error."""
+        facts = self.facts(expr)
+        if facts.axes is None or not facts.axes & MARKS:
+            return facts
+        shown = show_axes(facts.axes)
+        note = "a report shows it as it is"
+        if "operator" in facts.axes:
+            note = f"read a figure of it: trace({print_expr(expr)}), diagonal({print_expr(expr)})"
+        self.findings.error("PKC111", f"{print_expr(expr)} is {shown}", expr.span, "cannot be computed with", note)
+        return replace(facts, axes=None)
 
     def _number(self, expr: Number, unit: str) -> Facts:
         if unit:
@@ -80,7 +96,7 @@ class KindChecker:
         self.findings.unknown("PKC104", "name", name, expr.span, known)
 
     def _power(self, base: Expr, power: Expr) -> Facts:
-        of, to = self.facts(base), self.facts(power)
+        of, to = self.operand(base), self.operand(power)
         if to.axes:
             note = "the exponent is a number, as in theta^2"
             self.findings.error("PKC111", f"an exponent of kind {show_axes(to.axes)}", power.span, "not a number", note)
@@ -88,7 +104,7 @@ class KindChecker:
         return of.join(to, of.axes if to.axes is not None else None)
 
     def _binary(self, expr: Binary) -> Facts:
-        left, right = self.facts(expr.left), self.facts(expr.right)
+        left, right = self.operand(expr.left), self.operand(expr.right)
         if left.axes is None or right.axes is None:
             return left.join(right, None)
         if left.axes and right.axes and left.axes != right.axes:
@@ -110,8 +126,11 @@ class KindChecker:
         if word.kind == "paths":
             return path_facts(self, call)
         allowed = [w.name for w in words.rows("argument", call.function)]
-        if not self._shape(call, word, allowed):
+        if not in_place(self, call, word) or not self._shape(call, word, allowed):
             return self._arguments_only(call)
+        found = figure_facts(self, call, word)
+        if found is not None:
+            return found
         match word.kind:
             case "grad":
                 return self._grad(call)
@@ -121,10 +140,16 @@ class KindChecker:
                 return self._reduction(call)
             case "uniform":
                 return Facts(PARAM)
+            case "quantile":
+                return self._reduction(call) if quantile_part(self, call) is not None else self._arguments_only(call)
+            case "margin":
+                return margin_facts(self, call)
             case "cross_entropy":
                 return self._cross_entropy(call)
-        facts = self.facts(call.args[0])
-        return Facts(facts.axes, data=facts.data) if call.function == "detach" else facts
+        facts = self.operand(call.args[0])
+        if call.function != "detach":
+            return facts
+        return Facts(facts.axes, data=facts.data, model=facts.model)
 
     def _unknown_function(self, call: Call) -> None:
         span = call.span and replace(call.span, end=call.span.start + len(call.function))
@@ -144,7 +169,7 @@ class KindChecker:
 
     def _shape(self, call: Call, word: words.Word, allowed: list[str]) -> bool:
         """Whether the call has the right number of arguments, and only known keywords, each once."""
-        count = {"grad": 2, "dot": 2, "uniform": 0}.get(call.function, 1)
+        count = ARGUMENTS.get(call.function, 1)
         good = self.keywords(call, allowed)
         if len(call.args) != count:
             said = {0: "no argument", 1: "one argument"}.get(count, f"{count} arguments")
@@ -173,21 +198,21 @@ class KindChecker:
         return good
 
     def _dot(self, call: Call) -> Facts:
-        left, right = self.facts(call.args[0]), self.facts(call.args[1])
+        left, right = self.operand(call.args[0]), self.operand(call.args[1])
         if left.axes is not None and right.axes is not None and left.axes != right.axes:
             message = f"dot() of {show_axes(left.axes)} and {show_axes(right.axes)}"
             self.findings.error("PKC111", message, call.span, "the axes differ", "give it two values with the same axes")
         return left.join(right, NUMBER)
 
     def _cross_entropy(self, call: Call) -> Facts:
-        inner = self.facts(call.args[0])
+        inner = self.operand(call.args[0])
         if inner.axes is not None and inner.axes != {"sample", "output"}:
             message = f"cross_entropy() of {show_axes(inner.axes)}"
             self.findings.error("PKC111", message, call.args[0].span, "needs [sample, output]", "write cross_entropy(output)")
         return replace(inner, axes=NUMBER, data=True)
 
     def _reduction(self, call: Call) -> Facts:
-        inner = self.facts(call.args[0])
+        inner = self.operand(call.args[0])
         over = dict(call.kwargs).get("over")
         if inner.axes is None:
             return inner
@@ -213,9 +238,9 @@ class KindChecker:
 
     def _grad(self, call: Call) -> Facts:
         functional, by = call.args
-        of = self.facts(functional)
+        of = self.operand(functional)
         self._mark_used(by)
-        result = Facts(PARAM, of.edges, True, of.data, True)
+        result = Facts(PARAM, of.edges, True, of.data, True, of.model, of.figure)
         if of.axes is None:
             return result
         shown = print_expr(functional)
@@ -225,6 +250,9 @@ class KindChecker:
             self.findings.error(
                 "PKC112", message, functional.span, "must be a number", f"write grad(sum({shown}, over = {axis}), ...)"
             )
+        elif of.figure:
+            message = f"{shown} holds a figure of an operator, which has no derivative here"
+            self.findings.error("PKC112", message, functional.span, "has no derivative", "write detach(...) around the figure")
         elif of.second:
             message = "a derivative of a derivative is known, but not in this version"
             note = "write detach(grad(...)) to take the inner derivative as a constant"

@@ -1,4 +1,4 @@
-"""Finding passes and schedules: by name in the library, by path, or as text."""
+"""Finding passes, analyses and schedules: by name in the library, by path, or as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pkcompiler import resources
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
-from pkcompiler.lang.ast import Block, Document, Pass, Schedule
+from pkcompiler.lang.ast import Analysis, Block, Document, Pass, Schedule
 from pkcompiler.lang.check import Checked, check
 from pkcompiler.lang.format import format_text
 from pkcompiler.lang.parse import parse
@@ -19,11 +19,14 @@ from pkcompiler.lang.tokens import MAX_BYTES
 from pkcompiler.lang.words import WORDS, suggest
 
 __all__ = [
+    "analysis_names",
     "check_files",
+    "find_analysis",
     "find_pass",
     "find_schedule",
     "format_text",
     "library_names",
+    "list_analyses",
     "list_passes",
     "print_schedule",
     "read_source",
@@ -32,7 +35,7 @@ __all__ = [
 FILES = 0.75
 """How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
 
-_Declared = TypeVar("_Declared", Pass, Schedule)
+_Declared = TypeVar("_Declared", Pass, Schedule, Analysis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +56,11 @@ def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
     """
     given = name_or_path_or_text
     if "{" in given:
-        return _pick(_passes(given, "<text>"), "the text", "", "pass")
+        return _pick(_passes(given, "<text>"), "the text", "", "pass", _others(given, "<text>", "pass"))
     if is_path(given):
         path, name = split_path(given)
         text = read_source(_within(path, folder), path)
-        return _pick(_passes(text, path), path, name, "pass", _schedules_of(text, path))
+        return _pick(_passes(text, path), path, name, "pass", _others(text, path, "pass"))
     if given not in library_names():
         close = suggest(given, list(library_names()))
         note = f"did you mean '{close}'?" if close else "'pkc passes' lists the library; a file is given by its path: ./my-pass.pkc"
@@ -65,15 +68,36 @@ def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
     return _library_pass(given)
 
 
+def find_analysis(name_or_path_or_text: str, *, folder: Path | None = None) -> Analysis:
+    """The analysis that is meant: as :func:`find_pass`. Raises PkcError with everything wrong."""
+    given = name_or_path_or_text
+    if "{" in given:
+        checked = _checked(given, "<text>", folder or Path())
+        return _pick(checked.analyses, "the text", "", "analysis", _others(given, "<text>", "analysis"))
+    if is_path(given):
+        path, name = split_path(given)
+        text = read_source(_within(path, folder), path)
+        checked = _checked(text, path, _within(path, folder).parent)
+        return _pick(checked.analyses, path, name, "analysis", _others(text, path, "analysis"))
+    if given not in analysis_names():
+        close = suggest(given, list(analysis_names()))
+        note = f"did you mean '{close}'?" if close else "'pkc passes' lists the library; a file is given by its path: ./mine.pkc"
+        if given in library_names():
+            note = f"'{given}' is a pass: pkc explain {given}, or prune with --pass {given}"
+        raise fail("PKC117", f"no analysis '{given}' in the library", note)
+    return _library_analysis(given)
+
+
 def find_schedule(path_or_text: str, *, folder: Path | None = None) -> Schedule:
     """The schedule of a text (it holds a ``{``) or of a file (``file.pkc:name`` picks one of several). Raises PkcError."""
     given = path_or_text
     if "{" in given:
-        return _pick(_checked(given, "<text>", folder or Path()).schedules, "the text", "", "schedule")
+        checked = _checked(given, "<text>", folder or Path())
+        return _pick(checked.schedules, "the text", "", "schedule", _others(given, "<text>", "schedule"))
     path, name = split_path(given)
     text = read_source(_within(path, folder), path)
     checked = _checked(text, path, _within(path, folder).parent)
-    return _pick(checked.schedules, path, name, "schedule", [p.name for p in checked.passes])
+    return _pick(checked.schedules, path, name, "schedule", _others(text, path, "schedule"))
 
 
 def list_passes() -> list[Pass]:
@@ -81,18 +105,43 @@ def list_passes() -> list[Pass]:
     return [_library_pass(name) for name in library_names()]
 
 
+def list_analyses() -> list[Analysis]:
+    """Every analysis of the library, by name."""
+    return [_library_analysis(name) for name in analysis_names()]
+
+
 @cache
 def library_names() -> tuple[str, ...]:
     """The names of the library's passes."""
-    files = (resources.folder("passes") / "prune").iterdir()
+    return _names_in("prune")
+
+
+@cache
+def analysis_names() -> tuple[str, ...]:
+    """The names of the library's analyses."""
+    return _names_in("analyze")
+
+
+def _names_in(folder: str) -> tuple[str, ...]:
+    files = (resources.folder("passes") / folder).iterdir()
     return tuple(sorted(f.name.removesuffix(".pkc") for f in files if f.name.endswith(".pkc")))
 
 
 @cache
 def _library_pass(name: str) -> Pass:
-    file = f"passes/prune/{name}.pkc"
-    text = (resources.folder("passes") / "prune" / f"{name}.pkc").read_text(encoding="utf-8")
+    file, text = _library_text("prune", name)
     return _pick(_checked(text, file, Path(), library=True).passes, file, name, "pass")
+
+
+@cache
+def _library_analysis(name: str) -> Analysis:
+    file, text = _library_text("analyze", name)
+    return _pick(_checked(text, file, Path(), library=True).analyses, file, name, "analysis")
+
+
+def _library_text(folder: str, name: str) -> tuple[str, str]:
+    """What a file of the library is called, and its text."""
+    return f"passes/{folder}/{name}.pkc", (resources.folder("passes") / folder / f"{name}.pkc").read_text(encoding="utf-8")
 
 
 def check_files(paths: Iterable[str]) -> list[Diagnostic]:
@@ -192,7 +241,7 @@ def _in_order(document: Document, syntax: list[Diagnostic], folder: Path, *, lib
         note = "a .pkc file holds declarations: pass my-pass { score = abs(theta) }"
         if document.file.endswith(".py"):
             note = "it is a Python file: a model is given to 'pkc prune', and a pass or schedule has a file of its own"
-        every = [Diagnostic("PKC119", f"{document.file} declares neither a pass nor a schedule", notes=(note,))]
+        every = [Diagnostic("PKC119", f"{document.file} declares no pass, no analysis and no schedule", notes=(note,))]
     return checked, sorted(every, key=lambda d: d.span.start if d.span else 0)
 
 
@@ -205,9 +254,10 @@ def _declares_nothing(document: Document) -> bool:
 
 
 def _passes(text: str, file: str) -> tuple[Pass, ...]:
-    """The passes of a text. Its schedules are left alone: they may name passes of this very file."""
+    """The passes of a text. Its schedules and analyses are left alone: they may name passes of this very file."""
     document, syntax = parse(text, file)
-    only = replace(document, items=tuple(i for i in document.items if not (isinstance(i, Block) and i.name.value == "schedule")))
+    left = ("schedule", "analysis")
+    only = replace(document, items=tuple(i for i in document.items if not (isinstance(i, Block) and i.name.value in left)))
     checked, every = _in_order(only, syntax, Path(), library=False)
     raise_all(d for d in every if d.severity == "error")
     return checked.passes
@@ -221,14 +271,23 @@ def _checked(text: str, file: str, folder: Path, *, library: bool = False) -> Ch
     return checked
 
 
-def _schedules_of(text: str, file: str) -> list[str]:
-    """The names of the schedules that a text declares."""
-    blocks = [i for i in parse(text, file)[0].items if isinstance(i, Block) and i.name.value == "schedule"]
-    return [b.label.value for b in blocks if b.label]
+def _others(text: str, file: str, what: str) -> list[tuple[str, str]]:
+    """Kind and name of what a text declares besides ``what``."""
+    kinds = [k for k in ("pass", "analysis", "schedule") if k != what]
+    blocks = [i for i in parse(text, file)[0].items if isinstance(i, Block) and i.name.value in kinds]
+    return [(b.name.value, b.label.value) for b in blocks if b.label]
 
 
-def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others: Sequence[str] = ()) -> _Declared:
-    """The only declaration, or the one of this name. ``others``: declarations of the other kind, for who took one for the other."""
+_EXAMPLES = {
+    "pass": "pass my-pass { score = abs(theta) }",
+    "schedule": "schedule my-schedule { prune synflow { sparsity = 90% } }",
+    "analysis": 'analysis my-analysis { report "kept weights" = sum(mask, over = param) }',
+}
+_FLAGS = {"pass": "--pass", "schedule": "--schedule", "analysis": "--with"}
+
+
+def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others: Sequence[tuple[str, str]] = ()) -> _Declared:
+    """The only declaration, or the one of this name. ``others``: (kind, name) of the rest, for who took one for the other."""
     if name:
         chosen = next((d for d in found if d.name == name), None)
         if chosen is not None:
@@ -239,15 +298,11 @@ def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others
     if len(found) == 1:
         return found[0]
     if not found and others:
-        other = "schedule" if what == "pass" else "pass"
-        raise fail(
-            "PKC119", f"{where} declares no {what}", f"it declares the {other} '{others[0]}', which is given so: --{other} {where}"
-        )
+        other, named = others[0]
+        note = f"it declares the {other} '{named}', which is given so: {_FLAGS[other]} {where}"
+        raise fail("PKC119", f"{where} declares no {what}", note)
     if not found:
-        example = {
-            "pass": "pass my-pass { score = abs(theta) }",
-            "schedule": "schedule my-schedule { prune synflow { sparsity = 90% } }",
-        }
-        raise fail("PKC119", f"{where} declares no {what}", f"add one: {example[what]}")
+        raise fail("PKC119", f"{where} declares no {what}", f"add one: {_EXAMPLES[what]}")
     prefix = where if is_path(where) else "file.pkc"
-    raise fail("PKC119", f"{where} declares {len(found)} {what}s", "pick one: " + ", ".join(f"{prefix}:{d.name}" for d in found))
+    several = "analyses" if what == "analysis" else f"{what}s"
+    raise fail("PKC119", f"{where} declares {len(found)} {several}", "pick one: " + ", ".join(f"{prefix}:{d.name}" for d in found))

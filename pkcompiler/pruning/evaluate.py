@@ -1,7 +1,7 @@
-"""Expressions of a pass, evaluated: path functionals by sweeps, the loss by the model, derivatives by reverse mode.
+"""Expressions of the language, evaluated: path functionals by sweeps, the loss by the model, derivatives by reverse mode.
 
 A derivative is always taken by the leaves that an expression stands on (the edges t(theta) * mask of its path functionals, or the
-effective weights theta * mask of the loss) and carried over to what the pass asked for by the chain rule, so that it exists
+effective weights theta * mask of the loss) and carried over to what the expression asked for by the chain rule, so that it exists
 where the mask is 0 too.
 """
 
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import fail
-from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Pass, Unary
+from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Unary
 from pkcompiler.lang.facts import edge_of, resolve
+from pkcompiler.lang.figures import quantile_part
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import DEFAULTS
 from pkcompiler.pruning import terms
@@ -29,29 +30,23 @@ UNARY: dict[str, Callable[[Term], Term]] = {
     "sqrt": terms.square_root,
     "exp": terms.exponential,
     "log": terms.logarithm,
+    "sign": terms.sign,
     "detach": terms.detach,
 }
 
 
 @dataclass(slots=True)
 class Evaluator:
-    """One evaluation of one pass at one mask. ``leaves`` collects what has been derived from so far."""
+    """Evaluates expressions at one mask. ``lets``: what their names stand for, ``work``: what they are evaluated with."""
 
-    pass_: Pass
+    lets: Mapping[str, Expr]
     work: Workspace
     seed: int
     _values: dict[str, tuple[Term, list[Leaf]]] = field(default_factory=dict)
     _leaves: list[Leaf] = field(default_factory=list)
 
-    @property
-    def _lets(self) -> Mapping[str, Expr]:
-        return dict(self.pass_.lets)
-
-    def score(self) -> Term:
-        """The score: a term with the axis [param] (a number is spread over all parameters)."""
-        return self.evaluate(self.pass_.score)
-
     def evaluate(self, expr: Expr) -> Term:
+        """The value of an expression that has been checked."""
         match expr:
             case Number(value):
                 return terms.number(value, self.work.dtype)
@@ -70,7 +65,7 @@ class Evaluator:
         raise fail("PKC110", f"'{print_expr(expr)}' is no value", span=expr.span)
 
     def _name(self, name: str) -> Term:
-        if name in self._lets:
+        if name in self.lets:
             return self._let(name)
         match name:
             case "theta":
@@ -89,7 +84,7 @@ class Evaluator:
         """A name's value, computed once; using it again stands on the same leaves."""
         if name not in self._values:
             outer, self._leaves = self._leaves, []
-            value = self.evaluate(self._lets[name])
+            value = self.evaluate(self.lets[name])
             self._values[name] = (value, self._leaves)
             self._leaves = outer
         value, leaves = self._values[name]
@@ -118,13 +113,19 @@ class Evaluator:
                 over = kwargs.get("over", Name("sample"))
                 assert isinstance(over, Name)
                 return terms.reduce(call.function, self.evaluate(call.args[0]), over.value, call.span)
+            case "quantile":
+                over, part = kwargs["over"], quantile_part(None, call)
+                assert isinstance(over, Name) and part is not None
+                return terms.quantile(self.evaluate(call.args[0]), part, over.value)
+            case "margin":
+                return self.work.margin(self.evaluate(call.args[0]))
         return UNARY[call.function](self.evaluate(call.args[0]))
 
     # path functionals -------------------------------------------------------------------------------------------------
 
     def _paths(self, given: Mapping[str, Expr]) -> Term:
         words = {k: print_expr(given[k]).replace(" ", "") if k in given else v for k, v in DEFAULTS.items()}
-        edge = edge_of(given["edge"], self._lets) if "edge" in given else DEFAULTS["edge"]
+        edge = edge_of(given["edge"], self.lets) if "edge" in given else DEFAULTS["edge"]
         chosen = settings(
             edge=edge,
             gates=words["gates"],
@@ -146,7 +147,7 @@ class Evaluator:
         """One of the words that also serve integer inputs, or the weights themselves."""
         if expr is None:
             return "ones"
-        words = print_expr(resolve(expr, self._lets)).replace(" ", "")
+        words = print_expr(resolve(expr, self.lets)).replace(" ", "")
         if words in ("ones", "data", "data^2", "mean(data)", "mean(data^2)"):
             return words
         term = self.evaluate(expr).plain().tensor
@@ -156,14 +157,14 @@ class Evaluator:
 
     def _is_own(self, factor: Expr, by: Expr) -> bool:
         """Whether a product is u * grad(F, u): theta dF/dtheta and its kin, which need no second pass."""
-        edge = edge_of(factor, self._lets)
-        return edge not in ("", "1") and edge == edge_of(by, self._lets)
+        edge = edge_of(factor, self.lets)
+        return edge not in ("", "1") and edge == edge_of(by, self.lets)
 
     def _grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
         outer, self._leaves = self._leaves, []
         value = self.evaluate(functional)
         leaves, self._leaves = self._leaves, outer
-        wanted = "mask" if resolve(by, self._lets) == Name("mask") else edge_of(by, self._lets)
+        wanted = "mask" if resolve(by, self.lets) == Name("mask") else edge_of(by, self.lets)
         parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves]
         if not parts:
             return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})

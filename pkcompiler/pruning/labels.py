@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -13,6 +14,26 @@ IGNORED = -100
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
     """The mean cross-entropy of ``output`` [n, classes, ...] against integer labels [n, ...]. Raises ``PKC506``."""
+    check_labels(output, target)
+    return F.cross_entropy(output, target.long())
+
+
+def margins(output: Tensor, target: Tensor) -> Tensor:
+    """Of ``output`` [n, classes], the entry of the label minus the largest other one, [n]. Raises ``PKC506``."""
+    check_labels(output, target)
+    if output.dim() != 2 or output.shape[1] < 2 or bool((target == IGNORED).any()):
+        raise fail(
+            "PKC506",
+            f"margins need one label and two or more classes per sample, the output is {tuple(output.shape)}",
+            "leave margin() out",
+        )
+    labels = target.long().unsqueeze(1)
+    others = output.scatter(1, labels, -torch.inf)
+    return output.gather(1, labels).squeeze(1) - others.amax(1)
+
+
+def check_labels(output: Tensor, target: Tensor) -> None:
+    """Raises ``PKC506`` where ``target`` [n, ...] holds no class labels of ``output`` [n, classes, ...]."""
     if output.dim() < 2:
         raise fail(
             "PKC506",
@@ -28,7 +49,6 @@ def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
             f"give integer labels of shape {wanted}, or define loss(output, target) in the model's file",
         )
     _within(target[target != IGNORED], output.shape[1])
-    return F.cross_entropy(output, target.long())
 
 
 def a_number(value: object, name: str = "loss") -> Tensor:

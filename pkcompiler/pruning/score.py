@@ -105,7 +105,7 @@ def as_pair(data: Any, seed: int) -> Any:
 
 def evaluate(chosen: Pass, work: Workspace, seed: int) -> Scores:
     """Run a pass once, at the workspace's masks."""
-    term = Evaluator(chosen, work, seed).score()
+    term = Evaluator(dict(chosen.lets), work, seed).evaluate(chosen.score)
     if term.axes != PARAM:
         term = Term(PARAM, {n: term.tensor.expand_as(t) for n, t in work.theta.items()}, term.exponent)
     return Scores({n: t.detach() for n, t in term.tensors.items()}, term.exponent, chosen.order)

@@ -106,6 +106,10 @@ def logarithm(term: Term) -> Term:
     return Term(term.axes, each(term, lambda t: t.log() + shift))
 
 
+def sign(term: Term) -> Term:
+    return Term(term.axes, each(term, torch.sign))
+
+
 def negate(term: Term) -> Term:
     return Term(term.axes, each(term, torch.neg), term.exponent)
 
@@ -145,8 +149,26 @@ def reduce(name: str, term: Term, over: str, span: Span | None = None) -> Term:
     return Term(rest, _along(name, term.tensor, dims), term.exponent)
 
 
+def quantile(term: Term, part: float, over: str) -> Term:
+    """The value below which ``part`` of the entries lie, interpolated between neighbours in order (``part`` 0: the smallest)."""
+    if over == "layer":
+        return Term(term.axes, each(term, lambda t: _quantile(t.flatten(), part).expand_as(t)), term.exponent)
+    if over == "param":
+        return Term(NUMBER, _quantile(torch.cat([t.flatten() for t in term.tensors.values()]), part), term.exponent)
+    tensor = term.tensor if over == "sample" else term.tensor.flatten(1 if "sample" in term.axes else 0).movedim(-1, 0)
+    return Term(term.axes - {over}, _quantile(tensor, part), term.exponent)
+
+
+def _quantile(tensor: Tensor, part: float) -> Tensor:
+    """Along dimension 0, of any length (``torch.quantile`` refuses more than 16 million entries)."""
+    ordered = tensor.sort(0).values
+    place = part * (ordered.shape[0] - 1)
+    low = math.floor(place)
+    return torch.lerp(ordered[low], ordered[min(low + 1, ordered.shape[0] - 1)], place - low)
+
+
 def _dims(term: Term, over: str) -> list[int]:
-    """The dimensions of an axis: the samples are dimension 0, everything else belongs to the other axis."""
+    """The dimensions of an axis: the samples are dimension 0, all others belong to the other axis."""
     rank = term.tensor.dim()
     if over == "sample":
         return [0]

@@ -1,4 +1,4 @@
-"""What evaluations of passes share from round to round: the captured model, effective weights, data, prepared sweeps."""
+"""What evaluations share, of passes from round to round: the captured model, effective weights, data, prepared sweeps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pkcompiler.analysis.sources import data_inputs, data_position, input_source
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.pruning.edges import Edges
-from pkcompiler.pruning.labels import a_number, cross_entropy
+from pkcompiler.pruning.labels import a_number, cross_entropy, margins
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
 
 Loss = Callable[[Any, Any], Tensor]
@@ -234,6 +234,13 @@ class Workspace:
         with torch.enable_grad():
             value = torch.cat([self.call(weights, samples) for samples, _ in self.batches()])
         return Term(frozenset({"sample", "output"}), value), self._weights_leaf(weights)
+
+    def margin(self, output: Term) -> Term:
+        """The logit of the true class minus the largest other one, of every sample (outputs [sample, class])."""
+        if self.target is None:
+            raise fail("PKC506", "margin needs targets, and the data have none", "give labelled data")
+        with torch.enable_grad():
+            return Term(frozenset({"sample"}), margins(output.tensor, self.target), output.exponent)
 
     def cross_entropy(self, output: Term) -> Term:
         """The mean cross-entropy of an output term against the targets."""

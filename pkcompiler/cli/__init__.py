@@ -22,6 +22,7 @@ from pkcompiler.diagnostics import PkcError
 COMMANDS = {
     "prune": "prune",
     "analyze": "analyze",
+    "rescale": "rescale",
     "certify": "graph",
     "show": "artifacts",
     "compare": "artifacts",

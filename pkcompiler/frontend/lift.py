@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -76,7 +76,29 @@ class _Lifter:
         constants = {s.name: builder.constants[s.name] for s in slots if s.role == "constant"}
         records = {op.name: builder.records[op.name] for op in ops if op.name in builder.records}
         placeholders = tuple((v.name, self.placeholders[v.name]) for v in inputs)
-        return Lifted(graph, constants, records, observed_only(builder, {s.name for s in slots}), placeholders)
+        names = needed | {s.name for s in slots}
+        hidden = observed_only(builder, {s.name for s in slots})
+        return Lifted(graph, constants, records, hidden, placeholders, self.watched(records, frozenset(names)))
+
+    def watched(self, records: Mapping[str, Record], names: frozenset[str]) -> frozenset[str]:
+        """Which of ``names`` (values and parameters) what is frozen is computed from, directly or through what is on no path."""
+        nodes = {n.name: n for n in self.program.module.graph.nodes}
+        stack = [nodes[r.node] for r in records.values() if r.kind == "frozen"]
+        masked = [nodes[r.source] for r in records.values() if r.kind == "softmax" and r.source]
+        stack += [n for node in masked for n in node.all_input_nodes if self.classes.kinds[n] == "observed"]
+        found: set[str] = set()
+        seen: set[fx.Node] = set()
+        while stack:
+            node = stack.pop()
+            if node in seen or self.classes.kinds[node] in ("known", "number"):
+                continue
+            seen.add(node)
+            ref = self.builder.refs.get(node)
+            here = ref.name if isinstance(ref, Path) else ref.slot if isinstance(ref, Stored) else ""
+            found |= {here} & names
+            if here not in names:
+                stack.extend(node.all_input_nodes)
+        return frozenset(found)
 
     def unreached(self, ops: Sequence[Op], needed: set[str]) -> list[Diagnostic]:
         """``PKC208``, where frozen factors alone lead from the inputs to the output."""

@@ -22,10 +22,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Lifted:
-    """A path graph, the tensors of its constants, what to record for each operation, and the parameters that are only observed."""
+    """A path graph, the tensors of its constants, what to record for each operation, and the parameters that are only observed.
+
+    ``watched``: the values and parameters of the graph that frozen factors (and masks computed from data) are computed from.
+    """
 
     graph: PathGraph
     constants: Mapping[str, Tensor]
     records: Mapping[str, Record]
     observed_only: tuple[str, ...]
     inputs: tuple[tuple[str, str], ...]  # (input of the graph, placeholder of the program)
+    watched: frozenset[str] = frozenset()

@@ -1,0 +1,139 @@
+"""``pkc rescale``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pkcompiler.cli.model import model_options, opened
+from pkcompiler.cli.output import deliver_json, say, table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pkcompiler.rescaling import Figures, LeftAlone, Rescaled
+
+SUFFIX = ".safetensors"
+
+SHOWN = 4
+"""How many names the table gives for each reason."""
+
+
+@click.command()
+@model_options
+@click.option(
+    "--method",
+    type=click.Choice(["conditioning", "equi-norm"]),
+    default="conditioning",
+    show_default=True,
+    help="Align diag(G) of the Path Kernel, or make the sum of squared weights smallest.",
+)
+@click.option("--powers-of-two", is_flag=True, help="Scales are powers of two, which change no digit of a weight.")
+@click.option("-o", "--out", metavar="FILE", help="The new weights.  [default: ./<model>-rescaled.safetensors]")
+@click.option("--force", is_flag=True, help="Replace the file that is there.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write the figures as JSON (- is stdout, in place of the table).")
+def rescale(method: str, powers_of_two: bool, out: str | None, force: bool, json_file: str | None, **options: Any) -> None:
+    """Rescale the units of a model without changing its function; write the new weights.
+
+    Units are rescaled where the network is positively homogeneous; everything else is left alone and named. The function in
+    evaluation mode is compared on random inputs in float64, and nothing is written where it differs by more than 1e-9.
+    """
+    if out is not None:
+        _refuse(Path(out), force)
+    found = opened(**options)
+    file = Path(out or f"{found.name}-rescaled{SUFFIX}")
+    _refuse(file, force)
+    import torch
+
+    from pkcompiler.rescaling.rescale import rescale_captured
+
+    result = rescale_captured(
+        found.capture(torch.float64), found.module, method=method, powers_of_two=powers_of_two, seed=found.seed
+    )
+    _write(file, result.model)
+    if deliver_json({"file": file.as_posix(), **result.to_json()}, json_file):
+        _print(result, file)
+
+
+def _refuse(file: Path, force: bool) -> None:
+    from pkcompiler.diagnostics import fail
+
+    if file.suffix != SUFFIX:
+        raise fail("PKC543", f"'{file}' is no {SUFFIX} file", f"give one: -o {file.with_suffix(SUFFIX)}")
+    if not file.parent.is_dir():
+        raise fail("PKC543", f"there is no folder '{file.parent}' for '{file.name}'", f"make it: mkdir -p '{file.parent}'")
+    if file.is_dir():
+        raise fail("PKC543", f"'{file}' is a folder", "give a file: -o NAME.safetensors")
+    if file.exists() and not force:
+        raise fail("PKC543", f"'{file}' exists already", "replace it with --force, or give another name: -o FILE")
+
+
+def _write(file: Path, model: nn.Module) -> None:
+    from safetensors.torch import save
+
+    from pkcompiler.diagnostics import fail
+    from pkcompiler.pruning.files import write_whole
+    from pkcompiler.pruning.provenance import state_of
+
+    content = save(state_of(model))
+    try:
+        write_whole(file, content)
+    except OSError as error:
+        raise fail("PKC543", f"cannot write '{file}': {error.strerror}", "give a file that can be written: -o FILE") from None
+
+
+# the table ------------------------------------------------------------------------------------------------------------------
+
+
+def _print(result: Rescaled, file: Path) -> None:
+    table(("", "before", "after"), [_objective(result), *_rows(result.before, result.after)])
+    ended = "converged" if result.converged else "not converged"
+    click.echo()
+    click.echo(f"{result.units:,} units rescaled by {result.method}: {ended} after {len(result.history) - 1} steps, ", nl=False)
+    click.echo(f"scales {_range(result)}; diag(G) {result.status}")
+    click.echo(f"the function, on random inputs in float64: preserved to {result.checked:.1e} ({result.stored:.1e} as stored)")
+    if result.left_alone:
+        click.echo()
+        table(("left alone because", "units", "where"), _reasons(result.left_alone))
+    say(f"written: {file}")
+
+
+def _objective(result: Rescaled) -> tuple[str, str, str]:
+    name = "F = p log sum g - sum Bz" if result.method == "conditioning" else "sum of squared weights"
+    old, new = result.objective
+    return name, f"{old:.6g}", f"{new:.6g}"
+
+
+def _rows(before: Figures, after: Figures) -> list[tuple[str, str, str]]:
+    return [
+        (name, show(before), show(after))
+        for name, show in (
+            ("diag(G): arithmetic / geometric mean", lambda f: f"{f.ratio:.4g}"),
+            ("diag(G): largest / smallest (log10)", lambda f: f"{f.spread_log10:.2f}"),
+            ("diag(G): sum (log10)", lambda f: f"{f.trace_log10:.2f}"),
+            ("norm of the weights", lambda f: f"{f.squares**0.5:.4g}"),
+        )
+    ]
+
+
+def _range(result: Rescaled) -> str:
+    """The smallest and the largest scale."""
+    if not result.scales:
+        return "1"
+    return f"{min(float(s.min()) for s in result.scales.values()):.3g} to {max(float(s.max()) for s in result.scales.values()):.3g}"
+
+
+def _reasons(left: tuple[LeftAlone, ...]) -> list[tuple[str, str, str]]:
+    """One row per reason: how many units, and which values bring them in."""
+    found: dict[str, list[LeftAlone]] = {}
+    for item in left:
+        found.setdefault(item.reason.partition(" (%")[0], []).append(item)
+    return [(why, f"{sum(i.units for i in items):,}", _names(items)) for why, items in found.items()]
+
+
+def _names(items: list[LeftAlone]) -> str:
+    """The first few names, and how many more there are (all of them are in the JSON)."""
+    more = len(items) - SHOWN
+    return ", ".join(i.name for i in items[:SHOWN]) + (f" and {more} more" if more > 0 else "")

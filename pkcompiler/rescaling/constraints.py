@@ -1,0 +1,243 @@
+"""Which scales a path graph leaves free: the one ``match`` that reads every path map as equalities between scales.
+
+Every entry of every value may be multiplied by a scale lambda > 0. Parameters take up the difference: a weight from unit i to unit
+o is multiplied by lambda_o / lambda_i, a bias or source value by lambda_o. What an operation does not let a parameter take up is
+an equality between the labels of its input and its output; what is not positively homogeneous pins them at 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import torch
+from torch import Tensor
+
+from pkcompiler.analysis.reindex import apply_reindex, concrete
+from pkcompiler.analysis.sweep import last_uses
+from pkcompiler.ir.maps import (
+    Constant,
+    Conv,
+    Dense,
+    Embed,
+    Fixed,
+    Frozen,
+    Gate,
+    InvSqrt,
+    Literal,
+    Merge,
+    Named,
+    Normalise,
+    Product,
+    Reindex,
+    Resample,
+    Scale,
+    Softmax,
+    Source,
+    Window,
+)
+from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.rescaling.labels import ZERO, Labels
+
+FILLING = ("cat", "pad")
+"""Reindexings that set constants beside what they are given: zeros there may be scaled by anything."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Use:
+    """A parameter's entries are multiplied by scale(target) / scale(origin): labels that broadcast to its shape, of its rank."""
+
+    target: Tensor
+    origin: Tensor
+
+
+class Constraints:
+    """The labels of a graph: walked once, then ``labels`` holds the classes and ``uses`` one :class:`Use` per parameter.
+
+    ``tensors``: every slot's tensor. ``batch``: the batch size that is baked in, or 1. ``watched``: values and parameters from
+    which frozen factors are computed, and which therefore stay as they are.
+    """
+
+    def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], batch: int, watched: frozenset[str] = frozenset()) -> None:
+        self.graph, self.tensors, self.batch, self.watched = graph, tensors, batch, watched
+        self.labels = Labels()
+        self.uses: dict[str, Use] = {}
+        self.parameters = {slot.name for slot in graph.parameters}
+        self.ground = self.labels.pinned("a parameter that stays, or that has another use, holds it")
+        self._walk()
+
+    def _walk(self) -> None:
+        values = {v.name: self._input(v.name, v.type.shape) for v in self.graph.inputs}
+        last = last_uses(self.graph)
+        for i, op in enumerate(self.graph.ops):
+            shape = concrete(op.result.type.shape, self.batch)
+            values[op.name] = self.apply(op, [values[name] for name in op.inputs], shape)
+            if op.name in self.watched:
+                self.labels.pin(values[op.name], "a recorded factor is computed from it")
+            for name in last.get(i, ()):
+                del values[name]
+        for name in self.graph.outputs:
+            self.labels.pin(values[name], "the output of the network")
+
+    def _input(self, name: str, shape: Sequence[Any]) -> Tensor:
+        return self.labels.pinned("the input of the network", name).expand(concrete(shape, self.batch))
+
+    # the operations ---------------------------------------------------------------------------------------------------
+
+    def apply(self, op: Op, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The labels of an operation's result [shape]."""
+        match op.map:
+            case Dense():
+                return self._dense(op, op.map, inputs[0], shape)
+            case Conv():
+                return self._conv(op, op.map, inputs[0], shape)
+            case Scale():
+                return self._scale(op, op.map, inputs[0])
+            case Embed(weight):
+                units = self.labels.fresh(shape[-1], op.name)
+                self._use(weight, units[None], self.ground.expand(1, 1))
+                return units.expand(shape)
+            case Source(value):
+                return self._source(op, value, shape)
+            case Constant():
+                return inputs[0].expand(shape)
+            case Reindex():
+                return self._reindex(op.map, inputs, shape)
+            case Resample():
+                last = range(-len(op.map.size or op.map.kernel), 0)
+                return self.labels.joined(inputs[0], list(last)).expand(shape)
+            case Gate():
+                return inputs[0] if op.map.piecewise else self._stop(op, inputs, shape, f"{op.map.kind} is not homogeneous")
+            case Window():
+                return self._window(op.map, inputs[0], shape)
+            case Normalise():
+                return self._normalise(op, op.map, inputs[0], shape)
+            case Softmax():
+                return self._stop(op, inputs, shape, "softmax is not homogeneous")
+            case Product():
+                return self._product(op, op.map, inputs, shape)
+            case Merge():
+                first = inputs[0].expand(shape)
+                for other in inputs[1:]:
+                    self.labels.merge(first, other)
+                return self.labels.find(first)
+            case Frozen():
+                return self._stop(op, inputs, shape, "a recorded factor")
+            case _:
+                assert_never(op.map)
+
+    def _stop(self, op: Op, inputs: Sequence[Tensor], shape: tuple[int, ...], why: str) -> Tensor:
+        """Inputs and result keep their scale."""
+        reason = f"{why} (%{op.name})"
+        for x in inputs:
+            self.labels.pin(x, reason)
+        return self.labels.pinned(reason).expand(shape)
+
+    # parameters -------------------------------------------------------------------------------------------------------
+
+    def _use(self, slot: str, target: Tensor, origin: Tensor) -> None:
+        """``slot`` takes up scale(target) / scale(origin). Used twice, both uses must agree; what is no parameter stays 1."""
+        if slot not in self.parameters or slot in self.watched:
+            self.labels.merge(target, origin)
+        if slot in self.uses:
+            self.labels.merge(self.uses[slot].target, target)
+            self.labels.merge(self.uses[slot].origin, origin)
+        else:
+            self.uses[slot] = Use(target, origin)
+
+    def _dense(self, op: Op, map: Dense, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        origin = self.labels.joined(x, list(range(x.dim() - 1))).reshape(-1)
+        units = self.labels.fresh(shape[-1], op.name)
+        self._use(map.weight, *((units[None], origin[:, None]) if map.transposed else (units[:, None], origin[None])))
+        self._bias(map.bias, units)
+        return units.expand(shape)
+
+    def _bias(self, slot: str | None, target: Tensor) -> None:
+        if slot is not None:
+            self._use(slot, target, self.ground.reshape([1] * target.dim()))
+
+    def _conv(self, op: Op, map: Conv, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        spatial = len(map.stride)
+        channel = x.dim() - spatial - 1
+        origin = self.labels.joined(x, [d for d in range(x.dim()) if d != channel]).reshape(map.groups, -1)
+        units = self.labels.fresh(shape[channel], op.name)
+        target = units.reshape(map.groups, -1)
+        tail = [1] * spatial
+        if map.transposed:
+            wide = target.repeat_interleave(origin.shape[1], 0)
+            self._use(map.weight, wide.reshape(*wide.shape, *tail), origin.reshape(-1, 1, *tail))
+        else:
+            wide = origin.repeat_interleave(target.shape[1], 0)
+            self._use(map.weight, units.reshape(-1, 1, *tail), wide.reshape(*wide.shape, *tail))
+        self._bias(map.bias, units)
+        return units.reshape(-1, *tail).expand(shape)
+
+    def _scale(self, op: Op, map: Scale, x: Tensor) -> Tensor:
+        """A gain takes up a scale per entry, unless it is spread over different units: then it stays, and they pass.
+
+        BatchNorm keeps its statistics, so what enters it keeps its scale (in training mode too, where it would lose it).
+        """
+        if map.center is not None or isinstance(map.factor, InvSqrt):
+            self.labels.pin(x, f"a BatchNorm that keeps its statistics reads it (%{op.name})")
+        x = x.expand(torch.broadcast_shapes(x.shape, map.shape))
+        lead = x.dim() - len(map.shape)
+        spread = [d for d in range(x.dim()) if d < lead or map.shape[d - lead] == 1]
+        units = x
+        if map.weight is not None and self.labels.alike(x, spread):
+            fresh = self.labels.fresh(self.tensors[map.weight].numel(), op.name).reshape(self.tensors[map.weight].shape)
+            self._use(map.weight, fresh, self.labels.joined(x, spread).reshape(fresh.shape))
+            units = fresh.reshape(map.shape).expand(x.shape)
+        elif map.weight is not None:
+            self._use(map.weight, *[self.ground.expand([1] * self.tensors[map.weight].dim())] * 2)
+        if map.bias is not None:
+            self._bias(map.bias, self.labels.joined(units, spread).reshape(self.tensors[map.bias].shape))
+        return units
+
+    def _normalise(self, op: Op, map: Normalise, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """The input stays (eps is not scaled with it); the gain and the bias take up the scale of the result."""
+        self.labels.pin(x, f"it is normalised (%{op.name})")
+        if map.weight is None:
+            return self._stop(op, (), shape, "a normalisation without a gain")
+        units = self.labels.fresh(self.tensors[map.weight].numel(), op.name).reshape(map.shape)
+        self._use(map.weight, units, self.ground.reshape([1] * units.dim()))
+        self._bias(map.bias, units)
+        return units.reshape(-1, *[1] * (len(shape) - 2)).expand(shape) if map.kind == "group" else units.expand(shape)
+
+    # what no parameter enters -----------------------------------------------------------------------------------------
+
+    def _source(self, op: Op, value: Fixed, shape: tuple[int, ...]) -> Tensor:
+        if isinstance(value, Named) and value.slot in self.parameters:
+            units = self.labels.fresh(self.tensors[value.slot].numel(), op.name).reshape(self.tensors[value.slot].shape)
+            self._bias(value.slot, units)
+            return units.expand(shape)
+        fixed = self.labels.pinned(f"a constant (%{op.name})").expand(shape)
+        zero = self.tensors[value.slot] == 0 if isinstance(value, Named) else torch.tensor(value == Literal(0.0))
+        return torch.where(zero, ZERO, fixed)
+
+    def _reindex(self, map: Reindex, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        if map.fn in ("sum", "cumsum"):
+            dims: Any = dict(map.args)["dims" if map.fn == "sum" else "dim"]
+            together = self.labels.joined(inputs[0], dims if isinstance(dims, tuple) else (dims,))
+            return together.reshape(shape) if map.fn == "sum" else together.expand(shape)
+        moved = apply_reindex(map, [x.double() for x in inputs], self.batch, self.tensors).long()
+        empty = moved == ZERO
+        if map.fn in FILLING and bool(empty.any()):
+            moved = moved.masked_scatter(empty, self.labels.fresh(int(empty.sum())))
+        return moved
+
+    def _window(self, map: Window, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+        if not map.kernel:
+            return self.labels.joined(x, map.dims).reshape(shape)
+        return self.labels.joined(x, list(range(-len(map.kernel), 0))).expand(shape)
+
+    def _product(self, op: Op, map: Product, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+        """The value passes with its scale, what multiplies it stays."""
+        modulator = inputs[1 - map.value]
+        self.labels.pin(modulator, f"it multiplies another value (%{op.name})")
+        if map.kind == "conv":
+            return self._stop(op, inputs, shape, "a convolution by a computed kernel")
+        value = inputs[map.value]
+        if map.kind == "matmul":
+            value = self.labels.joined(value, [-1 if map.value == 0 else -2])
+        return value.expand(shape)

@@ -16,21 +16,29 @@ if TYPE_CHECKING:
     from pkcompiler.frontend.capture import lift
     from pkcompiler.ir.parse import parse_graph
     from pkcompiler.ir.types import PathGraph
+    from pkcompiler.kernel.gram import PathKernel, path_kernel
+    from pkcompiler.kernel.ntk import NTK, ntk
+    from pkcompiler.kernel.predict import Prediction, predict_trace
     from pkcompiler.lowering import apply_masks, lower
     from pkcompiler.ops.table import path_op
     from pkcompiler.pruning.artifact import Artifact, load
     from pkcompiler.pruning.rounds import Pruned, prune
     from pkcompiler.pruning.score import Scores, score
+    from pkcompiler.rescaling import Rescaled, rescale
 
 _HOME = {
     "Artifact": "pruning.artifact",
     "Certificate": "analysis.certificate",
     "Diagnostic": "diagnostics",
     "Functional": "analysis.functional",
+    "NTK": "kernel.ntk",
     "PathGraph": "ir.types",
+    "PathKernel": "kernel.gram",
     "PkcError": "diagnostics",
+    "Prediction": "kernel.predict",
     "Pruned": "pruning.rounds",
     "Report": "analysis.report",
+    "Rescaled": "rescaling",
     "Scores": "pruning.score",
     "analyze": "analysis.report",
     "apply_masks": "lowering",
@@ -38,24 +46,32 @@ _HOME = {
     "lift": "frontend.capture",
     "load": "pruning.artifact",
     "lower": "lowering",
+    "ntk": "kernel.ntk",
     "parse_graph": "ir.parse",
     "path_functional": "analysis.functional",
+    "path_kernel": "kernel.gram",
     "path_op": "ops.table",
+    "predict_trace": "kernel.predict",
     "prune": "pruning.rounds",
+    "rescale": "rescaling",
     "score": "pruning.score",
 }
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "NTK",
     "Artifact",
     "Certificate",
     "Diagnostic",
     "Functional",
     "PathGraph",
+    "PathKernel",
     "PkcError",
+    "Prediction",
     "Pruned",
     "Report",
+    "Rescaled",
     "Scores",
     "analyze",
     "apply_masks",
@@ -63,10 +79,14 @@ __all__ = [
     "lift",
     "load",
     "lower",
+    "ntk",
     "parse_graph",
     "path_functional",
+    "path_kernel",
     "path_op",
+    "predict_trace",
     "prune",
+    "rescale",
     "score",
 ]
 

@@ -265,6 +265,10 @@ CODES: dict[str, str] = {
         "on that sample alone."
     ),
     "PKC527": "Targets are missing, or fit the output neither as class labels from 0 on nor as numbers of the output's shape.",
+    "PKC528": (
+        "Arguments of dynamics that do not fit: lr a positive number, steps a whole number from 1 on, the squared loss, and one of "
+        "its reductions."
+    ),
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",

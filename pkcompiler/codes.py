@@ -243,19 +243,6 @@ CODES: dict[str, str] = {
     "PKC522": "A vector or block does not have as many entries as the Path Kernel has columns, or names none of its parameters.",
     "PKC523": "No parameter of the Path Kernel fits a name or glob of restricted(...).",
     "PKC524": "The Path Kernel is zero, since no path is left, and a ratio of its figures has no value.",
-    "PKC530": "An argument of predict_trace does not fit: the moments of the inputs, the number of draws, or the method.",
-    "PKC531": "initialise=... has to build a new model of the same architecture: the same parameters with the same shapes.",
-    "PKC540": "rescale has two methods: conditioning and equi-norm (docs/rescaling.md).",
-    "PKC541": (
-        "The rescaled network was compared with the model on random inputs, and it is another function: nothing is kept. Outputs "
-        "beside the analysed one may read rescaled units, or the weights do not fit into the model's own precision."
-    ),
-    "PKC542": "Rescaling aligns the diagonal of the Path Kernel, which is zero: no path reaches the output.",
-    "PKC543": "Rescaled weights are written to a .safetensors file, and an existing file is replaced with --force only.",
-    "PKC550": (
-        "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
-        "itself: pkc analyze MODEL --with NAME."
-    ),
     "PKC525": (
         "A kernel on data has a row per sample and output, and does not fit into the memory given (memory=, in bytes); or what is "
         "recorded of the gates does not. Traces, products and leading eigenpairs do without the matrix."
@@ -268,6 +255,23 @@ CODES: dict[str, str] = {
     "PKC528": (
         "Arguments of dynamics that do not fit: lr a positive number, steps a whole number from 1 on, the squared loss, and one of "
         "its reductions."
+    ),
+    "PKC529": (
+        "A Loss Path Kernel is fed by a number of steps, each with a positive learning rate, of one and the same model, and closed "
+        "after the last. The loss must stay finite."
+    ),
+    "PKC530": "An argument of predict_trace does not fit: the moments of the inputs, the number of draws, or the method.",
+    "PKC531": "initialise=... has to build a new model of the same architecture: the same parameters with the same shapes.",
+    "PKC540": "rescale has two methods: conditioning and equi-norm (docs/rescaling.md).",
+    "PKC541": (
+        "The rescaled network was compared with the model on random inputs, and it is another function: nothing is kept. Outputs "
+        "beside the analysed one may read rescaled units, or the weights do not fit into the model's own precision."
+    ),
+    "PKC542": "Rescaling aligns the diagonal of the Path Kernel, which is zero: no path reaches the output.",
+    "PKC543": "Rescaled weights are written to a .safetensors file, and an existing file is replaced with --force only.",
+    "PKC550": (
+        "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
+        "itself: pkc analyze MODEL --with NAME."
     ),
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",

@@ -9,7 +9,7 @@ derivative) in the weights of each operation:
 - entries of one value are never summed by fixed factors (an average pool, a mean): entries that differ only in position share
   all their weights. So derivatives at different entries stay uncorrelated from the output down, and a weight that many positions
   share adds their parts incoherently;
-- what enters a gate is symmetric, and normal in the limit of wide layers unless the gate is homogeneous;
+- what enters a gate is normal with zero mean in the limit of wide layers, or symmetric at any width, and the gate homogeneous;
 - derivatives are taken as independent of the values (exact in that limit, and for chains of homogeneous gates).
 """
 
@@ -65,7 +65,7 @@ REFUSED: dict[type, str] = {
 class Parity:
     """What a flip of signs does. ``odd``: groups of weights that flip the value; ``mixed``: those that do neither that nor nothing.
 
-    ``normal``: whether entries are normal in the limit of wide layers.
+    ``normal``: whether entries are normal with zero mean in the limit of wide layers.
     """
 
     odd: frozenset[str]
@@ -81,13 +81,12 @@ class Parity:
 class Verdict:
     """``reasons``: why second moments do not add, by operation (empty: they do).
 
-    ``homogeneous``: all gates are. ``chain``: no value is read twice. ``narrowness``: over the gates that are not homogeneous, the
-    sum of 1 / (weights that meet in a unit).
+    ``wide``: whether that takes wide layers; a chain of homogeneous gates does not. ``narrowness``: over the gates that need normal
+    inputs, the sum of 1 / (weights that meet in a unit).
     """
 
     reasons: list[str] = field(default_factory=list)
-    homogeneous: bool = True
-    chain: bool = True
+    wide: bool = False
     narrowness: float = 0.0
 
     @property
@@ -206,13 +205,11 @@ class _Walk:
         return not bool(self.tensors[fixed.slot].any())  # type: ignore[attr-defined]
 
     def gate(self, op: Op, map: Gate, x: Parity) -> Parity:
-        if not map.piecewise:
-            self.verdict.homogeneous = False
+        if not (map.piecewise and x.odd):
+            self.verdict.wide = True
             self.verdict.narrowness += 1 / max(1, self.fan_in.get(op.inputs[0], 1))
-        if not x.odd:
-            self.refuse(op, "is a gate whose input is not symmetric (it follows another gate, or a sum with one)")
-        elif not (map.piecewise or x.normal):
-            self.refuse(op, "is a gate whose input is not normal, however wide the layers")
+        if not (x.normal or (map.piecewise and x.odd)):
+            self.refuse(op, "is a gate whose input is not normal with zero mean (it follows another gate, or a sum with one)")
         if is_odd(self.functions[op.name]):
             return Parity(x.odd, x.mixed)
         return Parity(frozenset(), x.odd | x.mixed)
@@ -261,7 +258,7 @@ class _Walk:
 
     def added(self, name: str, parts: Sequence[Parity]) -> Parity:
         if len(parts) > 1:
-            self.verdict.chain = False
+            self.verdict.wide = True
             if not all(a.opposes(b) for a, b in combinations(parts, 2)):
                 self.verdict.reasons.append(f"'{name}' is read in ways whose derivatives are correlated")
         return together(parts)

@@ -29,11 +29,13 @@ class Law:
     """How a parameter is initialised.
 
     ``kind``: ``constant`` (the same at every draw), ``centred`` (independent entries of zero mean and one variance, as far as the
-    draws tell), ``other``. ``second``: E[theta^2], a float (pooled), or the squares of a constant's entries.
+    draws tell), ``other``. ``second``: E[theta^2], a float (pooled), or the squares of a constant's entries; ``error``: its
+    relative standard error.
     """
 
     kind: Literal["constant", "centred", "other"]
     second: float | Tensor
+    error: float = 0.0
 
     @property
     def is_zero(self) -> bool:
@@ -107,7 +109,9 @@ def _made(model: nn.Module, initialise: Factory, seed: int) -> nn.Module:
         fresh = initialise(seed)
     if not isinstance(fresh, nn.Module):
         raise fail(
-            "PKC531", f"initialise returned a {type(fresh).__name__}", "expected a new torch.nn.Module of the same architecture"
+            "PKC531",
+            f"initialise returned an object of type {type(fresh).__name__}",
+            "expected a new torch.nn.Module of the same architecture",
         )
     if fresh is model:
         raise fail("PKC531", "initialise returned the model itself", "it should build a new one at every call")
@@ -177,7 +181,8 @@ class Moments:
         means = float((self.sum / self.count).square().sum()) * self.count / second
         squares = float((self.squares / self.count - second).square().sum()) / spread
         slack = n + DEVIATIONS * (2 * n) ** 0.5 + 3 * DEVIATIONS
-        return Law("centred" if means < slack and squares < 2 * slack else "other", second)
+        error = (spread / n) ** 0.5 / second
+        return Law("centred" if means < slack and squares < 2 * slack else "other", second, error)
 
 
 def unlike(model: nn.Module, fresh: Callable[[int], nn.Module], seed: int) -> str | None:

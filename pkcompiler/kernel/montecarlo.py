@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.stats import t as student
 from torch import Tensor, nn
 
 from pkcompiler.analysis.sources import rows_of
@@ -117,9 +118,26 @@ def standard_error(values: Tensor) -> float:
     mean * sqrt(v / n + v^2 / (2 (n - 1))), v the sample variance of the logarithms (Cox's method; Zhou & Gao 1997): the trace of a
     wide and deep network is close to log-normal (Hanin & Nica 2019, arXiv:1909.05989).
     """
-    n = len(values)
-    plain = float(values.std()) / math.sqrt(n)
+    plain = float(values.std()) / math.sqrt(len(values))
+    log = _log_normal(values)
+    return plain if log is None else max(plain, float(values.mean()) * log[1])
+
+
+def interval(values: Tensor) -> tuple[float, float]:
+    """About 95 % for the mean: the hull of Student's interval and of Cox's for a log-normal law, exp(l + v / 2 -+ t se)."""
+    t = float(student.ppf(0.975, len(values) - 1))
+    mean, reach = float(values.mean()), t * standard_error(values)
+    log = _log_normal(values)
+    if log is None:
+        return mean - reach, mean + reach
+    centre, error = log
+    return min(mean - reach, math.exp(centre - t * error)), max(mean + reach, math.exp(centre + t * error))
+
+
+def _log_normal(values: Tensor) -> tuple[float, float] | None:
+    """The logarithm of the mean of a log-normal law, and its standard error; None where a value is not positive."""
     if bool((values <= 0).any()):
-        return plain
-    v = float(values.log().var())
-    return max(plain, float(values.mean()) * math.sqrt(v / n + v**2 / (2 * (n - 1))))
+        return None
+    n, logs = len(values), values.log()
+    v = float(logs.var())
+    return float(logs.mean()) + v / 2, math.sqrt(v / n + v**2 / (2 * (n - 1)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.coherence import Verdict, coherence
 from pkcompiler.kernel.expected import ExpectedSweep, gate_functions
 from pkcompiler.kernel.initial import Factory, Law, drawn, laws, mean_squares, seeds, unlike
-from pkcompiler.kernel.montecarlo import Inputs, sampled_traces, standard_error
+from pkcompiler.kernel.montecarlo import Inputs, interval, sampled_traces, standard_error
 
 Method = Literal["closed form", "monte carlo", "not predicted"]
 METHODS = ("auto", "closed form", "monte carlo")
@@ -25,17 +26,23 @@ METHODS = ("auto", "closed form", "monte carlo")
 EACH_OUTPUT = 64
 """Up to as many outputs get a backward sweep of their own."""
 
+MOVES = 4
+"""Sweeps that tell the error of the closed form."""
+
 NARROW = 0.1
-"""Largest sum, over gates that are not homogeneous, of 1 / fan-in for which normal pre-activations are taken for granted."""
+"""Largest sum, over the gates that need normal inputs, of 1 / fan-in, for which inputs are taken for normal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
     """E[Tr Theta] per sample, summed over the outputs.
 
-    ``trace``: ``exact`` or ``approximate`` (closed form), ``estimated`` with a standard error (Monte Carlo), or ``not predicted``.
+    ``trace``: ``estimated`` with a standard error (Monte Carlo; also the closed form of chains of homogeneous gates, whose only
+    error is that of the variances that it has learned from draws), ``approximate`` (the closed form elsewhere: in the limit of
+    wide layers; the error is that of the variances alone), or ``not predicted``.
     ``per_output``: float64 [outputs], or None where only the sum is known. ``reason``: why this method, and what it assumes.
-    ``variances``: E[theta^2] by parameter, of what the closed form read (empty otherwise). ``samples``: the draws of Monte Carlo.
+    ``variances``: E[theta^2] by parameter, of what the closed form read (empty otherwise). ``samples``: the draws of Monte Carlo,
+    ``interval``: about 95 % for their mean, wider above where the draws spread over orders of magnitude.
     """
 
     trace: Measured
@@ -44,6 +51,7 @@ class Prediction:
     per_output: Tensor | None = None
     variances: Mapping[str, float] = field(default_factory=dict)
     samples: Tensor | None = None
+    interval: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return f"Prediction({self.trace}, {self.method})"
@@ -83,7 +91,7 @@ def predict_trace(
     why = None if initialise is not None else unlike(model, fresh, seed)
     if why is not None:
         return _nothing(why)
-    found = _closed(captured, fresh, inputs, masks, seed) if method != "monte carlo" else "it was asked for"
+    found = _closed(captured, fresh, inputs, masks, seed) if method != "monte carlo" else ""
     if isinstance(found, Prediction):
         return found
     if method == "closed form":
@@ -144,11 +152,12 @@ def _closed(
     if not verdict.holds:
         return _why(verdict)
     if verdict.narrowness > NARROW:
-        return "its layers are narrow for their number, and its gates not homogeneous: pre-activations are not normal"
-    exact = verdict.homogeneous and verdict.chain
+        return "the layers are narrow for their number, so that what enters the gates is not normal"
     trace, per_output = closed_form(captured, tensors, learned, inputs, masks)
-    note = "mean over initialisations" if exact else "mean over initialisations, in the limit of wide layers"
-    measured = Measured(trace.mantissa, trace.exponent, None, "exact" if exact else "approximate", note)
+    error = learning_error(captured, tensors, learned, inputs, masks, trace, seed)
+    limit = ", in the limit of wide layers" if verdict.wide else ""
+    note = f"mean over initialisations{limit}; the error is that of the variances, learned from draws"
+    measured = Measured(trace.mantissa, trace.exponent, error, "approximate" if verdict.wide else "estimated", note)
     reason = "different paths are uncorrelated, so that second moments add up"
     return Prediction(measured, "closed form", reason, per_output, mean_squares(learned))
 
@@ -164,8 +173,10 @@ def closed_form(
     learned: Mapping[str, Law],
     inputs: Inputs,
     masks: Mapping[str, Tensor] | None = None,
+    *,
+    each: bool = True,
 ) -> tuple[Measured, Tensor | None]:
-    """The squared sweep over expected gates, whether or not it holds: the trace per sample, and its parts by output.
+    """The squared sweep over expected gates, whether or not it holds: the trace per sample, and with ``each`` its parts by output.
 
     ``tensors``: buffers and constants as initialised; parameters enter by their laws.
     """
@@ -179,10 +190,33 @@ def closed_form(
         value = sweep.run(edges, _sources(captured, inputs, batch))
         rows = value.tensor.reshape(batch, -1)
         kept = [(masks or {}).get(name) for name in edges]
-        if rows.shape[1] > EACH_OUTPUT:
+        if not each or rows.shape[1] > EACH_OUTPUT:
             return _measured(_derivatives(rows.sum(), edges, kept) / batch, value), None
         parts = torch.stack([_derivatives(column.sum(), edges, kept) for column in rows.unbind(1)]) / batch
     return _measured(parts.sum(), value), parts * 2.0 ** min(value.exponent, 1000)
+
+
+def learning_error(
+    captured: Capture,
+    tensors: Mapping[str, Tensor],
+    learned: Mapping[str, Law],
+    inputs: Inputs,
+    masks: Mapping[str, Tensor] | None,
+    trace: Measured,
+    seed: int,
+) -> float:
+    """The standard error of the closed form that comes from the laws' variances, at the exponent of ``trace``.
+
+    The root mean square of what it changes by when all variances move by their errors times random signs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    changes = []
+    for _ in range(MOVES):
+        signs = (torch.randint(2, (len(learned),), generator=generator) * 2 - 1).tolist()
+        moved = {n: replace(w, second=w.second * (1 + s * w.error)) for (n, w), s in zip(learned.items(), signs, strict=True)}
+        there, _ = closed_form(captured, tensors, moved, inputs, masks, each=False)
+        changes.append(math.ldexp(there.mantissa, there.exponent - trace.exponent) - trace.mantissa)
+    return math.sqrt(sum(c**2 for c in changes) / MOVES)
 
 
 def _root(law: Law, like: Tensor) -> Tensor:
@@ -220,9 +254,10 @@ def _sampled(
     why: str,
 ) -> Prediction:
     samples, parts = sampled_traces(captured, fresh, inputs, masks, draws, seed)
-    reason = f"no closed form: {why}"
+    reason = f"no closed form: {why}" if why else "it was asked for"
     if not bool(samples.isfinite().all()):
         return _nothing(f"{reason}; a trace is beyond the range of float64")
     note = f"mean and standard error over {draws} initialisations, each at an input of its own"
     trace = Measured(float(samples.mean()), 0, standard_error(samples), "estimated", note)
-    return Prediction(trace, "monte carlo", reason, None if parts is None else parts.mean(0), samples=samples)
+    per_output = None if parts is None else parts.mean(0)
+    return Prediction(trace, "monte carlo", reason, per_output, samples=samples, interval=interval(samples))

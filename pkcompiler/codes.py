@@ -242,7 +242,7 @@ CODES: dict[str, str] = {
     ),
     "PKC522": "A vector or block does not have as many entries as the Path Kernel has columns, or names none of its parameters.",
     "PKC523": "No parameter of the Path Kernel fits a name or glob of restricted(...).",
-    "PKC524": "The Path Kernel is zero, since no path is left, and a ratio of its figures has no value.",
+    "PKC524": "Paths are enumerated one by one for small graphs only; this one has too many units or paths. path_kernel never does.",
     "PKC525": (
         "A kernel on data has a row per sample and output, and does not fit into the memory given (memory=, in bytes); or what is "
         "recorded of the gates does not. Traces, products and leading eigenpairs do without the matrix."
@@ -272,6 +272,19 @@ CODES: dict[str, str] = {
     "PKC550": (
         "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
         "itself: pkc analyze MODEL --with NAME."
+    ),
+    "PKC536": (
+        "A closed form has too many terms to be written out: in a residual network they double with every block. Its "
+        "straight-line program is as exact; or let all weights of a kind share a variance, or keep fewer symbols."
+    ),
+    "PKC537": (
+        "An operation has no closed form in symbolic widths: it multiplies by a stored tensor that differs between channels, or "
+        "convolves by a computed kernel. path_functional gives the number."
+    ),
+    "PKC538": "A closed form is asked for with variances or symbols that do not fit: the message names what is missing or unknown.",
+    "PKC551": (
+        "Kernels on data and predictions are taken of the output that the model returns first, and --output chose another. Wrap the "
+        "model so that it returns that output alone."
     ),
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",

@@ -267,11 +267,14 @@ def refuse_non_finite(captured: Capture) -> None:
 
 
 class Collapsed(PkcError):
-    """Layer collapse: no path is left. ``state`` is the last good one (None when the first round collapsed)."""
+    """Layer collapse: no path is left.
 
-    def __init__(self, diagnostic: Diagnostic, state: Round | None) -> None:
+    ``state`` is the last good one (None when the first round collapsed), ``reached`` the one without a path.
+    """
+
+    def __init__(self, diagnostic: Diagnostic, state: Round | None, reached: Round) -> None:
         super().__init__(diagnostic)
-        self.state = state
+        self.state, self.reached = state, reached
 
 
 CONSERVING = ("synflow", "synflow-l2")
@@ -297,6 +300,7 @@ def collapse(state: Round, before: Round | None, good: Round | None, pass_name: 
             notes=(worked, remedy),
         ),
         good,
+        state,
     )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import masked, prepare
+from pkcompiler.analysis.functional import device_of, masked, prepare
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
-from pkcompiler.analysis.sources import data_inputs, data_position, input_sources
+from pkcompiler.analysis.sources import data_inputs, data_position, input_sources, unit_sources
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.pruning.edges import Edges
@@ -114,12 +114,19 @@ class Workspace:
         samples = self._need_data() if reads_data else None
         tensors = masked(self.captured, self.masks) if chosen.reads_data else self.captured.tensors
         sweep, batch = prepare(self.captured, tensors, chosen, samples, input)
-        sources = input_sources(self.captured, samples, input, batch, chosen.dtype)
+        sources = self._sources(samples, input, batch, chosen.dtype)
         by_sample = by_sample or (isinstance(input, Tensor) and input.shape[0] > 1)
         made = (Edges.of(sweep, self.wanted, self.masks), sources, by_sample)
         if isinstance(input, str) and not chosen.reads_data:
             self._prepared[chosen, input] = made
         return made
+
+    def _sources(self, samples: Sequence[Any] | None, input: str | Tensor, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The source weights of every input; all ones are those of the graph alone."""
+        if not isinstance(input, str) or input != "ones":
+            return input_sources(self.captured, samples, input, batch, dtype)
+        device = device_of(self.captured)
+        return {name: t.to(device) for name, t in unit_sources(self.captured.graph, batch, dtype).items()}
 
     def _weighted(self, value: Scaled, output: str | Term, reads_samples: bool) -> Term:
         tensor = value.tensor

@@ -1,0 +1,195 @@
+"""Expressions of an analysis, evaluated: those of a pass, and figures of operators, each with what it says it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from pkcompiler.analyses.collapse import collapse
+from pkcompiler.analyses.operators import Operator
+from pkcompiler.analyses.source import Source
+from pkcompiler.analyses.values import Distribution
+from pkcompiler.analysis.functional import is_approximate
+from pkcompiler.analysis.measured import Measured, Status
+from pkcompiler.analysis.semiring import settings
+from pkcompiler.kernel.dynamics import dynamics
+from pkcompiler.kernel.gram import kernel_of
+from pkcompiler.kernel.ntk import NTK, ntk
+from pkcompiler.kernel.predict import predict_trace
+from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Number, Unary
+from pkcompiler.lang.facts import edge_of, resolve
+from pkcompiler.lang.figures import largest
+from pkcompiler.lang.format import print_expr
+from pkcompiler.lang.paths import DEFAULTS
+from pkcompiler.pruning.evaluate import Evaluator
+from pkcompiler.pruning.terms import NUMBER, Term
+
+RANK, STEP = frozenset({"rank"}), frozenset({"step"})
+OPERATORS = ("gram", "ntk", "frozen")
+NUMBERS = ("trace", "frobenius", "effective_rank", "stable_rank", "condition", "alignment", "stable_step", "bound")
+FIGURES = (*NUMBERS, "diagonal", "eigenvalues", "distance", "dynamics", "predicted_trace")
+VALUES = ("edge", "input", "output", "lr")
+"""The named arguments that are expressions; all others are words or numbers."""
+ORDER: tuple[Status, ...] = ("exact", "estimated", "approximate", "bound", "not predicted")
+"""From the best to the worst: an expression is what its worst part is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mark:
+    """What a figure says it is. ``leaf``: the tensor of an estimated number, through which its ``error`` is carried on."""
+
+    status: Status
+    note: str = ""
+    leaf: Tensor | None = None
+    error: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class AnalysisEvaluator(Evaluator):
+    """Evaluates the expressions of one analysis. Figures and operators are computed once, under their text."""
+
+    analysis: Analysis
+    source: Source
+    _operators: dict[str, Operator] = field(default_factory=dict)
+    _figures: dict[str, Term] = field(default_factory=dict)
+    _marks: dict[str, Mark] = field(default_factory=dict)
+
+    def marks(self, expr: Expr) -> list[Mark]:
+        """The marks of every figure in an expression, its ``let`` names included, each once."""
+        texts = dict.fromkeys(print_expr(call) for call in _calls(expr, dict(self.lets), set()))
+        return [self._marks[text] for text in texts if text in self._marks]
+
+    def table(self, expr: Expr) -> dict[str, Measured]:
+        """The value of ``collapse(...)``."""
+        call = resolve(expr, self.lets)
+        assert isinstance(call, Call)
+        given, named = dict(call.kwargs), call.args[0]
+        until = largest(None, given["until"]) if "until" in given else float(largest(None, Number(10_000)))
+        assert hasattr(named, "value")
+        return collapse(self.source, dict(self.analysis.passes)[str(named.value)], until)
+
+    def distribution(self, expr: Expr) -> Distribution:
+        """The value of ``density(...)``."""
+        call = resolve(expr, self.lets)
+        assert isinstance(call, Call)
+        return self._operator(call.args[0]).density(self.seed)
+
+    def _call(self, call: Call) -> Term:
+        if call.function == "paths":
+            self._mark_paths(call)
+        if call.function not in FIGURES:
+            return Evaluator._call(self, call)
+        text = print_expr(call)
+        if text not in self._figures:
+            self._figures[text] = self._figure(call, text)
+        return self._figures[text]
+
+    def _mark_paths(self, call: Call) -> None:
+        given = dict(call.kwargs)
+        edge = edge_of(given["edge"], self.lets) if "edge" in given else DEFAULTS["edge"]
+        if is_approximate(self.source.graph, settings(edge=edge)):
+            self._marks[print_expr(call)] = Mark("approximate", "the centring of norms is dropped")
+
+    # figures ----------------------------------------------------------------------------------------------------------
+
+    def _figure(self, call: Call, text: str) -> Term:
+        match call.function:
+            case "predicted_trace":
+                return self._number(self._predicted(), text)
+            case "distance":
+                return self._number(self._distance(call), text)
+            case "dynamics":
+                return self._dynamics(call, text)
+        operator = self._operator(call.args[0])
+        if call.function in NUMBERS:
+            return self._number(operator.figure(call.function), text)
+        self._marks[text] = Mark(operator.status)
+        if call.function == "diagonal":
+            return operator.diagonal()
+        count = call.args[1]
+        assert isinstance(count, Number)
+        return Term(RANK, operator.eigenvalues(int(count.value)), operator.exponent)
+
+    def _number(self, found: Measured, text: str) -> Term:
+        estimated = found.error is not None
+        value = torch.tensor(found.mantissa, dtype=torch.float64, requires_grad=estimated)
+        self._marks[text] = Mark(found.status, found.note, value if estimated else None, found.error)
+        return Term(NUMBER, value, found.exponent)
+
+    def _predicted(self) -> Measured:
+        model, inputs = self.source.model()
+        found = predict_trace(model, inputs, seed=self.seed, masks=self.source.masks)
+        notes = [note for note in (found.method, found.trace.note or found.reason) if note]
+        return Measured(found.trace.mantissa, found.trace.exponent, found.trace.error, found.trace.status, ": ".join(notes))
+
+    def _distance(self, call: Call) -> Measured:
+        first, second = (self._operator(arg).kernel for arg in call.args)
+        if isinstance(first, NTK) and second is first.frozen():
+            return first.difference()
+        norm = torch.linalg.matrix_norm(first.kernel)
+        return Measured(float(torch.linalg.matrix_norm(first.kernel - second.kernel) / norm))
+
+    def _dynamics(self, call: Call, text: str) -> Term:
+        given = dict(call.kwargs)
+        count = given["steps"]
+        assert isinstance(count, Number)
+        rate = float(self.evaluate(given["lr"]).plain().tensor.detach())
+        flow = given.get("time") == Name("flow")
+        kernel = self._operator(call.args[0]).kernel
+        model, _ = self.source.model()
+        found = dynamics(model, self.source.data, lr=rate, steps=int(count.value), kernel=kernel)
+        curve = found.predicted_flow if flow else found.predicted_steps
+        self._marks[text] = Mark(found.status if curve is not None else "not predicted", found.note)
+        return Term(STEP, torch.full_like(found.predicted_steps, torch.nan) if curve is None else curve)
+
+    # operators --------------------------------------------------------------------------------------------------------
+
+    def _operator(self, expr: Expr) -> Operator:
+        call = resolve(expr, self.lets)
+        text = print_expr(call)
+        assert isinstance(call, Call) and call.function in OPERATORS, text
+        if text not in self._operators:
+            self._operators[text] = self._made(call)
+        return self._operators[text]
+
+    def _made(self, call: Call) -> Operator:
+        source = self.source
+        match call.function:
+            case "frozen":
+                whole = self._operator(call.args[0])
+                return whole if whole.beside is not None else Operator(whole.kernel.frozen(), whole.kernel)
+            case "ntk":
+                model, inputs = source.model()
+                return Operator(ntk(model, source.data, source.masks, example_inputs=inputs, dtype=source.dtype))
+        functional = resolve(call.args[0], self.lets)
+        assert isinstance(functional, Call)
+        chosen = {key: print_expr(value) for key, value in functional.kwargs if key in ("pools", "products", "constants")}
+        squared = settings(edge="theta^2", **chosen, dtype=source.dtype)
+        return Operator(kernel_of(source.graph, source.tensors, squared, source.masks))
+
+
+def _calls(expr: Expr, lets: dict[str, Expr], seen: set[str]) -> Iterator[Call]:
+    """Every call in an expression, through ``let`` names, each of them once. Words that stand as values are no names."""
+    match expr:
+        case Name(value) if value in lets and value not in seen:
+            seen.add(value)
+            yield from _calls(lets[value], lets, seen)
+        case Unary(_, operand):
+            yield from _calls(operand, lets, seen)
+        case Binary(_, left, right):
+            yield from _calls(left, lets, seen)
+            yield from _calls(right, lets, seen)
+        case Call(function, args, kwargs) if function != "collapse":
+            yield expr
+            named = [value for key, value in kwargs if key in VALUES and value not in (Name("ones"), Name("each"))]
+            for inner in (*args, *named):
+                yield from _calls(inner, lets, seen)
+
+
+def worst(marks: list[Mark]) -> Status:
+    """The status of what is computed from several figures."""
+    return reduce(lambda a, b: a if ORDER.index(a) >= ORDER.index(b) else b, (m.status for m in marks), "exact")

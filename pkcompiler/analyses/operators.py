@@ -1,0 +1,106 @@
+"""The operators that an analysis reads: one reading of each figure for the Path Kernel and for kernels on data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pkcompiler.analyses.values import Distribution, smoothed
+from pkcompiler.analysis.measured import Measured, Status, not_predicted
+from pkcompiler.kernel.gram import PathKernel
+from pkcompiler.kernel.tangent import TangentKernel
+from pkcompiler.pruning.terms import PARAM, Term
+
+DATA = frozenset({"sample", "output"})
+NODES = 30
+"""Nodes of a probe of the density."""
+
+
+@dataclass(slots=True)
+class Operator:
+    """``kernel``, each of whose figures is computed once. ``beside``: of a frozen-gate kernel the true one."""
+
+    kernel: Any
+    beside: Any = None
+    _figures: dict[str, Measured] = field(default_factory=dict)
+    _eigenvalues: Tensor | None = None
+
+    @property
+    def status(self) -> Status:
+        return self.kernel.status if isinstance(self.kernel, PathKernel) else "exact"
+
+    @property
+    def exponent(self) -> int:
+        return self.kernel.exponent if isinstance(self.kernel, PathKernel) else 0
+
+    def diagonal(self) -> Term:
+        """The diagonal, with the axes that the operator acts on."""
+        if isinstance(self.kernel, PathKernel):
+            return Term(PARAM, self.kernel.diagonal(), self.exponent)
+        return Term(DATA, self.kernel.traces())
+
+    def eigenvalues(self, k: int) -> Tensor:
+        """The k largest, descending (all, where there are fewer)."""
+        if self._eigenvalues is None or len(self._eigenvalues) < min(k, self.kernel.size):
+            self._eigenvalues = self.kernel.eigenvalues(min(k, self.kernel.size))
+        return self._eigenvalues[:k]
+
+    def figure(self, name: str) -> Measured:
+        """``trace``, ``frobenius``, ``effective_rank``, ``stable_rank``; of kernels on data also ``condition``, ``alignment``,
+        ``stable_step``, ``bound``."""
+        if name not in self._figures:
+            self._figures[name] = self._compute(name)
+        return self._figures[name]
+
+    def _compute(self, name: str) -> Measured:
+        if name in ("effective_rank", "stable_rank"):
+            return self._rank(name)
+        if name == "bound":
+            bound: Measured = (self.beside or self.kernel).bound()
+            return bound
+        methods = {"condition": "condition_number", "stable_step": "largest_stable_step"}
+        found: Measured = getattr(self.kernel, methods.get(name, name))()
+        return found
+
+    def _rank(self, name: str) -> Measured:
+        """From the trace and the Frobenius norm, or the largest eigenvalue, which are read elsewhere as well."""
+        trace = self.figure("trace")
+        if not trace.mantissa:
+            return not_predicted("the operator is zero")
+        if name == "stable_rank":
+            beside, power = Measured(float(self.eigenvalues(1)[0]), self.exponent), 1
+        else:
+            beside, power = self.figure("frobenius"), 2
+        ratio = (trace.mantissa / beside.mantissa) ** power * 2.0 ** (power * (trace.exponent - beside.exponent))
+        errors = [power * ratio * m.error / m.mantissa for m in (trace, beside) if m.error is not None]
+        error = sum(e**2 for e in errors) ** 0.5 if errors else None
+        return Measured(ratio, 0, error, self.status if error is None else "estimated", trace.note)
+
+    def density(self, seed: int) -> Distribution:
+        """Of the Path Kernel by random probes; of a kernel on data all eigenvalues."""
+        if isinstance(self.kernel, TangentKernel):
+            return _whole(self.kernel)
+        found = self.kernel.density(NODES, seed=seed)
+        status: Status = "estimated" if self.status == "exact" else self.status
+        return Distribution(
+            found.nodes,
+            found.weights,
+            found.exponent,
+            found.grid,
+            found.density,
+            found.error,
+            found.zero,
+            status,
+            "Lanczos quadrature",
+        )
+
+
+def _whole(kernel: TangentKernel) -> Distribution:
+    values = kernel.spectrum()[0].double().cpu()
+    grid, density = smoothed(values)
+    weights = torch.full_like(values, 1 / len(values))
+    zero = Measured(float((values <= 1e-12 * values.max()).double().mean()))
+    return Distribution(values, weights, 0, grid, density, None, zero, "exact")

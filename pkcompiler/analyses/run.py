@@ -1,0 +1,137 @@
+"""``run_analysis``: what an ``analysis`` declaration measures, on a model, under masks (docs/language.md, "Analyses")."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pkcompiler.analyses.evaluate import AnalysisEvaluator, Mark, worst
+from pkcompiler.analyses.report import AnalysisReport, Row
+from pkcompiler.analyses.source import Source, source_of
+from pkcompiler.analyses.values import Series, Value
+from pkcompiler.analysis.measured import Measured, Status
+from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.ir.types import PathGraph
+from pkcompiler.lang.ast import Analysis, ReportLine
+from pkcompiler.lang.formula_analysis import legend, line_formula, shown_kind
+from pkcompiler.lang.library import find_analysis
+from pkcompiler.pruning.terms import PARAM, Term
+from pkcompiler.pruning.workspace import Loss
+
+ORDER = ("sample", "output", "rank", "step")
+
+
+def run_analysis(
+    model: nn.Module,
+    example_inputs: Any,
+    analysis: str | Analysis,
+    *,
+    data: Any = None,
+    masks: Mapping[str, Tensor] | None = None,
+    loss: Loss | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> AnalysisReport:
+    """Run an analysis on a model in evaluation mode, under ``masks``. The model is not changed.
+
+    ``analysis``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole,
+    or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy. ``seed``: of what is
+    drawn at random. Raises PkcError: ``PKC1xx`` for the analysis, ``PKC2xx`` for the model, ``PKC4xx`` for masks, ``PKC5xx`` for
+    data and numbers.
+    """
+    chosen = analysis if isinstance(analysis, Analysis) else find_analysis(analysis)
+    captured = capture(model, example_inputs, dtype=dtype)
+    return analyse_capture(captured, chosen, data=data, masks=masks, loss=loss, seed=seed, dtype=dtype, name=type(model).__name__)
+
+
+def analyse_capture(
+    captured: Capture,
+    analysis: Analysis,
+    *,
+    data: Any = None,
+    masks: Mapping[str, Tensor] | None = None,
+    loss: Loss | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    name: str = "model",
+) -> AnalysisReport:
+    """:func:`run_analysis` on a model that is captured already (in ``dtype``)."""
+    given = {"data": data, "masks": masks, "loss": loss, "batch": batch, "seed": seed, "dtype": dtype}
+    return _run(source_of(analysis, captured.graph, captured.tensors, captured, **given), analysis, name)
+
+
+def analyse_graph(
+    graph: PathGraph,
+    tensors: Mapping[str, Tensor],
+    analysis: Analysis,
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    name: str = "model",
+) -> AnalysisReport:
+    """:func:`run_analysis` on a graph and its slots' tensors alone. Raises ``PKC550`` where the analysis runs the model."""
+    return _run(source_of(analysis, graph, tensors, None, masks=masks, seed=seed, dtype=dtype), analysis, name)
+
+
+def _run(source: Source, analysis: Analysis, name: str) -> AnalysisReport:
+    evaluator = AnalysisEvaluator(dict(analysis.lets), source.workspace(), source.seed, analysis=analysis, source=source)
+    rows = tuple(_row(line, evaluator) for line in analysis.reports)
+    dropped = any(not bool(m.all()) for m in source.masks.values())
+    return AnalysisReport(analysis.name, name, dropped, analysis.source, analysis.doc, rows, tuple(legend(analysis)))
+
+
+def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:
+    value = _value(line, evaluator)
+    marks = evaluator.marks(line.value)
+    status: Status = worst(marks)
+    if isinstance(value, Measured):
+        status = value.status
+    elif isinstance(value, Mapping):
+        status = worst([Mark(status), *(Mark(m.status) for m in value.values())])
+    elif not isinstance(value, Series):
+        status = value.status
+    notes = [note for note in dict.fromkeys(m.note for m in marks) if note]
+    if isinstance(value, Measured) and value.note not in ("", *notes):
+        notes.append(value.note)
+    return Row(line.label, shown_kind(line), value, status, "; ".join(notes), line_formula(line, evaluator.lets))
+
+
+def _value(line: ReportLine, evaluator: AnalysisEvaluator) -> Value:
+    if line.axes == {"layer"}:
+        return evaluator.table(line.value)
+    if line.axes == {"distribution"}:
+        return evaluator.distribution(line.value)
+    term = evaluator.evaluate(line.value)
+    marks = evaluator.marks(line.value)
+    if not line.axes:
+        return _number(term, term.tensor, marks)
+    if term.axes == PARAM:
+        return {n: _number(term, _shown(t, line.spread), marks) for n, t in term.tensors.items()}
+    axes = tuple(a for a in ORDER if a in line.axes)
+    values = term.tensor.detach().double().cpu()
+    return Series(values, term.exponent, axes, worst(marks), "; ".join(m.note for m in marks if m.note))
+
+
+def _shown(tensor: Tensor, spread: bool) -> Tensor:
+    """What stands for a tensor: the number that it holds everywhere, or the sum over its entries."""
+    return tensor.flatten()[0] if spread and tensor.numel() else tensor.sum()
+
+
+def _number(term: Term, value: Tensor, marks: list[Mark]) -> Measured:
+    """A number with the errors of the estimates in it, to first order and as if these were independent."""
+    mantissa = float(value.detach())
+    status, note = worst(marks), next((m.note for m in marks if m.note), "")
+    if math.isnan(mantissa):
+        return Measured(mantissa, term.exponent, None, "not predicted", note or "no number: 0 / 0, or a logarithm or root below 0")
+    leaves = [(m.leaf, m.error) for m in marks if m.leaf is not None and m.error is not None]
+    if not leaves or not value.requires_grad or not math.isfinite(mantissa):
+        return Measured(mantissa, term.exponent, None, status, note)
+    slopes = torch.autograd.grad(value, [leaf for leaf, _ in leaves], retain_graph=True, allow_unused=True)
+    parts = [float(s) * e for s, (_, e) in zip(slopes, leaves, strict=True) if s is not None]
+    return Measured(mantissa, term.exponent, math.hypot(*parts) if parts else None, status, note)

@@ -1,0 +1,103 @@
+"""What an analysis is evaluated on: a captured model with data, or a graph with its tensors alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from pkcompiler.analysis.functional import static_batch
+from pkcompiler.analysis.sources import check_masks
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.frontend.export import bind_call
+from pkcompiler.frontend.inputs import Inputs
+from pkcompiler.ir.types import PathGraph
+from pkcompiler.lang.ast import Analysis
+from pkcompiler.pruning.score import as_pair
+from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bare:
+    """A graph and its tensors in the place of a capture: what sweeps and rounds without data read of one."""
+
+    graph: PathGraph
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def batched(self) -> bool:
+        return False
+
+    @property
+    def static_batch(self) -> int:
+        return static_batch(self.graph)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """``captured``: None where there is no model. ``data``: a pair (x, y) or None. ``batch``: samples to a forward pass."""
+
+    graph: PathGraph
+    tensors: Mapping[str, Tensor]
+    captured: Capture | None
+    masks: Mapping[str, Tensor]
+    data: Any
+    loss: Loss | None
+    batch: int | None
+    seed: int
+    dtype: torch.dtype
+
+    @property
+    def capture(self) -> Capture:
+        """The capture, or what stands for it."""
+        return self.captured or cast(Capture, Bare(self.graph, self.tensors))
+
+    def workspace(self) -> Workspace:
+        """What expressions are evaluated with, at the masks."""
+        samples, target = (None, None) if self.data is None else sample_inputs(self.capture, self.data)
+        names = frozenset(s.name for s in self.graph.parameters)
+        return Workspace(self.capture, self.dtype, self.masks, names, samples, target, self.loss, self.batch)
+
+    def model(self) -> tuple[nn.Module, Inputs]:
+        """The model and its example inputs. Raises ``PKC551`` where another output than its own first one is analysed."""
+        assert self.captured is not None
+        call = self.captured.call
+        args, kwargs = pytree.tree_unflatten(list(call.flat), call.spec)
+        inputs = Inputs(tuple(args), dict(kwargs))
+        if bind_call(self.captured.module, inputs).output != call.output:
+            note = "leave --output out, or wrap the model so that it returns this output alone"
+            raise fail("PKC551", f"kernels on data are those of the first output, and '{call.output_name}' is analysed", note)
+        return self.captured.module, inputs
+
+
+def source_of(
+    analysis: Analysis,
+    graph: PathGraph,
+    tensors: Mapping[str, Tensor],
+    captured: Capture | None,
+    *,
+    data: Any = None,
+    masks: Mapping[str, Tensor] | None = None,
+    loss: Loss | None = None,
+    batch: int | None = None,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+) -> Source:
+    """Everything that an analysis is evaluated with, checked: ``PKC550`` (a model is needed), ``PKC502`` (data are),
+    ``PKC401`` (masks)."""
+    if captured is None and analysis.needs_model:
+        what = "reads data" if analysis.needs_data else "runs the model"
+        note = f"analyse the model itself: pkc analyze MODEL --with {analysis.name}"
+        raise fail("PKC550", f"the analysis '{analysis.name}' {what}, and here is only a graph with its tensors", note)
+    if data is None and analysis.needs_data:
+        note = "give data, e.g. --data digits, or data=(x, y)"
+        raise fail("PKC502", f"the analysis '{analysis.name}' reads data, and none was given", note)
+    check_masks(graph, masks)
+    kept = {n: m.detach().cpu().bool() for n, m in (masks or {}).items()}
+    pair = as_pair(data, seed) if analysis.needs_data else None
+    return Source(graph, tensors, captured, kept, pair, loss, batch, seed, dtype)

@@ -35,7 +35,7 @@ SHOWN = 4
 @click.option("--force", is_flag=True, help="Replace the file that is there.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the figures as JSON (- is stdout, in place of the table).")
 def rescale(method: str, powers_of_two: bool, out: str | None, force: bool, json_file: str | None, **options: Any) -> None:
-    """Rescale the units of a model without changing its function; write the new weights.
+    """Rescale units without changing the function; write weights.
 
     Units are rescaled where the network is positively homogeneous; everything else is left alone and named. The function in
     evaluation mode is compared on random inputs in float64, and nothing is written where it differs by more than 1e-9.

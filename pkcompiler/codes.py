@@ -242,7 +242,7 @@ CODES: dict[str, str] = {
     ),
     "PKC522": "A vector or block does not have as many entries as the Path Kernel has columns, or names none of its parameters.",
     "PKC523": "No parameter of the Path Kernel fits a name or glob of restricted(...).",
-    "PKC524": "Paths are enumerated one by one for small graphs only; this one has too many units or paths. path_kernel never does.",
+    "PKC524": "Paths are enumerated one by one for small graphs only; this one has too many. path_kernel never enumerates them.",
     "PKC525": (
         "A kernel on data has a row per sample and output, and does not fit into the memory given (memory=, in bytes); or what is "
         "recorded of the gates does not. Traces, products and leading eigenpairs do without the matrix."
@@ -283,8 +283,8 @@ CODES: dict[str, str] = {
     ),
     "PKC538": "A closed form is asked for with variances or symbols that do not fit: the message names what is missing or unknown.",
     "PKC551": (
-        "Kernels on data and predictions are taken of the output that the model returns first, and --output chose another. Wrap the "
-        "model so that it returns that output alone."
+        "Kernels on data and predictions are taken of the output that the model returns first, and --output chose another. Wrap "
+        "the model so that it returns that output alone."
     ),
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
@@ -305,6 +305,9 @@ CODES: dict[str, str] = {
     "PKC629": "The model that an artifact is applied to has other parameters than the one that was pruned.",
     "PKC630": "A state_dict holds entries that are no tensors (get_extra_state), so that no artifact could restore it.",
     "PKC631": "A file for JSON cannot be written.",
+    "PKC632": "The page or the plots need a plotting library that is not installed. It is an extra: pip install 'pkcompiler[plot]'.",
+    "PKC633": "Plots are written as png, svg or pdf.",
+    "PKC634": "A page or a plot cannot be written: its folder is missing or protected, or the disk is full.",
     "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",
     "PKC641": (
         "The weights file holds pickled objects, and unpickling can run any code. They are never loaded; save "

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.measured import Measured, Status
-from pkcompiler.diagnostics import fail
+from pkcompiler.analysis.measured import Measured, Status, not_predicted
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
@@ -82,10 +81,10 @@ def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:
 
 
 def effective_rank(kernel: PathKernel, samples: int, seed: int) -> Measured:
-    """Tr^2 / ||G||_F^2; raises ``PKC524`` where G is zero."""
+    """Tr^2 / ||G||_F^2; not predicted where G is zero."""
     trace, norm = kernel.trace(), frobenius(kernel, samples, seed)
     if not norm.mantissa:
-        raise fail("PKC524", "the Path Kernel is zero: no path is left", "give other masks")
+        return not_predicted("the Path Kernel is zero: no path is left")
     ratio = (trace.mantissa / norm.mantissa) ** 2
     errors = [2 * ratio * m.error / abs(m.mantissa) for m in (trace, norm) if m.error is not None]
     status: Status = "estimated" if errors else kernel.status
@@ -93,9 +92,9 @@ def effective_rank(kernel: PathKernel, samples: int, seed: int) -> Measured:
 
 
 def stable_rank(kernel: PathKernel) -> Measured:
-    """Tr / lambda_max; raises ``PKC524`` where G is zero."""
+    """Tr / lambda_max; not predicted where G is zero."""
     trace, largest = kernel.trace(), float(kernel.eigenvalues(1)[0])
     if not largest:
-        raise fail("PKC524", "the Path Kernel is zero: no path is left", "give other masks")
+        return not_predicted("the Path Kernel is zero: no path is left")
     error = None if trace.error is None else trace.error / largest
     return Measured(trace.mantissa / largest, 0, error, kernel.status if error is None else "estimated")

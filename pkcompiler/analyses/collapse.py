@@ -18,11 +18,11 @@ PER_DECADE = 4
 """Compressions that are tried to a factor of 10."""
 
 
-def collapse(source: Source, pass_: Pass, until: float) -> dict[str, Measured]:
+def collapse(source: Source, pass_: Pass, until: float) -> tuple[dict[str, Measured], str]:
     """The first compression 10^(k/4) at which nothing is kept of each prunable parameter, as a bound; the notes bracket it.
 
     A pass of several rounds is run once, one round for each compression; a pass of one round anew for each. The run ends at
-    ``until``, or where no path is left: what is kept there is alive at least up to there.
+    ``until``, or where no path is left, which the second result says: what is kept there is alive at least up to there.
     """
     found = candidates(source.graph)
     steps = [k for k in range(1, _last(until) + 1) if found.total >= compression(k)]
@@ -34,7 +34,8 @@ def collapse(source: Source, pass_: Pass, until: float) -> dict[str, Measured]:
         for name in found.competing:
             if name not in died and not bool(masks[name].any()):
                 died[name] = k
-    return {n: _measured(died.get(n), last, whole, n in before) for n in found.competing}
+    ended = "" if whole else f"no path is left at {compression(last):.4g}"
+    return {n: _measured(died.get(n), last, n in before) for n in found.competing}, ended
 
 
 def compression(k: int) -> float:
@@ -47,13 +48,13 @@ def _last(until: float) -> int:
     return max(1, math.floor(PER_DECADE * math.log10(until) + 1e-9))
 
 
-def _measured(k: int | None, last: int, connected: bool, empty: bool) -> Measured:
+def _measured(k: int | None, last: int, empty: bool) -> Measured:
     if empty:
         return Measured(1.0, note="empty to begin with")
-    if k is not None:
-        return Measured(compression(k), status="bound", note=f"at most {compression(k):.4g}, more than {compression(k - 1):.4g}")
-    reason = "" if connected else ", where no path was left"
-    return Measured(compression(last), status="bound", note=f"more than {compression(last):.4g}{reason}")
+    if k is None:
+        return Measured(compression(last), status="bound", note=f"> {compression(last):.4g}")
+    note = f"{compression(k - 1):.4g} < c <= {compression(k):.4g}"
+    return Measured(compression(k), status="bound", note=note)
 
 
 def _states(source: Source, pass_: Pass, steps: list[int]) -> Iterator[tuple[int, Mapping[str, Tensor], bool]]:

@@ -20,7 +20,8 @@ from pkcompiler.kernel.dynamics import dynamics
 from pkcompiler.kernel.gram import kernel_of
 from pkcompiler.kernel.ntk import NTK, ntk
 from pkcompiler.kernel.predict import predict_trace
-from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Number, Unary
+from pkcompiler.lang import words
+from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Number, Text, Unary
 from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.figures import largest
 from pkcompiler.lang.format import print_expr
@@ -32,6 +33,7 @@ RANK, STEP = frozenset({"rank"}), frozenset({"step"})
 OPERATORS = ("gram", "ntk", "frozen")
 NUMBERS = ("trace", "frobenius", "effective_rank", "stable_rank", "condition", "alignment", "stable_step", "bound")
 FIGURES = (*NUMBERS, "diagonal", "eigenvalues", "distance", "dynamics", "predicted_trace")
+UNTIL = float(words.default("until", "collapse").removesuffix("x"))
 VALUES = ("edge", "input", "output", "lr")
 """The named arguments that are expressions; all others are words or numbers."""
 ORDER: tuple[Status, ...] = ("exact", "estimated", "approximate", "bound", "not predicted")
@@ -66,11 +68,11 @@ class AnalysisEvaluator(Evaluator):
     def table(self, expr: Expr) -> dict[str, Measured]:
         """The value of ``collapse(...)``."""
         call = resolve(expr, self.lets)
-        assert isinstance(call, Call)
-        given, named = dict(call.kwargs), call.args[0]
-        until = largest(None, given["until"]) if "until" in given else float(largest(None, Number(10_000)))
-        assert hasattr(named, "value")
-        return collapse(self.source, dict(self.analysis.passes)[str(named.value)], until)
+        assert isinstance(call, Call) and isinstance(call.args[0], Name | Text)
+        until = largest(None, dict(call.kwargs).get("until", Number(UNTIL)))
+        found, ended = collapse(self.source, dict(self.analysis.passes)[call.args[0].value], until)
+        self._marks[print_expr(call)] = Mark("bound", ended)
+        return found
 
     def distribution(self, expr: Expr) -> Distribution:
         """The value of ``density(...)``."""
@@ -183,7 +185,9 @@ def _calls(expr: Expr, lets: dict[str, Expr], seen: set[str]) -> Iterator[Call]:
         case Binary(_, left, right):
             yield from _calls(left, lets, seen)
             yield from _calls(right, lets, seen)
-        case Call(function, args, kwargs) if function != "collapse":
+        case Call("collapse", _, _):
+            yield expr
+        case Call(_, args, kwargs):
             yield expr
             named = [value for key, value in kwargs if key in VALUES and value not in (Name("ones"), Name("each"))]
             for inner in (*args, *named):

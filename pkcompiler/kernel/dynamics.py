@@ -23,7 +23,7 @@ from pkcompiler.analysis.measured import Measured, Status
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.kernel.descent import descend
 from pkcompiler.kernel.jacobian import MEMORY
-from pkcompiler.kernel.ntk import NTK, ntk
+from pkcompiler.kernel.ntk import NTK, FrozenKernel, ntk
 from pkcompiler.kernel.targets import require
 
 REDUCTIONS = ("sum", "mean", "torch")
@@ -75,18 +75,19 @@ def dynamics(
     example_inputs: Any = None,
     dtype: torch.dtype = torch.float64,
     memory: int = MEMORY,
-    kernel: NTK | None = None,
+    kernel: NTK | FrozenKernel | None = None,
 ) -> Dynamics:
     """The loss curve of full-batch gradient descent in evaluation mode, by the dynamics linearised at the model's weights.
 
     ``loss``: ``mse`` alone, c sum r^2 over samples and outputs; ``reduction``: ``sum`` (c = 1/2), ``mean`` (c = 1/2n, n samples) or
     ``torch`` (c = 1/nk, that of ``torch.nn.functional.mse_loss``). Class targets are one-hot. ``verify`` also trains a copy by
     plain gradient descent for the same steps, masked entries held at 0. ``kernel``: the NTK of the same model, data and masks,
-    where there is one. Where its matrix does not fit, discrete steps are taken by products with it. Raises ``PKC528`` for
-    arguments that do not fit, ``PKC527`` without targets, and what :func:`~pkcompiler.kernel.ntk.ntk` raises.
+    where there is one (or its frozen-gate kernel, which the note says). Where its matrix does not fit, discrete steps are taken by
+    products with it. Raises ``PKC528`` for arguments that do not fit, ``PKC527`` without targets, and what
+    :func:`~pkcompiler.kernel.ntk.ntk` raises.
     """
     raise_all(_wrong_arguments(lr, steps, loss, reduction))
-    theta = ntk(model, data, masks, example_inputs=example_inputs, dtype=dtype, memory=memory) if kernel is None else kernel
+    theta = kernel or ntk(model, data, masks, example_inputs=example_inputs, dtype=dtype, memory=memory)
     y = require(theta.y, "the loss")
     residual = theta.jacobian.values() - y.reshape(-1)
     c = {"sum": 0.5, "mean": 0.5 / theta.n, "torch": 1 / theta.size}[reduction]
@@ -131,7 +132,7 @@ def _wrong_arguments(lr: Any, steps: Any, loss: str, reduction: str) -> list[Dia
 Curves = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]
 
 
-def _decomposed(theta: NTK, residual: Tensor, c: float, lr: float, steps: int) -> Curves:
+def _decomposed(theta: NTK | FrozenKernel, residual: Tensor, c: float, lr: float, steps: int) -> Curves:
     """Both curves from the eigendecomposition of the kernel."""
     values, vectors = (t.double() for t in theta.spectrum())
     energies = c * (vectors.T @ residual.double()).square()
@@ -145,7 +146,7 @@ def _decomposed(theta: NTK, residual: Tensor, c: float, lr: float, steps: int) -
     return times, discrete, continuous, values, energies / total if total else energies
 
 
-def _stepwise(theta: NTK, residual: Tensor, c: float, lr: float, steps: int) -> Curves:
+def _stepwise(theta: NTK | FrozenKernel, residual: Tensor, c: float, lr: float, steps: int) -> Curves:
     """Discrete steps by products with the kernel."""
     losses = [float(residual.square().sum())]
     for _ in range(steps):
@@ -154,15 +155,15 @@ def _stepwise(theta: NTK, residual: Tensor, c: float, lr: float, steps: int) -> 
     return torch.arange(steps + 1, dtype=torch.float64), c * torch.tensor(losses, dtype=torch.float64), None, None, None
 
 
-def _stable_step(theta: NTK, c: float) -> Measured:
+def _stable_step(theta: NTK | FrozenKernel, c: float) -> Measured:
     largest = theta.largest_eigenvalue()
     if not largest:
         return Measured(math.inf, note="the kernel is zero: nothing moves")
     return Measured(1 / (c * largest), note="2 by the largest eigenvalue of the loss's Gauss-Newton matrix at the start")
 
 
-def _note(theta: NTK, lr: float, stable: Measured) -> str:
-    said = "linearised at the start"
+def _note(theta: NTK | FrozenKernel, lr: float, stable: Measured) -> str:
+    said = "linearised at the start" if isinstance(theta, NTK) or theta.is_ntk else "linearised at the start, all slopes held"
     if lr > float(stable):
         said += f"; lr = {lr:g} exceeds the largest stable step {float(stable):.4g}: descent diverges"
     return said if theta.fits else said + "; the kernel does not fit into memory: discrete steps by products, no flow"

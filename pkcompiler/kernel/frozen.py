@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.certificate import SIGNED
-from pkcompiler.analysis.functional import chunks, device_of, functional_of, masked
-from pkcompiler.analysis.measured import Measured, not_predicted
+from pkcompiler.analysis.functional import chunks, device_of, masked
 from pkcompiler.analysis.record import observe
 from pkcompiler.analysis.reindex import window_max
 from pkcompiler.analysis.scaled import Scaled
@@ -24,7 +23,7 @@ from pkcompiler.analysis.sources import data_inputs, input_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, example_batch
-from pkcompiler.ir.maps import Gate, Normalise, Softmax, Window
+from pkcompiler.ir.maps import Gate, Window
 from pkcompiler.kernel.jacobian import shown_bytes
 from pkcompiler.kernel.network import TangentMap, Theta
 
@@ -52,7 +51,7 @@ def frozen_map(
     samples = data_inputs(captured, data)
     given = masked(captured, masks)
     seen = []
-    for piece in _pieces(captured, samples, size):
+    for piece in one_by_one(captured, samples):
         observed, _ = observe(captured.program, captured.lifted, piece, {**captured.program.tensors, **given})
         sources = input_sources(captured, piece, "data", size, dtype)
         seen.append((observed, sources))
@@ -86,12 +85,12 @@ def _signed(dtype: torch.dtype) -> Any:
     return settings(**{f: getattr(SIGNED, f) for f in ("edge", "gates", "pools", "norms", "products", "constants")}, dtype=dtype)
 
 
-def _pieces(captured: Capture, samples: Sequence[Any], size: int) -> list[Sequence[Any]]:
-    """The samples one unit at a time."""
+def one_by_one(captured: Capture, samples: Sequence[Any]) -> list[Sequence[Any]]:
+    """The samples one unit at a time (a batch that the trace has baked in, else one sample)."""
     if not captured.batched:
         return [piece for piece in chunks(captured, samples, whole=False) if piece is not None]
     n = example_batch(samples)
-    return [[t[i : i + size] if isinstance(t, Tensor) and t.dim() else t for t in samples] for i in range(n)]
+    return [[t[i : i + 1] if isinstance(t, Tensor) and t.dim() else t for t in samples] for i in range(n)]
 
 
 def _require_room(first: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], units: int, memory: int) -> None:
@@ -109,25 +108,3 @@ def is_piecewise(captured: Capture) -> bool:
     """Whether every slope is locally constant and nothing is frozen: then the frozen-gate kernel is the NTK."""
     gates = all(op.map.piecewise for op in captured.graph.ops if isinstance(op.map, Gate))
     return gates and all(r.kind in ("gate", "window", "product") for r in captured.lifted.records.values())
-
-
-def trace_bound(captured: Capture, data: Any, masks: Mapping[str, Tensor], wanted: Collection[str], dtype: torch.dtype) -> Measured:
-    """sum over n, k of g_k(x_n) h_k, an upper bound of the trace of the frozen-gate kernel (docs/theory.md, section 3).
-
-    g_k = sum over paths to k of a_p(x)^2 x_s^2, h_k = the part of Tr Pi that reaches output k; by Cauchy and Schwarz, output by
-    output. The sum over n of g weighs the outputs of one Path Kernel, whose trace is the bound.
-    """
-    centred = any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in captured.graph.ops)
-    if centred or any(isinstance(op.map, Softmax) for op in captured.graph.ops):
-        return not_predicted("at data a softmax is a constant and a normalisation centres: Pi without data has other paths")
-    from pkcompiler.kernel.gram import kernel_of
-
-    counting = settings(edge="1", gates="data^2", pools="data", norms="data", products="pairs", constants="on", dtype=dtype)
-    g = functional_of(captured, counting, input="data^2", output="each", masks=masks, data=data, gradients=False)
-    size = captured.static_batch
-    weights = g.mantissa.reshape(-1, size, *g.mantissa.shape[1:]).sum(0)
-    squares = settings(edge="theta^2", pools="sum", products="pairs", constants="on", dtype=dtype)
-    trace = kernel_of(captured.graph, captured.tensors, squares, masks, output=weights, wanted=sorted(wanted)).trace()
-    exact = is_piecewise(captured)
-    note = "of Tr Theta" if exact else "of the trace of the frozen-gate kernel; the NTK's own trace may exceed it"
-    return Measured(trace.mantissa, trace.exponent + g.exponent, trace.error, "bound", f"from above, {note}")

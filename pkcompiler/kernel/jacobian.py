@@ -207,7 +207,9 @@ class Jacobian:
         self.require_gram()
         left = self.memory - self.gram_bytes
         if self.height * self.width * self.item <= left:
-            whole = torch.cat([self.rows(b) for b in self.blocks(max(left // 4, 1))])
+            whole = self.map.like.new_empty(self.height, self.width)
+            for block in self.blocks(max(left - self.height * self.width * self.item, 1)):
+                whole[block.place(self.map.rows)] = self.rows(block)
             return whole @ whole.T
         return self._blockwise(self.blocks(max(left // 3, 1)))
 

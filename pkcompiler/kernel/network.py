@@ -126,6 +126,7 @@ def network(
         )
     x = samples_of(data)
     module = copied(model).to(dtype).eval()
+    x = x.to(next((p.device for p in module.parameters()), x.device))
     call = bind_call(module, cast_inputs(x[:1] if example_inputs is None else example_inputs, dtype))
     named = dict(module.named_parameters())
     check_mask_shapes({n: tuple(p.shape) for n, p in named.items()}, masks)

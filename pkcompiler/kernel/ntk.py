@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pkcompiler.analysis.measured import Measured
 from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.kernel.frozen import frozen_map, is_piecewise, trace_bound
+from pkcompiler.kernel.bound import trace_bound
+from pkcompiler.kernel.frozen import frozen_map, is_piecewise
 from pkcompiler.kernel.jacobian import MEMORY, Jacobian
 from pkcompiler.kernel.network import Network, network, samples_of
 from pkcompiler.kernel.tangent import TangentKernel
@@ -36,7 +37,8 @@ def ntk(
     """
     found = network(model, data, masks, example_inputs=example_inputs, dtype=dtype)
     y = targets(found, data)
-    return NTK(found, samples_of(data), y, dict(masks or {}), example_inputs, dtype, int(memory))
+    x = samples_of(data).to(next(iter(found.theta.values())).device)
+    return NTK(found, x, y, dict(masks or {}), example_inputs, dtype, int(memory))
 
 
 class NTK(TangentKernel):
@@ -99,4 +101,5 @@ class FrozenKernel(TangentKernel):
         wanted = set(found.theta)
         map = frozen_map(captured, beside._x, beside._masks, wanted, beside._dtype, beside._memory)
         super().__init__(Jacobian(map, beside._memory), found.n, found.outputs, beside.y, found.masks)
+        self.network = found
         self.is_ntk = is_piecewise(captured)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.measured import Measured, not_predicted
+from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.jacobian import Jacobian
 from pkcompiler.kernel.spectrum import Eigenpairs
 from pkcompiler.kernel.targets import require
@@ -114,7 +115,7 @@ class TangentKernel:
 
     def _lanczos(self, k: int) -> Eigenpairs:
         """Implicitly restarted Lanczos (scipy's ``eigsh``, ARPACK) on products with J J^T; starts at a fixed vector."""
-        from scipy.sparse.linalg import LinearOperator, eigsh
+        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
         like, count = self.jacobian.map.like, 0
 
@@ -127,7 +128,15 @@ class TangentKernel:
         dtype = np.float64 if like.dtype == torch.float64 else np.float32
         operator = LinearOperator((self.size, self.size), matvec=product, dtype=dtype)
         start = torch.randn(self.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy().astype(dtype)
-        found, basis = eigsh(operator, k=k, v0=start, which="LA", tol=1e-10 if dtype is np.float64 else 1e-5)
+        tolerance = 1e-10 if dtype is np.float64 else 1e-5
+        try:
+            found, basis = eigsh(operator, k=k, v0=start, which="LA", tol=tolerance)
+        except ArpackNoConvergence as error:
+            raise fail(
+                "PKC525",
+                f"{len(error.eigenvalues)} of {k} eigenpairs converged in {count} products, and the matrix does not fit",
+                f"ask for fewer, or give memory={self.jacobian.gram_bytes * 2}",
+            ) from error
         order = np.argsort(-found, kind="stable")
         values = torch.from_numpy(found[order]).to(like)
         vectors = torch.from_numpy(np.ascontiguousarray(basis[:, order])).to(like)

@@ -1,4 +1,4 @@
-"""Laws of rescaling on the brute-force families: what may be scaled, that nothing is missed, and what it does to the Path Kernel."""
+"""Laws of rescaling on the brute-force families: what may be scaled, that nothing is missed, what it does to the Path Kernel."""
 
 from __future__ import annotations
 

@@ -25,11 +25,13 @@ SAMPLES = 4
 @dataclass(frozen=True, slots=True)
 class Deviations:
     """The largest relative deviations of any output: ``exact`` with the factors applied in float64, ``stored`` with the weights
-    rounded to the model's own precision. ``where``: the output with the largest (counted from 0)."""
+    rounded to the model's own precision. ``where``: the output with the largest (its position); ``analysed``: the one of the graph.
+    """
 
     exact: float
     stored: float
-    where: int
+    where: int = 0
+    analysed: int = 0
 
 
 def deviations(captured: Capture, copy: nn.Module, factors: Mapping[str, Tensor], seed: int) -> Deviations:
@@ -38,10 +40,10 @@ def deviations(captured: Capture, copy: nn.Module, factors: Mapping[str, Tensor]
     old = dict(captured.module.named_parameters())
     exact = {n: t * factors[n].to(t.device) if n in factors else t for n, t in old.items()}
     stored = {n: t.to(old[n].dtype) for n, t in copy.named_parameters() if n in old}
-    plain = _outputs(captured, old, flat)
-    first = [_deviation(a, b) for a, b in zip(plain, _outputs(captured, exact, flat), strict=True)]
-    second = [_deviation(a, b) for a, b in zip(plain, _outputs(captured, stored, flat), strict=True)]
-    return Deviations(max(first), max(second), max(range(len(first)), key=lambda i: max(first[i], second[i])))
+    plain, first, second = (_outputs(captured, parameters, flat) for parameters in (old, exact, stored))
+    found = {i: (_deviation(plain[i], first[i]), _deviation(plain[i], second[i])) for i in plain}
+    worst = max(found, key=lambda i: found[i])
+    return Deviations(found[worst][0], max(pair[1] for pair in found.values()), worst, captured.call.output)
 
 
 def random_inputs(captured: Capture, seed: int) -> tuple[Any, ...]:
@@ -57,11 +59,12 @@ def random_inputs(captured: Capture, seed: int) -> tuple[Any, ...]:
     return tuple(drawn(x) for x in flat)
 
 
-def _outputs(captured: Capture, parameters: Mapping[str, Tensor], flat: Sequence[Any]) -> list[Tensor]:
+def _outputs(captured: Capture, parameters: Mapping[str, Tensor], flat: Sequence[Any]) -> dict[int, Tensor]:
+    """Every floating output by its position."""
     args, kwargs = pytree.tree_unflatten(list(flat), captured.call.spec)
     with evaluating(captured.module), torch.no_grad():
         result = functional_call(captured.module, dict(parameters), args, kwargs)
-    return [t for t in pytree.tree_leaves(result) if isinstance(t, Tensor) and t.is_floating_point()]
+    return {i: t for i, t in enumerate(pytree.tree_leaves(result)) if isinstance(t, Tensor) and t.is_floating_point()}
 
 
 def _deviation(old: Tensor, new: Tensor) -> float:
@@ -77,8 +80,9 @@ def require_preserved(seen: Deviations, copy: nn.Module) -> None:
         raise fail(
             "PKC541",
             f"output {seen.where} of the rescaled network differs from the model's by {seen.exact:.1e} of its size, more than 1e-9",
-            "every output must hang on the analysed one's units: choose one with --output, or return one alone",
-            "pkc certify says whether the graph is the model",
+            "is the graph the model? pkc certify MODEL says so"
+            if seen.where == seen.analysed
+            else f"the units that it shows stay as they are with --output {seen.where}",
         )
     kinds = {t.dtype for t in copy.parameters() if t.is_floating_point()}
     coarse = max((torch.finfo(kind).eps for kind in kinds), default=0.0)

@@ -248,8 +248,8 @@ CODES: dict[str, str] = {
         "recorded of the gates does not. Traces, products and leading eigenpairs do without the matrix."
     ),
     "PKC526": (
-        "A tangent kernel needs at least one sample and one parameter that requires grad, and an output of each sample that depends "
-        "on that sample alone."
+        "A tangent kernel needs at least one sample and one parameter that requires grad, a model that autograd can differentiate, "
+        "and an output of each sample that depends on that sample alone."
     ),
     "PKC527": "Targets are missing, or fit the output neither as class labels from 0 on nor as numbers of the output's shape.",
     "PKC528": (
@@ -273,13 +273,17 @@ CODES: dict[str, str] = {
         "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
         "itself: pkc analyze MODEL --with NAME."
     ),
+    "PKC535": (
+        "A graph has too many paths, or a matrix too many entries, to be written as expressions. The message says how many. "
+        "closed_forms gives symbolic widths for any dense model, path_functional and path_kernel give numbers."
+    ),
     "PKC536": (
         "A closed form has too many terms to be written out: in a residual network they double with every block. Its "
         "straight-line program is as exact; or let all weights of a kind share a variance, or keep fewer symbols."
     ),
     "PKC537": (
-        "An operation has no closed form in symbolic widths: it multiplies by a stored tensor that differs between channels, or "
-        "convolves by a computed kernel. path_functional gives the number."
+        "An operation has no symbolic form: it multiplies by a stored tensor that differs between channels, or convolves by a "
+        "computed kernel. path_functional gives the number."
     ),
     "PKC538": "A closed form is asked for with variances or symbols that do not fit: the message names what is missing or unknown.",
     "PKC551": (

@@ -186,6 +186,24 @@ def test_models_and_data_that_do_not_fit(model, data, message):
         ntk(model, data)
 
 
+class Overwritten(nn.Module):
+    """Autograd needs what is overwritten here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).relu()
+        h += 1
+        return h
+
+
+def test_a_model_that_autograd_cannot_differentiate():
+    with pytest.raises(PkcError, match=r"PKC526.*derivatives cannot be computed: one of the variables"):
+        _ = ntk(Overwritten(), torch.randn(4, 3)).kernel
+
+
 def test_samples_and_masks_that_do_not_fit():
     with pytest.raises(PkcError, match=r"PKC505.*samples have shape"):
         ntk(nn.Linear(3, 2), torch.randn(4, 5), example_inputs=torch.randn(1, 3))

@@ -181,7 +181,16 @@ class Jacobian:
                     return fast().detach()
                 except Exception:  # whatever a model does that vmap does not know
                     self.vectorised = False
-            return slow().detach()
+            try:
+                return slow().detach()
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError as error:
+                raise fail(
+                    "PKC526",
+                    f"the model's derivatives cannot be computed: {str(error).strip().splitlines()[0]}",
+                    "loss.backward() has to work in evaluation mode: compute without in-place operations in forward",
+                ) from error
 
     # the Gram matrix --------------------------------------------------------------------------------------------------
 

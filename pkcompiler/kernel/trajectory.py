@@ -66,10 +66,11 @@ class LossPathKernel:
         self.network = network(model, data, masks, example_inputs=example_inputs, dtype=dtype)
         self.samples = _indices(samples, self.network.n)
         self.lr, self.memory = lr, int(memory)
-        self._map = _loss_map(self.network, data, loss)
-        self._refuse()
-        self._kernel = self._map.like.new_zeros(len(self.samples), len(self.samples))
-        self._fallen = self._map.like.new_zeros(len(self.samples))
+        map = _loss_map(self.network, data, loss)
+        self._refuse(map.like.element_size())
+        self._all, self._chosen = Jacobian(map, self.memory), Jacobian(_chosen(map, self.samples), self.memory)
+        self._kernel = map.like.new_zeros(len(self.samples), len(self.samples))
+        self._fallen = map.like.new_zeros(len(self.samples))
         self._explained = 0.0
         self._losses: list[Tensor] = []
         self._closed = False
@@ -115,19 +116,23 @@ class LossPathKernel:
 
     def _add(self, theta: Theta, lr: float) -> dict[str, Tensor]:
         """One step from ``theta``; returns the gradient of the training loss there."""
-        map = replace(self._map, theta=dict(theta))
-        whole = Jacobian(map, self.memory)
-        self._losses.append(self._finite(whole.values()))
-        gradient = whole.vjp(map.like.new_full((map.count,), 1 / map.count))
-        chosen = Jacobian(_chosen(map, self.samples), self.memory)
-        chosen.vectorised = whole.vectorised
-        self._kernel += lr * chosen.gram()
-        self._fallen += lr * chosen.jvp(gradient)
+        self._move(theta)
+        self._losses.append(self._finite(self._all.values()))
+        n = self.network.n
+        gradient = self._all.vjp(self._kernel.new_full((n,), 1 / n))
+        self._kernel += lr * self._chosen.gram()
+        self._fallen += lr * self._chosen.jvp(gradient)
         self._explained += lr * float(gradient.square().sum())
-        return map.named(gradient)
+        return self._all.map.named(gradient)
+
+    def _move(self, theta: Theta) -> None:
+        """Further derivatives are taken at ``theta``."""
+        for jacobian in (self._all, self._chosen):
+            jacobian.map = replace(jacobian.map, theta=dict(theta))
 
     def _end(self, theta: Theta) -> None:
-        self._losses.append(self._finite(Jacobian(replace(self._map, theta=dict(theta)), self.memory).values()))
+        self._move(theta)
+        self._losses.append(self._finite(self._all.values()))
         self._closed = True
 
     def _finite(self, losses: Tensor) -> Tensor:
@@ -185,10 +190,10 @@ class LossPathKernel:
         if not self._closed:
             raise fail("PKC529", "the trajectory has no end yet", "call close(model) after the last step")
 
-    def _refuse(self) -> None:
+    def _refuse(self, item: int) -> None:
         """``PKC525`` where the sum and the step that is added to it do not fit."""
         m = len(self.samples)
-        needed = 2 * m * m * self._map.like.element_size()
+        needed = 2 * m * m * item
         if needed > self.memory:
             raise fail(
                 "PKC525",

@@ -97,6 +97,27 @@ def test_condition_number_and_stable_step():
     assert float(pairs.residuals.max()) < 1e-9
 
 
+@pytest.mark.parametrize(("outputs", "n", "k"), [(101, 5, 12), (40, 12, 6), (300, 3, 5)])
+def test_copies_of_an_eigenvalue_are_not_missed_without_the_matrix(outputs, n, k):
+    """A linear layer's kernel is (x x^T + 1), once per output."""
+    model, x = nn.Linear(3, outputs), normal(n, 3)
+    expected = torch.linalg.eigvalsh(x @ x.T + 1).flip(0).repeat_interleave(outputs)[:k]
+    pairs = ntk(model, x, memory=(n * outputs) ** 2 * 8 - 1).eigenpairs(k)
+    torch.testing.assert_close(pairs.values, expected, rtol=1e-9, atol=0)
+    assert float(pairs.residuals.max()) < 1e-6
+    torch.testing.assert_close(pairs.vectors.T @ pairs.vectors, torch.eye(k, dtype=torch.float64), rtol=0, atol=1e-8)
+
+
+def test_many_outputs_need_no_matrix_for_a_few_eigenpairs():
+    model, x = mlp(3, 8, 150), normal(4, 3)
+    free = ntk(model, x)
+    pairs = free.eigenpairs(3)
+    assert pairs.products > 0
+    _ = free.kernel
+    assert free.eigenpairs(3).products == 0
+    torch.testing.assert_close(pairs.values, free.eigenvalues(3), rtol=1e-9, atol=0)
+
+
 def test_rank_deficient_kernels_say_so():
     linear = nn.Linear(2, 1, bias=False).double()
     few = ntk(linear, normal(5, 2)).condition_number()

@@ -15,6 +15,9 @@ from pkcompiler.kernel.jacobian import Jacobian
 from pkcompiler.kernel.spectrum import Eigenpairs
 from pkcompiler.kernel.targets import require
 
+SMALL, LARGE, FEW = 400, 3000, 100
+"""Rows up to which the matrix is always made for its eigenpairs; is made where a sample has few outputs; and how many are few."""
+
 
 class TangentKernel:
     """Theta = J J^T [n k, n k] of ``n`` samples and ``k`` outputs, ordered by sample, then output.
@@ -101,45 +104,45 @@ class TangentKernel:
         return self.eigenpairs(k).values
 
     def eigenpairs(self, k: int = 10) -> Eigenpairs:
-        """The k largest eigenvalues with vectors and relative residuals: of the matrix where it fits, else matrix-free.
+        """The k largest eigenvalues with vectors and relative residuals.
 
-        ``products`` is 0 where the matrix was decomposed. Matrix-free at most n k - 1 pairs can be had (``PKC525`` otherwise).
+        Of the matrix where it is small or was made already (``products`` is 0 then), else matrix-free: then at most n k - 1 pairs
+        can be had (``PKC525`` otherwise).
         """
         k = min(k, self.size)
-        if self.fits:
+        if self._written_out(k):
             values, vectors = (self.spectrum()[0][:k], self.spectrum()[1][:, :k])
             return Eigenpairs(values, vectors, _residuals(self.kernel @ vectors, values, vectors), 0, 0)
         if k == self.size:
             self.jacobian.require_gram()
-        return self._lanczos(k)
+        return self._matrix_free(k)
 
-    def _lanczos(self, k: int) -> Eigenpairs:
-        """Implicitly restarted Lanczos (scipy's ``eigsh``, ARPACK) on products with J J^T; starts at a fixed vector."""
-        from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    def _written_out(self, k: int) -> bool:
+        """Whether k eigenpairs are taken of the matrix: where it is there, or small, or has few outputs to a sample."""
+        if not self.fits or self._kernel is not None:
+            return self.fits
+        return self.size <= SMALL or (self.k <= FEW and self.size <= LARGE) or 20 * k > self.size
 
-        like, count = self.jacobian.map.like, 0
+    def _matrix_free(self, k: int) -> Eigenpairs:
+        from scipy.sparse.linalg import ArpackNoConvergence
+
+        from pkcompiler.kernel.multiple import leading_pairs
+
+        like = self.jacobian.map.like
 
         def product(u: np.ndarray) -> np.ndarray:
-            nonlocal count
-            count += 1
             result: np.ndarray = self.matvec(torch.from_numpy(np.ascontiguousarray(u))).cpu().numpy()
             return result
 
-        dtype = np.float64 if like.dtype == torch.float64 else np.float32
-        operator = LinearOperator((self.size, self.size), matvec=product, dtype=dtype)
-        start = torch.randn(self.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).numpy().astype(dtype)
-        tolerance = 1e-10 if dtype is np.float64 else 1e-5
         try:
-            found, basis = eigsh(operator, k=k, v0=start, which="LA", tol=tolerance)
+            found, basis, count = leading_pairs(product, self.size, k, np.float64 if like.dtype == torch.float64 else np.float32)
         except ArpackNoConvergence as error:
             raise fail(
                 "PKC525",
-                f"{len(error.eigenvalues)} of {k} eigenpairs converged in {count} products, and the matrix does not fit",
-                f"ask for fewer, or give memory={self.jacobian.gram_bytes * 2}",
+                f"{len(error.eigenvalues)} of {k} eigenpairs converged by products alone",
+                f"ask for fewer, or read .kernel first (with memory={max(self.jacobian.memory, self.jacobian.gram_bytes * 2)})",
             ) from error
-        order = np.argsort(-found, kind="stable")
-        values = torch.from_numpy(found[order]).to(like)
-        vectors = torch.from_numpy(np.ascontiguousarray(basis[:, order])).to(like)
+        values, vectors = torch.from_numpy(found).to(like), torch.from_numpy(basis).to(like)
         images = torch.stack([self.matvec(u) for u in vectors.unbind(1)], 1)
         return Eigenpairs(values.clamp(min=0), vectors, _residuals(images, values, vectors), 0, count + k)
 

@@ -93,7 +93,7 @@ def _print(result: Rescaled, file: Path) -> None:
     click.echo()
     click.echo(f"{result.units:,} units rescaled by {result.method}: {ended} after {len(result.history) - 1} steps, ", nl=False)
     click.echo(f"scales {_range(result)}; diag(G) {result.status}")
-    click.echo(f"the function, on random inputs in float64: preserved to {result.checked:.1e} ({result.stored:.1e} as stored)")
+    click.echo(f"the function, on random inputs in float64: preserved to {result.checked:.2e} ({result.stored:.1e} as stored)")
     if result.left_alone:
         click.echo()
         table(("left alone because", "units", "where"), _reasons(result.left_alone))

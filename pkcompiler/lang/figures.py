@@ -82,7 +82,7 @@ def _unsquared(functional: Call, scope: Scope) -> str:
     if print_expr(given.get("pools", Name("max"))) == "data":
         return "needs pools = sum or max"
     for key in ("input", "gates", "norms", "output"):
-        if key in given and print_expr(resolve(given[key], scope.lets)) != DEFAULTS[key]:
+        if key in given and print_expr(given[key]) != DEFAULTS[key]:
             return f"needs {key} = {DEFAULTS[key]}"
     return ""
 

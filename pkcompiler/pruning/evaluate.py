@@ -145,7 +145,7 @@ class Evaluator:
 
     def _input(self, expr: Expr | None) -> str | Tensor:
         """One of the words that also serve integer inputs, or the weights themselves."""
-        if expr is None:
+        if expr is None or expr == Name("ones"):
             return "ones"
         words = print_expr(resolve(expr, self.lets)).replace(" ", "")
         if words in ("ones", "data", "data^2", "mean(data)", "mean(data^2)"):

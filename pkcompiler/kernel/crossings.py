@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.ir.maps import Product
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.uses import uses
@@ -61,18 +61,28 @@ def second_derivatives(kernel: PathKernel, twice: Iterable[str], exact: bool) ->
     names = list(twice)
     if not names:
         return Squares({}, 0.0)
-    places = {n: (kernel.theta[n] != 0).reshape(-1).nonzero().reshape(-1) for n in names}
+    places = crossed_places(kernel, names)
     count = sum(len(at) for at in places.values())
     if count <= MOST:
         entries = {n: _entries(kernel, n, places[n]) for n in names}
         return Squares(entries, float(sum((kernel.theta[n].square() * h).sum() for n, h in entries.items())))
     if exact:
-        raise fail(
-            "PKC521",
-            f"{count} parameter entries can be crossed twice by a path, and each of their diagonal entries is a product of its own",
-            f"up to {MOST} are computed; restrict the kernel to a group, or use trace(), which estimates their part",
-        )
+        raise too_many(count)
     return _estimated(kernel, names)
+
+
+def crossed_places(kernel: PathKernel, names: Iterable[str]) -> dict[str, Tensor]:
+    """The positions (flattened) of entries that are not zero, by parameter."""
+    return {n: (kernel.theta[n] != 0).reshape(-1).nonzero().reshape(-1) for n in names}
+
+
+def too_many(count: int) -> PkcError:
+    """The refusal of ``count`` products."""
+    return fail(
+        "PKC521",
+        f"{count} parameter entries can be crossed twice by a path, and each of their diagonal entries is a product of its own",
+        f"up to {MOST} are computed; restrict the kernel to a group, or use trace(), which estimates their part",
+    )
 
 
 def _entries(kernel: PathKernel, name: str, places: Tensor) -> Tensor:

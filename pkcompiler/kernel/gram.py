@@ -25,6 +25,7 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.crossings import Squares, crossed_twice, second_derivatives
 from pkcompiler.kernel.hessian import Hessian
+from pkcompiler.kernel.outputs import traces_by_output
 from pkcompiler.kernel.quadrature import Density, lanczos_density
 from pkcompiler.kernel.spectrum import Eigenpairs, effective_rank, frobenius, leading, stable_rank
 
@@ -123,12 +124,15 @@ class PathKernel:
     def hessian(self) -> Hessian:
         """R_2, its gradient and products with its Hessian; made at the first use."""
         if self._hessian is None:
-            batch = static_batch(self.graph)
-            sweep = Sweep(self.graph, self._tensors, self.settings, batch=batch, device=self.device)
-            sources = unit_sources(self.graph, batch, self.dtype) | dict(self._input or {})
-            on_device = {name: t.to(self.device) for name, t in sources.items()}
-            self._hessian = Hessian(sweep, sweep.edges(self._given), on_device, self.names, self._output)
+            self._hessian = Hessian(*self.prepared(), self.names, self._output)
         return self._hessian
+
+    def prepared(self) -> tuple[Sweep, dict[str, Tensor], dict[str, Tensor]]:
+        """The sweep of R_2, w times the masks, and the sources."""
+        batch = static_batch(self.graph)
+        sweep = Sweep(self.graph, self._tensors, self.settings, batch=batch, device=self.device)
+        sources = unit_sources(self.graph, batch, self.dtype) | dict(self._input or {})
+        return sweep, sweep.edges(self._given), {name: t.to(self.device) for name, t in sources.items()}
 
     @property
     def exponent(self) -> int:
@@ -159,6 +163,13 @@ class PathKernel:
         tau = float(sum(self._kept(n, t).sum() for n, t in self.tau().items()))
         second = self._squares(exact=False)
         return self._measured(tau + second.total, error=second.error, note=second.note)
+
+    def traces_by_output(self) -> Tensor:
+        """h_k, the part of Tr G on paths to output k, for every output at once: [*output shape], exact, at ``exponent``.
+
+        Raises ``PKC521`` where too many entries can be crossed twice by a path.
+        """
+        return traces_by_output(self)
 
     def frobenius(self, samples: int = 32, seed: int = 0) -> Measured:
         """||G||_F, exact for small kernels, else the root of the mean of ||G z||^2 over random signs z."""
@@ -215,9 +226,13 @@ class PathKernel:
         """The k largest eigenvalues [k], descending; those of Pi, where they are not zero."""
         return self.eigenpairs(k).values
 
-    def eigenpairs(self, k: int = 10) -> Eigenpairs:
-        """The k largest eigenvalues with vectors and relative residuals, recomputed in the end."""
-        return leading(self, k)
+    def eigenpairs(self, k: int = 10, *, tolerance: float = 5e-7, memory: int = 2 << 30) -> Eigenpairs:
+        """The k largest eigenvalues with vectors and relative residuals, recomputed in the end.
+
+        ``tolerance``: of the relative residuals (float64; in float32 they end near 1e-6). ``memory``: bytes for the basis; at
+        least k + 8 vectors are held, and with more fewer products are needed.
+        """
+        return leading(self, k, tolerance, memory)
 
     def density(self, n: int = 30, probes: int = 8, seed: int = 0) -> Density:
         """The spectral density by stochastic Lanczos quadrature with ``n`` nodes a probe."""

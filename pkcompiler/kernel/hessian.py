@@ -39,7 +39,7 @@ class Hessian:
         self.names = tuple(wanted)
         self.squares = {name: w.detach().requires_grad_(name in self.names) for name, w in squares.items()}
         with torch.enable_grad():
-            root = _plain(_weighed(sweep.run(self.squares, sources), output))
+            root = plain(_weighed(sweep.run(self.squares, sources), output))
             leaves = [self.squares[name] for name in self.names]
             connected = root.tensor.requires_grad
             first = torch.autograd.grad(root.tensor, leaves, create_graph=True, allow_unused=True) if connected else ()
@@ -79,7 +79,7 @@ def _weighed(value: Scaled, output: Any) -> Scaled:
     return weigh(value, output)
 
 
-def _plain(value: Scaled) -> Scaled:
+def plain(value: Scaled) -> Scaled:
     """The value without exponent, where its derivatives and their squares are plain floats too."""
     if value.exponent == 0 or abs(value.exponent) > REACH[value.tensor.dtype]:
         return value

@@ -1,7 +1,8 @@
 """Spectral density by stochastic Lanczos quadrature (Golub and Meurant 2010, chapter 6; Ubaru, Chen and Saad 2017).
 
-The Lanczos recursion is our own: neither scipy nor torch returns the tridiagonal matrix, and curvlinops' density keeps no nodes and
-weights, has no standard error and cannot hold a point mass at 0, of which G has a large one. Without reorthogonalisation two
+The Lanczos recursion is our own: neither scipy nor torch returns the tridiagonal matrix, and curvlinops' density (it would bring
+BackPACK and torchvision along) keeps no nodes and weights, has no standard error, and no point mass at 0, of which G has a large
+one. Without reorthogonalisation two
 vectors are held, and the quadrature stays valid (Chen, Trogdon and Ubaru 2021, arXiv:2105.06595): the copies of a converged
 eigenvalue share its weight.
 """
@@ -35,8 +36,8 @@ class Density:
 
     ``grid`` [points] is log10 of the eigenvalue (exponent included), ``density`` [points] the mass per decade there, each node
     smoothed by a bell of ``width`` decades; ``error`` [points] its standard error over the probes. ``zero``: the mass at the
-    eigenvalue 0 (nodes below 1e-12 of the largest), which the density leaves out. ``mean``: the mean eigenvalue, Tr G / size,
-    as the quadrature gives it. Nodes are times ``2**exponent``.
+    eigenvalue 0 (nodes below 1e-12 of the largest, as far as n nodes tell them apart), which the density leaves out. ``mean``: the
+    mean eigenvalue, Tr G / size, as the quadrature gives it. Nodes are times ``2**exponent``.
     """
 
     nodes: Tensor

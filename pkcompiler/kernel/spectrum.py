@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pkcompiler.analysis.measured import Measured, Status, not_predicted
+from pkcompiler.kernel.lanczos import eigenpairs
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
@@ -21,7 +21,7 @@ DENSE = 400
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Eigenpairs:
-    """``values`` [k] descending and ``residuals`` [k] = ||G u - lambda u|| / lambda; ``vectors`` [size, k] of norm 1.
+    """``values`` [k] descending and ``residuals`` [k] = ||G u - lambda u|| / lambda (float64); ``vectors`` [size, k] of norm 1.
 
     Values are times ``2**exponent``. ``products``: the number of products with G that it took (those of the residuals included).
     """
@@ -33,36 +33,32 @@ class Eigenpairs:
     products: int
 
 
-def leading(kernel: PathKernel, k: int) -> Eigenpairs:
-    """The k leading eigenpairs: of the written-out matrix where it is small, by scipy's ``eigsh`` (ARPACK) otherwise."""
-    from scipy.sparse.linalg import LinearOperator, eigsh
+def leading(kernel: PathKernel, k: int, tolerance: float, memory: int) -> Eigenpairs:
+    """The k leading eigenpairs: of the written-out matrix where it is small, by Lanczos from the parameters otherwise.
 
+    In the frame of the parameters' signs G has no negative entry, so its first vector is positive there, as theta is.
+    """
     k = min(k, kernel.size)
     if kernel.size <= DENSE or k > kernel.size // 2:
         values, vectors = torch.linalg.eigh(kernel.dense())
-        return _checked(kernel, values.flip(0)[:k], vectors.flip(1)[:, :k], kernel.size)
-    count = 0
-    operator = kernel.linear_operator()
-
-    def product(u: np.ndarray) -> np.ndarray:
-        nonlocal count
-        count += 1
-        result: np.ndarray = operator.matvec(u)
-        return result
-
-    counted = LinearOperator(operator.shape, matvec=product, dtype=operator.dtype)
-    start = kernel.flatten(kernel.theta).cpu().numpy()
-    found, basis = eigsh(counted, k=k, v0=start, which="LA", tol=1e-8, ncv=min(kernel.size - 1, max(2 * k + 1, 20)))
-    order = np.argsort(-found, kind="stable")
-    values, vectors = torch.from_numpy(found[order]), torch.from_numpy(np.ascontiguousarray(basis[:, order]))
-    return _checked(kernel, values.to(kernel.device), vectors.to(kernel.device), count)
+        return _checked(kernel, values.flip(0)[:k].clamp(min=0), vectors.flip(1)[:, :k], kernel.size)
+    start = kernel.flatten(kernel.theta)
+    start = start if bool(start.any()) else torch.ones_like(start)
+    held = memory // (kernel.size * start.element_size())
+    width = min(kernel.size, max(k + 8, min(held, 8 * k + 20)))
+    values, vectors, products = eigenpairs(kernel.matvec, start, k, width=width, tolerance=tolerance)
+    return _checked(kernel, values, vectors, products)
 
 
 def _checked(kernel: PathKernel, values: Tensor, vectors: Tensor, products: int) -> Eigenpairs:
+    """With the residuals recomputed: relative to lambda, or to 1e-8 of the largest where lambda is smaller."""
+    floor = max(1e-8 * float(values[0]), torch.finfo(torch.float64).tiny) if len(values) else 1.0
     residuals = []
-    for value, vector in zip(values, vectors.unbind(1), strict=True):
-        residuals.append(torch.linalg.vector_norm(kernel.matvec(vector) - value * vector) / value)
-    return Eigenpairs(values, vectors, torch.stack(residuals), kernel.exponent, products + len(values))
+    for value, vector in zip(values.tolist(), vectors.unbind(1), strict=True):
+        rest = kernel.matvec(vector).sub_(vector, alpha=value)
+        residuals.append(float(torch.linalg.vector_norm(rest)) / max(value, floor))
+    found = torch.tensor(residuals, dtype=torch.float64)
+    return Eigenpairs(values.double().cpu(), vectors, found, kernel.exponent, products + len(values))
 
 
 def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:

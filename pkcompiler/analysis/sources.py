@@ -29,9 +29,7 @@ def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, 
         if name not in known:
             found.append(Diagnostic("PKC401", f"a mask is given for '{name}', which is no parameter of the model"))
         elif tuple(mask.shape) != known[name]:
-            found.append(
-                Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name]}")
-            )
+            found.append(Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name]}"))
         elif mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
             found.append(
                 Diagnostic("PKC401", f"the mask of '{name}' holds other values than 0 and 1", notes=("use a boolean mask",))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pkcompiler.analysis.measured import Measured, not_predicted
-from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.jacobian import Jacobian
+from pkcompiler.kernel.lanczos import eigenpairs
 from pkcompiler.kernel.spectrum import Eigenpairs
 from pkcompiler.kernel.targets import require
 
@@ -124,27 +123,13 @@ class TangentKernel:
         return self.size <= SMALL or (self.k <= FEW and self.size <= LARGE) or 20 * k > self.size
 
     def _matrix_free(self, k: int) -> Eigenpairs:
-        from scipy.sparse.linalg import ArpackNoConvergence
-
-        from pkcompiler.kernel.multiple import leading_pairs
-
         like = self.jacobian.map.like
-
-        def product(u: np.ndarray) -> np.ndarray:
-            result: np.ndarray = self.matvec(torch.from_numpy(np.ascontiguousarray(u))).cpu().numpy()
-            return result
-
-        try:
-            found, basis, count = leading_pairs(product, self.size, k, np.float64 if like.dtype == torch.float64 else np.float32)
-        except ArpackNoConvergence as error:
-            raise fail(
-                "PKC525",
-                f"{len(error.eigenvalues)} of {k} eigenpairs converged by products alone",
-                f"ask for fewer, or read .kernel first (with memory={max(self.jacobian.memory, self.jacobian.gram_bytes * 2)})",
-            ) from error
-        values, vectors = torch.from_numpy(found).to(like), torch.from_numpy(basis).to(like)
+        start = torch.randn(self.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+        tolerance = 1e-10 if like.dtype == torch.float64 else 1e-5
+        values, vectors, count = eigenpairs(self.matvec, start, k, width=min(self.size, 8 * k + 20), tolerance=tolerance)
+        values = values.to(like)
         images = torch.stack([self.matvec(u) for u in vectors.unbind(1)], 1)
-        return Eigenpairs(values.clamp(min=0), vectors, _residuals(images, values, vectors), 0, count + k)
+        return Eigenpairs(values, vectors, _residuals(images, values, vectors), 0, count + k)
 
     def largest_eigenvalue(self) -> float:
         """lambda_max."""

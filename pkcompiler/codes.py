@@ -249,7 +249,7 @@ CODES: dict[str, str] = {
     ),
     "PKC526": (
         "A tangent kernel needs at least one sample and one parameter that requires grad, a model that autograd can differentiate, "
-        "and an output of each sample that depends on that sample alone."
+        "finite outputs and gradients, and an output of each sample that depends on that sample alone."
     ),
     "PKC527": "Targets are missing, or fit the output neither as class labels from 0 on nor as numbers of the output's shape.",
     "PKC528": (

@@ -157,6 +157,8 @@ def _named(given: Mapping[Any, Number] | None) -> dict[str, Number]:
 class ClosedForms:
     """``count`` of paths, ``r2`` = E[R_2] and ``trace`` = E[Tr Pi] of a dense model in symbolic widths and variances.
 
+    ``moments``: E[theta^2] of every parameter as a monomial.
+
     ``str()`` is a table, ``.latex()`` an align block for each, ``.to_json()`` plain data; ``.growth(...)`` how they scale.
     """
 
@@ -166,6 +168,7 @@ class ClosedForms:
     trace: ClosedForm
     symbols: Symbols
     scheme: str
+    moments: Mapping[str, Monomial]
     notes: tuple[str, ...] = ()
 
     @property
@@ -224,7 +227,7 @@ def closed_forms(
     Raises ``PKC537`` for maps without a closed form, ``PKC538`` for variances that do not fit.
     """
     chosen = settings(edge="theta^2", pools="sum", products=products, constants=constants)
-    graph, slots, batch = _given(model, example_inputs, tensors)
+    graph, slots, batch = given_graph(model, example_inputs, tensors)
     groups = Groups(graph, slots, batch)
     widths = _widths(groups)
     names = {id(atom): w.symbol for atom, w in zip(groups.widths(), widths, strict=True)}
@@ -242,13 +245,15 @@ def closed_forms(
         ClosedForm("E[Tr Pi]", traced.bound(found.bindings), symbols, *_status(graph, chosen, found, True)),
         symbols,
         scheme,
+        {slot.removeprefix(SLOT): m for slot, m in found.bindings.items()},
         tuple(_notes(groups, squaring)),
     )
 
 
-def _given(
+def given_graph(
     model: nn.Module | PathGraph, inputs: Any, tensors: Mapping[str, Tensor] | None
 ) -> tuple[PathGraph, Mapping[str, Tensor], int]:
+    """The graph, its tensors and the batch that it carries. Raises ``PKC538`` where stored tensors are missing."""
     if not isinstance(model, PathGraph):
         captured = capture(model, inputs)
         return captured.graph, captured.tensors, captured.static_batch
@@ -294,6 +299,12 @@ def _notes(groups: Groups, lowering: Lowering) -> list[str]:
         more = f" and {len(lowering.statistics) - 3} more" if len(lowering.statistics) > 3 else ""
         found.append(f"statistics differ between channels and are taken at initialisation (mean 0, variance 1): {shown}{more}")
     return found
+
+
+def second_moments(forms: ClosedForms, given: Mapping[str, Number] | None = None) -> dict[str, float]:
+    """E[theta^2] of every parameter at the model's own widths and the deviations given."""
+    bindings = forms.symbols.bindings(given or {})
+    return {slot: float(m.substituted(bindings).coefficient) for slot, m in forms.moments.items()}
 
 
 def sympy_number(number: Fraction) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+
 from pkcompiler.diagnostics import fail
 from pkcompiler.symbolic.closed import ClosedForm, ClosedForms, Symbols, measured
 from pkcompiler.symbolic.monomial import Monomial
@@ -28,9 +30,9 @@ class Growth:
     coefficient: float | None
 
     def __str__(self) -> str:
-        power = {0: "1", 1: self.by}.get(self.degree, f"{self.by}^{self.degree}")
-        factor = "" if self.coefficient is None else f"{self.coefficient:.4g} "
-        return f"{self.form} ~ {factor}{power}"
+        power = {0: "", 1: self.by}.get(self.degree, f"{self.by}^{self.degree}")
+        factor = "" if self.coefficient is None else f"{self.coefficient:.4g}"
+        return f"{self.form} ~ {' '.join(part for part in (factor, power) if part) or 'constant'}"
 
 
 def growth(forms: ClosedForms, by: str) -> tuple[Growth, ...]:
@@ -38,7 +40,7 @@ def growth(forms: ClosedForms, by: str) -> tuple[Growth, ...]:
 
     Raises ``PKC538`` for a symbol that is no width.
     """
-    chosen = {w.symbol for w in forms.widths if by in (w.symbol, str(by)) or (by == "widths" and w.hidden)}
+    chosen = {w.symbol for w in forms.widths if by == w.symbol or (by == "widths" and w.hidden)}
     if not chosen:
         known = ", ".join(w.symbol for w in forms.widths)
         raise fail("PKC538", f"{forms.name} has no width '{by}' to scale", f"expected 'widths' or one of {known}")
@@ -53,7 +55,11 @@ def _grown(form: ClosedForm, chosen: set[str], by: str) -> Growth:
     bindings |= {s: Monomial(value) for s, (value, _) in symbols.factors.items()}
     bindings |= {s: Monomial() for s in symbols.deviations}
     bindings |= {s: _leading_fan(symbols, s, bindings, by) for s in symbols.fans}
-    terms = form.program.run(bindings) or {}
+    try:
+        with np.errstate(over="raise", under="raise"):
+            terms = form.program.run(bindings, exact=False) or {}
+    except ArithmeticError:
+        terms = form.program.run(bindings) or {}
     degree, coefficient = max(((dict(powers).get(by, 0), c) for powers, c in terms.items()), default=(0, 0))
     unknown = bool(form.free() & set(symbols.deviations))
     return Growth(form.name, by, degree, None if unknown else float(measured(Fraction(coefficient))))

@@ -40,8 +40,8 @@ def _meaning(text: str) -> Any:
 
 def form_latex(form: ClosedForm) -> str:
     """The expression, or the program in assignments."""
-    terms = form.terms
-    if terms is not None and len(terms) <= SHOWN:
+    terms = form.program.run(limit=SHOWN)
+    if terms is not None:
         names = {symbol: symbol_latex(symbol.name) for symbol in form.expression.free_symbols}
         body = f"{NAMES[form.name]} &= {sympy.latex(compact(form), symbol_names=names)}"
     else:

@@ -7,10 +7,13 @@ from typing import Any
 
 import sympy
 
-from pkcompiler.symbolic.closed import MOST_TERMS, ClosedForm, ClosedForms
+from pkcompiler.symbolic.closed import ClosedForm, ClosedForms
 from pkcompiler.symbolic.monomial import Monomial
 from pkcompiler.symbolic.program import Program, Term
 from pkcompiler.symbolic.variances import SCHEMES
+
+COUNTED = 200
+"""Of a longer polynomial not even the terms are counted."""
 
 SHOWN = 12
 """A polynomial of more terms is counted, not printed."""
@@ -35,10 +38,10 @@ def shortened(names: tuple[str, ...]) -> str:
 
 def shown(form: ClosedForm) -> str:
     """The expression where it is short, else its size."""
-    terms = form.terms
+    terms = form.program.run(limit=COUNTED)
     if terms is not None and len(terms) <= SHOWN:
         return str(compact(form))
-    size = f"more than {MOST_TERMS}" if terms is None else str(len(terms))
+    size = f"more than {COUNTED}" if terms is None else str(len(terms))
     return f"a polynomial of {size} terms, by a program of {len(form.program.statements)} lines"
 
 
@@ -76,7 +79,7 @@ def closed_json(forms: ClosedForms) -> dict[str, Any]:
 
 
 def _form_json(form: ClosedForm) -> dict[str, Any]:
-    terms = form.terms
+    terms = form.program.run(limit=COUNTED)
     written = terms is not None and len(terms) <= SHOWN
     numeric = not (form.free() & set(form.symbols.deviations))
     return {

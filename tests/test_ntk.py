@@ -299,3 +299,18 @@ def test_twice_the_same_bits():
 def test_single_precision_is_close():
     model, x = built("mlp")
     assert apart(ntk(model, x, dtype=torch.float32).kernel.double(), ntk(model, x).kernel) < 1e-5
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_cuda_device():
+    model, x = built("cnn")
+    masks = masks_of(model)
+    there, here = ntk(model.cuda(), (x, torch.arange(6) % 4), masks), ntk(model.cpu(), x, masks)
+    assert there.kernel.device.type == "cuda"
+    assert apart(there.kernel.cpu(), here.kernel) < 1e-10
+    assert float(there.difference()) < 1e-10
+    assert float(there.bound()) == pytest.approx(float(here.bound()), rel=1e-10)
+    free = ntk(model.cuda(), x, masks, memory=4_000)
+    assert apart(free.eigenvalues(3).cpu(), here.eigenvalues(3)) < 1e-9
+    assert float(there.alignment()) > 0

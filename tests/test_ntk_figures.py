@@ -225,6 +225,17 @@ def test_a_model_that_autograd_cannot_differentiate():
         _ = ntk(Overwritten(), torch.randn(4, 3)).kernel
 
 
+def test_numbers_that_are_none_are_told():
+    x = normal(5, 3)
+    with pytest.raises(PkcError, match=r"PKC526.*output at the data holds NaN"):
+        ntk(nn.Linear(3, 2), torch.full_like(x, math.nan))
+    x[4] = math.inf
+    with pytest.raises(PkcError, match=r"PKC526.*the kernel holds NaN"):
+        _ = ntk(nn.Linear(3, 2), x).kernel
+    with pytest.raises(PkcError, match=r"PKC501.*not torch.bfloat16"):
+        ntk(nn.Linear(3, 2), x, dtype=torch.bfloat16)
+
+
 def test_samples_and_masks_that_do_not_fit():
     with pytest.raises(PkcError, match=r"PKC505.*samples have shape"):
         ntk(nn.Linear(3, 2), torch.randn(4, 5), example_inputs=torch.randn(1, 3))

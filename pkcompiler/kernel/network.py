@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import check_mask_shapes, flat_samples
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import cast_inputs, copied
@@ -118,12 +119,14 @@ def network(
     """A copy of ``model`` (which is never changed) in evaluation mode and ``dtype``, at data = (x, y) or x alone.
 
     ``example_inputs``: where the model takes more than x; by default its first sample. Raises ``PKC203``-``PKC204`` where it cannot
-    be called, ``PKC401`` for masks and ``PKC505`` for data that do not fit, ``PKC526`` where a sample's output depends on others.
+    be called, ``PKC401``, ``PKC501`` and ``PKC505`` for masks, dtype and data that do not fit, ``PKC526`` where a sample's output
+    depends on others or is not finite.
     """
     if not isinstance(model, nn.Module):
         raise fail(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. ntk(Net(), x)"
         )
+    settings(dtype=dtype)
     x = samples_of(data)
     module = copied(model).to(dtype).eval()
     x = x.to(next((p.device for p in module.parameters()), x.device))
@@ -162,7 +165,7 @@ def _output_shape(probe: Network) -> tuple[int, ...]:
         apart = torch.cat([a.reshape(-1) for a in alone])
         scale = apart.abs().max().clamp(min=torch.finfo(apart.dtype).tiny)
         close = bool(((together.reshape(-1) - apart).abs().max() / scale) < torch.finfo(apart.dtype).eps ** 0.6)
-        close = close or not bool(apart.isfinite().all())
+        require_finite(apart, "the model's output at the data")
     if not close:
         raise fail(
             "PKC526",
@@ -171,6 +174,12 @@ def _output_shape(probe: Network) -> tuple[int, ...]:
             "give the batch normalisations statistics of their own (track_running_stats=True)",
         )
     return shape[1:] if shape and shape[0] == few else (together.numel() // few,)
+
+
+def require_finite(tensor: Tensor, what: str) -> None:
+    """Raise ``PKC526`` where a number is NaN or infinite."""
+    if not bool(tensor.isfinite().all()):
+        raise fail("PKC526", f"{what} holds NaN or infinite values", "look for them in the weights and in the data")
 
 
 @contextmanager

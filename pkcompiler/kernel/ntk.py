@@ -34,6 +34,11 @@ def ntk(
     ``example_inputs``: where the model takes more than x. ``memory``: bytes for the matrix and the pieces of J. Nothing is computed
     before it is asked for. Raises ``PKC203``-``PKC204`` where the model cannot be called, ``PKC401``, ``PKC505``, ``PKC526`` and
     ``PKC527`` for masks, data and targets that do not fit.
+
+    >>> model = nn.Linear(2, 1, bias=False)
+    >>> ntk(model, torch.tensor([[1.0, 0.0], [1.0, 1.0]])).kernel
+    tensor([[1., 1.],
+            [1., 2.]], dtype=torch.float64)
     """
     found = network(model, data, masks, example_inputs=example_inputs, dtype=dtype)
     y = targets(found, data)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pkcompiler.analysis.measured import Measured, not_predicted
 from pkcompiler.kernel.jacobian import Jacobian
 from pkcompiler.kernel.lanczos import eigenpairs
+from pkcompiler.kernel.network import require_finite
 from pkcompiler.kernel.spectrum import Eigenpairs
 from pkcompiler.kernel.targets import require
 
@@ -55,9 +56,10 @@ class TangentKernel:
 
     @property
     def kernel(self) -> Tensor:
-        """The matrix [n k, n k]. Raises ``PKC525`` where it does not fit."""
+        """The matrix [n k, n k]. Raises ``PKC525`` where it does not fit, ``PKC526`` where a gradient is not finite."""
         if self._kernel is None:
             self._kernel = self.jacobian.gram()
+            require_finite(self._kernel.diagonal(), "the kernel")
         return self._kernel
 
     def matvec(self, u: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ LAYERS = (
     ("frontend", "data"),
     ("ops",),
     ("ir", "lang"),
-    ("diagnostics", "resources", "codes", "render", "usercode"),
+    ("diagnostics", "resources", "codes", "render", "markup", "usercode"),
 )
 """From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
 
 BESIDE = {("data", "lang"), ("resources", "diagnostics"), ("render", "diagnostics"), ("usercode", "diagnostics")}
 
-TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render")
+TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render", "markup")
 
 AT_HOME = {
     "lark": ("ir/syntax.py", "lang/parse.py"),

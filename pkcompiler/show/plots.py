@@ -1,0 +1,170 @@
+"""The figures of a page as files, by matplotlib: the same bytes for the same page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.show.build import power
+from pkcompiler.show.library import need
+from pkcompiler.show.nodes import shorten
+from pkcompiler.show.page import Dynamics, Layer, Page, Spectrum
+from pkcompiler.show.theme import LIGHT
+
+FORMATS = ("png", "svg", "pdf")
+STYLE: Any = {
+    "axes.edgecolor": LIGHT["line"],
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "figure.facecolor": LIGHT["surface"],
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "grid.color": LIGHT["line"],
+    "legend.frameon": False,
+    "svg.hashsalt": "pkcompiler",
+    "text.color": LIGHT["text"],
+    "text.parse_math": False,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+}
+UNDATED: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def write_plots(folder: str | Path, page: Page, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
+    """Write ``network``, ``layers``, ``spectrum``, ``loss``, as far as the page has them, in every format; returns the paths.
+
+    Raises ``PKC632`` where matplotlib is missing, ``PKC633`` for an unknown format, ``PKC634`` where a file cannot be written.
+    """
+    need("matplotlib", "a plot")
+    unknown = [form for form in formats if form not in FORMATS]
+    if unknown:
+        raise fail("PKC633", f"no plots are written as {', '.join(map(repr, unknown))}", f"formats: {', '.join(FORMATS)}")
+    from matplotlib import rc_context
+
+    where, written = Path(folder), []
+    try:
+        where.mkdir(parents=True, exist_ok=True)
+        with rc_context(STYLE):
+            for name, draw in _drawings(page).items():
+                figure = draw()
+                for form in formats:
+                    path = where / f"{name}.{form}"
+                    figure.savefig(path, format=form, dpi=160, metadata=UNDATED[form])
+                    written.append(path)
+    except OSError as error:
+        raise fail("PKC634", f"'{where}' cannot be written: {error.strerror}", "name a folder that can be written") from None
+    return written
+
+
+def _drawings(page: Page) -> dict[str, Callable[[], Any]]:
+    from pkcompiler.show.plot_network import network
+
+    out: dict[str, Callable[[], Any]] = {}
+    if page.drawing is not None:
+        out["network"] = lambda: network(page)
+    if page.layers:
+        out["layers"] = lambda: layers(page.layers)
+    if page.spectrum is not None and (page.spectrum.log10_values or page.spectrum.grid):
+        spectrum = page.spectrum
+        out["spectrum"] = lambda: spectral(spectrum)
+    if page.dynamics is not None and page.dynamics.curves:
+        dynamics = page.dynamics
+        out["loss"] = lambda: loss(dynamics)
+    return out
+
+
+def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def layers(shown: Sequence[Layer]) -> Any:
+    """Shares and densities, layer by layer."""
+    from matplotlib.ticker import PercentFormatter
+
+    figure, axes = _figure(max(7.0, 0.28 * len(shown) + 2), 6.2, 3, 1, sharex=True, height_ratios=(3, 2, 2))
+    top, middle, low = axes[:, 0]
+    at = range(len(shown))
+    for key, label, colour, marker in (("l2", "L2 share (of R₂)", "accent", "o"), ("l1", "L1 share (of R₁)", "second", "s")):
+        values = [getattr(layer, key) for layer in shown]
+        known = [float("nan") if v is None else v for v in values]
+        top.plot(at, known, color=LIGHT[colour], marker=marker, markersize=4, linewidth=1.2, label=label)
+    middle.bar(at, [layer.tau or 0.0 for layer in shown], 0.72, color=LIGHT["accent"])
+    low.bar(
+        at, [layer.density for layer in shown], 0.72, color=LIGHT["raised"], edgecolor=LIGHT["edge"], linewidth=0.6, label="kept"
+    )
+    low.bar(at, [layer.effective for layer in shown], 0.72, color=LIGHT["third"], label="effective (on a path)")
+    names = [shorten(layer.name.removesuffix(".weight"), 26) for layer in shown]
+    low.set_xticks(list(at), names, rotation=50, ha="right", rotation_mode="anchor", fontsize=7)
+    for axis, label in ((top, "mass crossing"), (middle, "tau share"), (low, "density")):
+        axis.set_ylabel(label)
+        axis.set_ylim(bottom=0)
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(top)
+    _legend(low)
+    return figure
+
+
+def _legend(axis: Any) -> None:
+    axis.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, borderaxespad=0.2, columnspacing=1.4)
+
+
+def spectral(shown: Spectrum) -> Any:
+    """The leading eigenvalues, and the spectral density."""
+    parts = [part for part, known in ((_leading, shown.log10_values), (_density, shown.grid)) if known]
+    figure, axes = _figure(5.2 * len(parts), 3.4, 1, len(parts))
+    for part, axis in zip(parts, axes[0], strict=True):
+        part(axis, shown)
+    return figure
+
+
+def _leading(axis: Any, shown: Spectrum) -> None:
+    ranks = range(1, len(shown.log10_values) + 1)
+    axis.plot(ranks, shown.log10_values, "o", color=LIGHT["accent"], markersize=5)
+    axis.set_xticks(list(ranks) if len(ranks) <= 20 else list(ranks)[:: len(ranks) // 10])
+    axis.set_xlabel("rank")
+    axis.set_ylabel("eigenvalue")
+    axis.yaxis.set_major_formatter(lambda v, _: power(v))
+
+
+def _density(axis: Any, shown: Spectrum) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    if shown.error:
+        pairs = list(zip(shown.density, shown.error, strict=True))
+        low, high = [max(0.0, m - e) for m, e in pairs], [m + e for m, e in pairs]
+        axis.fill_between(shown.grid, low, high, color=LIGHT["accent"], alpha=0.25, linewidth=0)
+    axis.plot(shown.grid, shown.density, color=LIGHT["accent"], linewidth=1.6)
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("eigenvalue")
+    axis.set_ylabel("part of the spectrum per decade")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.set_major_formatter(lambda v, _: power(v))
+
+
+def loss(shown: Dynamics) -> Any:
+    """Predicted and true losses."""
+    figure, axes = _figure(7.0, 3.4)
+    axis = axes[0, 0]
+    for curve, colour in zip(shown.curves, ("accent", "second", "third", "muted", "text"), strict=False):
+        style = {"line": "-", "dashed": "--", "dots": "o"}[curve.style]
+        axis.plot(curve.x, curve.y, style, color=LIGHT[colour], linewidth=1.6, markersize=3.5, label=curve.label)
+    axis.set_xlabel(shown.x_label)
+    axis.set_ylabel(shown.y_label)
+    _legend(axis)
+    return figure

@@ -33,7 +33,7 @@ TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render", "marku
 
 AT_HOME = {
     "lark": ("ir/syntax.py", "lang/parse.py"),
-    "networkx": ("analysis/topology.py", "kernel/explicit.py", "show/"),
+    "networkx": ("analysis/topology.py", "kernel/explicit.py", "kernel/scalars.py", "show/"),
     "sympy": ("analysis/count.py", "symbolic/", "kernel/expected.py"),
     "scipy": ("kernel/", "rescaling/"),
     "matplotlib": ("show/",),

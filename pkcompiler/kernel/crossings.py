@@ -13,6 +13,7 @@ from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.ir.maps import Product
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.kernel.probes import signs, stream
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
@@ -99,11 +100,11 @@ def _entries(kernel: PathKernel, name: str, places: Tensor) -> Tensor:
 
 def _estimated(kernel: PathKernel, names: list[str]) -> Squares:
     """The mean of (theta z)^T H (theta z) over random signs z (Hutchinson 1990)."""
-    generator = torch.Generator().manual_seed(0)
+    generator = stream(0)
     draws = []
     for _ in range(PROBES):
-        signs = {n: torch.randint(0, 2, kernel.theta[n].shape, generator=generator).to(kernel.theta[n]) * 2 - 1 for n in names}
-        direction = {n: signs[n] * kernel.theta[n] for n in names}
+        drawn = {n: signs(kernel.theta[n], generator) for n in names}
+        direction = {n: drawn[n] * kernel.theta[n] for n in names}
         second = kernel.hessian.product(direction)
         draws.append(float(sum((direction[n] * second[n]).sum() for n in names if n in second)))
     values = torch.tensor(draws, dtype=torch.float64)

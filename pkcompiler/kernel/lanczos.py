@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from pkcompiler.kernel.probes import stream
+
 CHALLENGE = 8
 """Products that a fresh random vector gets to find a missed eigenvalue."""
 
@@ -102,7 +104,7 @@ def eigenpairs(
     ``width``: the most rows that are held. ``tolerance``: of the residuals, relative to each eigenvalue (to 1e-8 of the largest
     where it is smaller).
     """
-    basis = Basis(product, torch.Generator().manual_seed(seed), [start / torch.linalg.vector_norm(start)])
+    basis = Basis(product, stream(seed), [start / torch.linalg.vector_norm(start)])
     best, challenge = torch.zeros(k, dtype=torch.float64), 0
     while basis.products < MOST_PRODUCTS:
         basis.extend()

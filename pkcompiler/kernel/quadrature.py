@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.measured import Measured
+from pkcompiler.kernel.probes import signs, stream
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
@@ -55,11 +56,11 @@ class Density:
 
 def lanczos_density(kernel: PathKernel, n: int, probes: int, seed: int) -> Density:
     """``probes`` quadratures of ``n`` nodes each, from random sign vectors."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     n = min(n, kernel.size)
     nodes, weights = torch.zeros(probes, n, dtype=torch.float64), torch.zeros(probes, n, dtype=torch.float64)
     for i in range(probes):
-        z = torch.randint(0, 2, (kernel.size,), generator=generator).to(kernel.device, kernel.dtype) * 2 - 1
+        z = signs(torch.empty(kernel.size, dtype=kernel.dtype, device=kernel.device), generator)
         diagonal, beside = tridiagonal(kernel.matvec, z / math.sqrt(kernel.size), n)
         matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
         found, vectors = np.linalg.eigh(matrix)

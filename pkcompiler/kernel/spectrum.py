@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pkcompiler.analysis.measured import Measured, Status, not_predicted
 from pkcompiler.kernel.lanczos import eigenpairs
+from pkcompiler.kernel.probes import signs, stream
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
@@ -65,10 +66,10 @@ def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:
     """||G||_F: see ``PathKernel.frobenius``."""
     if kernel.size <= DENSE:
         return kernel._measured(float(torch.linalg.matrix_norm(kernel.dense())))
-    generator = torch.Generator().manual_seed(seed)
+    generator = stream(seed)
     squares = []
     for _ in range(samples):
-        z = torch.randint(0, 2, (kernel.size,), generator=generator).to(kernel.device, kernel.dtype) * 2 - 1
+        z = signs(torch.empty(kernel.size, dtype=kernel.dtype, device=kernel.device), generator)
         squares.append(float(kernel.matvec(z).square().sum()))
     values = torch.tensor(squares, dtype=torch.float64)
     norm = math.sqrt(float(values.mean()))

@@ -51,6 +51,8 @@ documents = st.lists(items, max_size=4).map(lambda i: Document(tuple(i)))
 _PIECES = (
     'pass schedule prune let score = { } ( ) , + - * / ^ .. : % " # theta mask data loss output grad paths abs sum edge gates over',
     "density sparsity compression 98% 50x 0.5 1 2 rounds floor \"*.w\" synflow snip 'x' \\ @ é analysis hvp source curve linear",
+    'analysis report "a" gram(R) G ntk() T trace eigenvalues 10 dynamics lr steps collapse synflow',
+    "frozen margin quantile density distance",
     "except bias R w ones each sample param uniform() theta^2 abs(theta) digits per_class seed 1e999 pass\tp{score=abs(theta)}",
 )
 pieces = st.sampled_from([*" ".join(_PIECES).split(" "), "\n"])

@@ -13,7 +13,7 @@ from pkcompiler.codes import CODES
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.lang.ast import Document
 from pkcompiler.lang.format import print_document
-from pkcompiler.lang.library import check_files, find_pass, find_schedule, list_passes
+from pkcompiler.lang.library import check_files, find_analysis, find_pass, find_schedule, list_analyses, list_passes
 from pkcompiler.render import render
 
 QUIET = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -56,7 +56,9 @@ def test_sound_syntax_with_any_words(tmp_path: Path, document: Document) -> None
 @QUIET
 @given(st.data())
 def test_damaged_passes(tmp_path: Path, data: st.DataObject) -> None:
-    text = data.draw(st.sampled_from([p.text for p in list_passes()] + [(Path(__file__).parent / "text" / "good.pkc").read_text()]))
+    shipped = [found.text for found in (*list_passes(), *list_analyses())]
+    files = [(Path(__file__).parent / "text" / name).read_text() for name in ("good.pkc", "analysis-good.pkc")]
+    text = data.draw(st.sampled_from(shipped + files))
     at = data.draw(st.integers(0, len(text)))
     cut = data.draw(st.integers(0, 6))
     put = data.draw(st.sampled_from(["", "{", "}", "(", ")", "=", '"', "theta", "grad(", "\0", "é", "1e9999", "paths", "#", "\n"]))
@@ -66,7 +68,7 @@ def test_damaged_passes(tmp_path: Path, data: st.DataObject) -> None:
 @QUIET
 @given(st.text(max_size=80))
 def test_any_name_of_a_pass_or_schedule(text: str) -> None:
-    for find in (find_pass, find_schedule):
+    for find in (find_pass, find_schedule, find_analysis):
         try:
             find(text)
         except PkcError as error:
@@ -101,3 +103,5 @@ def test_a_chain_of_lets_is_checked_without_being_expanded() -> None:
     chain = "\n".join(f"let a{i} = a{i - 1} * a{i - 1}" for i in range(1, 200))
     found = find_pass(f'pass a {{ source = "x" let a0 = theta\n{chain}\nscore = a199 }}')
     assert len(found.lets) == 200
+    layers = f"let a0 = max(abs(theta), over = layer)\n{chain}"
+    assert find_analysis(f'analysis a {{ source = "x" {layers}\nreport "a" = a199 }}').reports[0].spread

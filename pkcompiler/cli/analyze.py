@@ -28,9 +28,9 @@ Found = tuple["Report", "list[AnalysisReport]"]
 @click.option("--loss", metavar="SPEC", help="path/file.py:function, called with output and target.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON (- is stdout, in place of the table).")
 def analyze(json_file: str | None, with_: tuple[str, ...], data: str | None, loss: str | None, model: str, **options: Any) -> None:
-    """Report on a model or an artifact: warnings, paths, norms, shares, and what the analyses of --with say.
+    """Report on a model or an artifact: warnings, paths, norms, shares.
 
-    MODEL is a model spec, or the folder of an artifact, whose printed graph, weights and masks are read (no code of it runs).
+    --with adds analyses: of the Path Kernel, the NTK on data, loss curves, layer collapse, or of your own files. MODEL is a model spec, or the folder of an artifact, whose printed graph, weights and masks are read (no code of it runs).
     """
     from pkcompiler.cli.artifacts import finished
 

@@ -6,7 +6,7 @@ from pkcompiler.diagnostics import Span
 from pkcompiler.lang.ast import Analysis, Block, Labelled, Name, Pass, ReportLine
 from pkcompiler.lang.check_expressions import ExpressionChecker
 from pkcompiler.lang.declare import bare
-from pkcompiler.lang.facts import PARAM, Facts, Scope, is_spread, show_axes
+from pkcompiler.lang.facts import PARAM, Facts, Scope, show_axes
 from pkcompiler.lang.format import print_expr, print_item
 from pkcompiler.lang.kinds import KindChecker
 from pkcompiler.lang.pass_names import PassNames
@@ -73,7 +73,7 @@ class AnalysisChecker(ExpressionChecker):
             elif facts.axes is not None and "input" in facts.axes:
                 message = f"a report with {show_axes(facts.axes)}"
                 self.findings.error("PKC111", message, value.span, "the axis input cannot be shown", "read a figure of it")
-            spread = facts.axes == PARAM and is_spread(value, scope.lets)
+            spread = facts.axes == PARAM and not facts.varies
             found.append((ReportLine(item.label.value, value, facts.axes or frozenset(), spread), facts))
         return found
 

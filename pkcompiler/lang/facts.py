@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pkcompiler.diagnostics import Span
-from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Pass, Unary
+from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Pass
 
 Axes = frozenset[str]
 NUMBER: Axes = frozenset()
@@ -18,7 +18,6 @@ PARAM: Axes = frozenset({"param"})
 EDGES = ("abs(theta)", "theta^2", "theta", "1")
 OVER = {"sample": "sample", "output": "output", "param": "param", "layer": "param", "rank": "rank", "step": "step"}
 MARKS = frozenset({"operator", "distribution", "layer"})
-REDUCTIONS = ("sum", "mean", "norm2", "max", "quantile")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +31,7 @@ class Facts:
     second: bool = False  # holds a grad that is not detached
     model: bool = False  # needs the model itself: no graph with its tensors is enough
     figure: bool = False  # holds a figure of an analysis, which has no derivative here
+    varies: bool = False  # of [param]: entries of one tensor may differ
 
     def join(self, other: Facts, axes: Axes | None) -> Facts:
         """Both together, with these axes."""
@@ -43,6 +43,7 @@ class Facts:
             self.second or other.second,
             self.model or other.model,
             self.figure or other.figure,
+            self.varies or other.varies,
         )
 
 
@@ -90,21 +91,3 @@ def resolve(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
     while isinstance(expr, Name) and expr.value in lets:
         expr = lets[expr.value]
     return expr
-
-
-def is_spread(expr: Expr, lets: Mapping[str, Expr]) -> bool:
-    """Whether an expression with [param] has one value in all entries of a tensor: a reduction ``over = layer``, and what is
-    computed from such and from numbers alone. See docs/language.md, "Analyses"."""
-    expr = resolve(expr, lets)
-    match expr:
-        case Call(function, _, _) if function in REDUCTIONS:
-            return True
-        case Call("grad" | "uniform" | "diagonal", _, _) | Name("theta" | "mask"):
-            return False
-        case Call(_, args, _):
-            return all(is_spread(a, lets) for a in args)
-        case Unary(_, operand):
-            return is_spread(operand, lets)
-        case Binary(_, left, right):
-            return is_spread(left, lets) and is_spread(right, lets)
-    return True

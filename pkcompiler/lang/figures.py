@@ -114,7 +114,9 @@ def _reads(checker: Checker, call: Call) -> Facts:
         _count(checker, call, call.args[1], f"how many eigenvalues, from 1 to {MOST}", "write eigenvalues(G, 10)")
     if facts.axes is None:
         return facts
-    return replace(facts, axes=facts.axes if call.function == "diagonal" else _RESULTS.get(call.function, NUMBER))
+    if call.function == "diagonal":
+        return replace(facts, varies="param" in facts.axes)
+    return replace(facts, axes=_RESULTS.get(call.function, NUMBER))
 
 
 def _reads_ntk(checker: Checker, call: Call) -> Facts:

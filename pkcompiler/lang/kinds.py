@@ -76,7 +76,7 @@ class KindChecker:
         word = words.find(name, "name")
         if word is not None:
             axes = frozenset(word.kind.split())
-            return Facts(axes, theta=name != "data", data=name in ("data", "loss", "output"))
+            return Facts(axes, theta=name != "data", data=name in ("data", "loss", "output"), varies="param" in axes)
         function = words.find(name, "function")
         if function is not None and not function.due:
             self.findings.later(function, expr.span)
@@ -139,7 +139,7 @@ class KindChecker:
             case "over":
                 return self._reduction(call)
             case "uniform":
-                return Facts(PARAM)
+                return Facts(PARAM, varies=True)
             case "quantile":
                 return self._reduction(call) if quantile_part(self, call) is not None else self._arguments_only(call)
             case "margin":
@@ -149,7 +149,7 @@ class KindChecker:
         facts = self.operand(call.args[0])
         if call.function != "detach":
             return facts
-        return Facts(facts.axes, data=facts.data, model=facts.model)
+        return Facts(facts.axes, data=facts.data, model=facts.model, varies=facts.varies)
 
     def _unknown_function(self, call: Call) -> None:
         span = call.span and replace(call.span, end=call.span.start + len(call.function))
@@ -202,7 +202,7 @@ class KindChecker:
         if left.axes is not None and right.axes is not None and left.axes != right.axes:
             message = f"dot() of {show_axes(left.axes)} and {show_axes(right.axes)}"
             self.findings.error("PKC111", message, call.span, "the axes differ", "give it two values with the same axes")
-        return left.join(right, NUMBER)
+        return replace(left.join(right, NUMBER), varies=False)
 
     def _cross_entropy(self, call: Call) -> Facts:
         inner = self.operand(call.args[0])
@@ -234,13 +234,13 @@ class KindChecker:
             close = words.suggest(print_expr(over), possible)
             self.findings.error("PKC111", message, over.span, "not an axis of it", f"did you mean '{close}'?" if close else example)
             return replace(inner, axes=None)
-        return replace(inner, axes=inner.axes if over.value == "layer" else inner.axes - {over.value})
+        return replace(inner, axes=inner.axes if over.value == "layer" else inner.axes - {over.value}, varies=False)
 
     def _grad(self, call: Call) -> Facts:
         functional, by = call.args
         of = self.operand(functional)
         self._mark_used(by)
-        result = Facts(PARAM, of.edges, True, of.data, True, of.model, of.figure)
+        result = Facts(PARAM, of.edges, True, of.data, True, of.model, of.figure, True)
         if of.axes is None:
             return result
         shown = print_expr(functional)

@@ -180,6 +180,37 @@ def test_a_recurrent_unit_is_one_over_time() -> None:
     assert preserved(model, found, torch.randn(5, 3, 3, dtype=torch.float64)) <= 1e-12
 
 
+class Cell(nn.Module):
+    """The last state of a recurrent network of torch's own, which starts at constant zeros."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell, self.head = cell, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(("kind", "count"), [("RNN", 8), ("GRU", 0)])
+def test_constant_zeros_take_any_scale_but_hold_none(kind: str, count: int) -> None:
+    """A ReLU network's units are free over time, zeros at the start or not; in a GRU the zeros are no excuse for what is added."""
+    options = {"nonlinearity": "relu"} if kind == "RNN" else {}
+    torch.manual_seed(0)
+    model = rough(Cell(getattr(nn, kind)(3, 4, 2, batch_first=True, **options)))
+    found = rescale(model, torch.randn(1, 3, 3, dtype=torch.float64))
+    assert found.units == count
+    assert preserved(model, found, torch.randn(5, 3, 3, dtype=torch.float64)) <= 1e-12
+
+
+def test_a_batchnorm_without_gain_holds_what_enters_it_and_lets_nothing_pass() -> None:
+    """Also where its running mean is still 0: in training mode any other scale would be lost."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3, affine=False), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.ReLU())
+    model = nn.Sequential(*model, nn.Flatten(), nn.Linear(16, 2)).double().eval()
+    found = rescale(model, torch.randn(1, 1, 6, 6, dtype=torch.float64))
+    assert set(found.scales) == {"3"} and why(found, "0") == "a shift by a constant 0 holds it"
+
+
 def test_nothing_to_rescale_changes_nothing() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))

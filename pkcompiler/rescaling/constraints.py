@@ -40,6 +40,8 @@ from pkcompiler.ir.maps import (
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.rescaling.labels import ZERO, Labels
 
+SUMS = ("sum", "cumsum")
+
 FILLING = ("cat", "pad")
 """Reindexings that set constants beside what they are given: zeros there may be scaled by anything."""
 
@@ -72,13 +74,25 @@ class Constraints:
         last = last_uses(self.graph)
         for i, op in enumerate(self.graph.ops):
             shape = concrete(op.result.type.shape, self.batch)
-            values[op.name] = self.apply(op, [values[name] for name in op.inputs], shape)
+            values[op.name] = self.apply(op, [self._nonzero(op, values[name]) for name in op.inputs], shape)
             if op.name in self.watched:
                 self.labels.pin(values[op.name], "a recorded factor is computed from it")
             for name in last.get(i, ()):
                 del values[name]
         for name in self.graph.outputs:
             self.labels.pin(values[name], "the output of the network")
+
+    def _nonzero(self, op: Op, x: Tensor) -> Tensor:
+        """Labels in place of :data:`ZERO`: constant zeros may have any scale, but where they are added they stand for a shift.
+
+        (A BatchNorm without gain and bias subtracts its running mean so, and what enters it must keep its scale.)
+        """
+        empty = x == ZERO
+        if (isinstance(op.map, Reindex) and op.map.fn not in SUMS) or not bool(empty.any()):
+            return x
+        if isinstance(op.map, Merge):
+            return torch.where(empty, self.labels.pinned("a shift by a constant 0 holds it"), x)
+        return x.masked_scatter(empty, self.labels.fresh(int(empty.sum())))
 
     def _input(self, name: str, shape: Sequence[Any]) -> Tensor:
         return self.labels.pinned("the input of the network", name).expand(concrete(shape, self.batch))
@@ -212,11 +226,12 @@ class Constraints:
             self._bias(value.slot, units)
             return units.expand(shape)
         fixed = self.labels.pinned(f"a constant (%{op.name})").expand(shape)
-        zero = self.tensors[value.slot] == 0 if isinstance(value, Named) else torch.tensor(value == Literal(0.0))
-        return torch.where(zero, ZERO, fixed)
+        if isinstance(value, Named) and self.graph.slot(value.slot).role == "constant":
+            return torch.where(self.tensors[value.slot] == 0, ZERO, fixed)
+        return torch.full(shape, ZERO) if value == Literal(0.0) else fixed
 
     def _reindex(self, map: Reindex, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-        if map.fn in ("sum", "cumsum"):
+        if map.fn in SUMS:
             dims: Any = dict(map.args)["dims" if map.fn == "sum" else "dim"]
             together = self.labels.joined(inputs[0], dims if isinstance(dims, tuple) else (dims,))
             return together.reshape(shape) if map.fn == "sum" else together.expand(shape)

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 ZERO = 0
-"""The label of an entry that is always 0, and may be multiplied by anything."""
+"""The label of an entry that is always 0, and may be multiplied by anything. It is no class, and is never joined with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +67,16 @@ class Labels:
         """Scale 1 for these classes; a class that is pinned already keeps its first reason."""
         met = torch.zeros(self.known, dtype=torch.bool)
         met[self.find(labels)] = True
-        met[ZERO] = False
         for root in met.nonzero().flatten().tolist():
             self.reasons.setdefault(root, reason)
 
     def merge(self, left: Tensor, right: Tensor) -> None:
-        """Join the classes of the entries of two tensors that broadcast. An entry that is 0 pins its partner."""
+        """Join the classes of the entries of two tensors that broadcast (none of them :data:`ZERO`)."""
         left, right = torch.broadcast_tensors(self.find(left), self.find(right))
         differ = left != right
         if not bool(differ.any()):
             return
-        low, high = torch.minimum(left[differ], right[differ]), torch.maximum(left[differ], right[differ])
-        if bool((low == ZERO).any()):
-            self.pin(high[low == ZERO], "zeros that a buffer may fill are added to it")
-        self._join(low[low != ZERO], high[low != ZERO])
+        self._join(torch.minimum(left[differ], right[differ]), torch.maximum(left[differ], right[differ]))
 
     def _join(self, low: Tensor, high: Tensor) -> None:
         """Classes by their representatives [n], in pairs; the smallest label of a class represents it."""

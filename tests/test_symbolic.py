@@ -9,15 +9,15 @@ import pytest
 import sympy
 import torch
 from examples_path import load_example
+from symbolic_models import MODELS, Shuffle, forms_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pkcompiler.analysis.functional import open_functional
 from pkcompiler.analysis.semiring import settings
-from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.ir.parse import parse_graph
 from pkcompiler.symbolic import ClosedForms, closed_forms
+from pkcompiler.symbolic.closed import second_moments
 
 TOLERANCE = 1e-11
 n1, n2, n3, n4, n5 = sympy.symbols("n1:6", positive=True, integer=True)
@@ -29,89 +29,6 @@ def symbol(name: str) -> sympy.Symbol:
 
 def same(found: object, expected: object) -> bool:
     return sympy.simplify(found - expected) == 0  # type: ignore[operator]
-
-
-class Block(nn.Module):
-    """x + W2 relu(W1 x), then a head."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.up, self.down, self.head = (nn.Linear(a, b, bias=False) for a, b in ((3, 5), (5, 3), (3, 2)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(x + self.down(F.relu(self.up(x))))
-
-
-class Concat(nn.Module):
-    """Two branches side by side."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left, self.right, self.head = (nn.Linear(a, b, bias=False) for a, b in ((3, 4), (3, 5), (9, 2)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.cat([self.left(x), self.right(x)], 1))
-
-
-class Chunked(nn.Module):
-    """A gated linear unit: both halves of one layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.both, self.head = nn.Linear(3, 8, bias=False), nn.Linear(4, 2, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.both(x).chunk(2, -1)
-        return self.head(value * torch.sigmoid(gate))
-
-
-class Tied(nn.Module):
-    """One square matrix twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.once = nn.Linear(3, 3, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.once(F.relu(self.once(x)))
-
-
-class Shuffle(nn.Module):
-    """Grouped convolutions with a channel shuffle in between, then zeros beside the channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(4, 8, 3, padding=1, groups=2)
-        self.second = nn.Conv2d(8, 8, 3, stride=2, groups=8, bias=False)
-        self.up = nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.first(x))
-        b, c, h, w = x.shape
-        x = x.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w)
-        x = F.avg_pool2d(self.up(self.second(x)), 3, stride=1, padding=1)
-        x = F.pad(x, (0, 0, 0, 0, 1, 1))
-        return self.head(x.amax(3).mean(2))
-
-
-MODELS = {
-    "mlp": (lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), (1, 4)),
-    "block": (Block, (1, 3)),
-    "concat": (Concat, (1, 3)),
-    "chunked": (Chunked, (1, 3)),
-    "tied": (Tied, (1, 3)),
-    "shuffle": (Shuffle, (1, 4, 7, 7)),
-    "flat": (
-        lambda: nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 2)),
-        (1, 2, 4, 5),
-    ),
-}
-
-
-def forms_of(name: str, **options: object) -> ClosedForms:
-    make, shape = MODELS[name]
-    return closed_forms(make(), torch.zeros(shape), **options)
 
 
 # by hand
@@ -183,8 +100,6 @@ def test_both_halves_of_a_gated_unit_are_one_group():
 
 def filled(forms: ClosedForms, graph, tensors: Mapping[str, Tensor], given: Mapping[str, float]) -> dict[str, Tensor]:
     """Every parameter filled with the square root of its second moment."""
-    from pkcompiler.symbolic.closed import second_moments
-
     moments = second_moments(forms, given)
     return {**tensors, **{s.name: torch.full(s.type.shape, moments[s.name] ** 0.5, dtype=torch.float64) for s in graph.parameters}}
 
@@ -305,77 +220,6 @@ def test_a_weight_crossed_twice_gives_a_lower_bound():
     assert float(forms.r2.value(sigma_once=1.0)) == 27 < exact
 
 
-# growth
-
-
-def test_growth_in_widths():
-    fixed = {g.form: g.degree for g in forms_of("mlp").growth("n2")}
-    assert fixed == {"paths": 1, "E[R_2]": 1, "E[Tr Pi]": 1}
-    he = {g.form: (g.degree, g.coefficient) for g in forms_of("mlp", variances="he").growth("n2")}
-    assert he == {"paths": (1, 15.0), "E[R_2]": (0, 12.0), "E[Tr Pi]": (1, 6.0)}
-    deep = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
-    together = {g.form: g.degree for g in closed_forms(deep, torch.zeros(1, 4)).growth()}
-    assert together == {"paths": 3, "E[R_2]": 3, "E[Tr Pi]": 3}
-
-
-def test_growth_through_a_sum_of_widths():
-    forms = forms_of("concat", variances="he")
-    left = next(w.symbol for w in forms.widths if w.value == 4)
-    assert {g.form: g.degree for g in forms.growth(left)} == {"paths": 1, "E[R_2]": 0, "E[Tr Pi]": 1}
-
-
-# output and errors
-
-
-def test_the_table_says_everything():
-    text = str(forms_of("mlp"))
-    assert "n2 = 5: 0.weight[0], 2.weight[1]" in text
-    assert "paths = n3*(n1*n2 + n2 + 1)" in text
-    assert "here 78" in text
-
-
-def test_latex_compiles_in_form():
-    example = load_example("mnist_cnn")
-    for variances in ("weights", "slots"):
-        text = closed_forms(example.model(4), example.example_inputs(), variances=variances).latex()
-        assert text.count("{") == text.count("}")
-        assert text.count(r"\begin") == text.count(r"\end")
-        for line in text.splitlines():
-            assert "_" not in line.replace(r"\_", "").replace("_{", "").replace("R_2", "")
-
-
-def test_json_is_plain():
-    import json
-
-    found = json.loads(json.dumps(forms_of("block", variances="he").to_json()))
-    assert [f["name"] for f in found["forms"]] == ["paths", "E[R_2]", "E[Tr Pi]"]
-    assert found["forms"][0]["here"]["value"] == 96
-
-
-def test_long_polynomials_are_refused_and_their_program_is_there():
-    layers = [Block() for _ in range(14)]
-    for block in layers:
-        block.head = nn.Linear(3, 3, bias=False)
-    forms = closed_forms(nn.Sequential(*layers), torch.zeros(1, 3))
-    with pytest.raises(PkcError, match="PKC536"):
-        _ = forms.r2.expression
-    assert "total =" in str(forms.r2)
-    assert forms.count.subs() == 3 * (16 * 3) ** 14
-
-
-def test_what_does_not_fit_is_named():
-    with pytest.raises(PkcError, match="PKC538"):
-        forms_of("mlp", variances="xavier")
-    with pytest.raises(PkcError, match=r"PKC538.*'2.wait'"):
-        forms_of("mlp", variances={"2.wait": 1.0})
-    with pytest.raises(PkcError, match=r"PKC538.*sigma_0"):
-        forms_of("mlp").r2.subs()
-    with pytest.raises(PkcError, match=r"PKC538.*'n9'"):
-        forms_of("mlp").count.subs(n9=3)
-    with pytest.raises(PkcError, match="PKC538"):
-        forms_of("mlp").growth("n9")
-
-
 def test_channels_that_a_fixed_matrix_mixes_are_numbers():
     class Fixed(nn.Module):
         def __init__(self) -> None:
@@ -388,19 +232,3 @@ def test_channels_that_a_fixed_matrix_mixes_are_numbers():
     torch.manual_seed(0)
     forms = equals_the_sweep(nn.Sequential(nn.Linear(2, 3), Fixed(), nn.Linear(3, 2)), torch.zeros(1, 2), variances="he")
     assert "0.weight" in forms.notes[0]
-
-
-STORED = """
-path.graph @stored(%x: f32[B, 3]) -> f32[B, 2] {
-  buffer @matrix: f32[2, 3]
-  %y: f32[B, 2] = dense %x, weight=@matrix
-  return %y
-}
-"""
-
-
-def test_what_has_no_closed_form_is_refused():
-    with pytest.raises(PkcError, match=r"PKC537.*@matrix"):
-        closed_forms(parse_graph(STORED), tensors={"matrix": torch.randn(2, 3)})
-    with pytest.raises(PkcError, match=r"PKC538.*matrix"):
-        closed_forms(parse_graph(STORED))

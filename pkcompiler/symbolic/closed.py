@@ -157,7 +157,7 @@ def _named(given: Mapping[Any, Number] | None) -> dict[str, Number]:
 class ClosedForms:
     """``count`` of paths, ``r2`` = E[R_2] and ``trace`` = E[Tr Pi] of a dense model in symbolic widths and variances.
 
-    ``moments``: E[theta^2] of every parameter as a monomial.
+    ``moments``: E[theta^2] of every parameter as a monomial. ``programs``: of the count and of squared paths, before any binding.
 
     ``str()`` is a table, ``.latex()`` an align block for each, ``.to_json()`` plain data; ``.growth(...)`` how they scale.
     """
@@ -169,6 +169,8 @@ class ClosedForms:
     symbols: Symbols
     scheme: str
     moments: Mapping[str, Monomial]
+    graph: PathGraph
+    programs: tuple[Program, Program]
     notes: tuple[str, ...] = ()
 
     @property
@@ -197,7 +199,11 @@ class ClosedForms:
         return closed_json(self)
 
     def growth(self, by: str = "widths") -> Any:
-        """How the three grow with a width, with all ``widths`` together, or with the ``depth`` (see :mod:`.growth`)."""
+        """How the three grow with a width, all hidden ``widths`` together, or the ``depth`` (the longest repeated block)."""
+        if by == "depth":
+            from pkcompiler.symbolic.depth import deepening
+
+            return deepening(self)
         from pkcompiler.symbolic.growth import growth
 
         return growth(self, by)
@@ -234,18 +240,21 @@ def closed_forms(
     counting = Lowering(groups, names, 0, settings(edge="1", pools="sum", products=products, constants=constants))
     squaring = Lowering(groups, names, 2, chosen)
     squared = squaring.program()
+    counted = counting.program()
     found = moments(squaring, variances)
     symbols = Symbols(widths, found.symbols, squaring.factors, found.fans)
     traced = squared.differentiated(SLOT + s.name for s in graph.parameters)
     scheme = variances if isinstance(variances, str) else "given"
     return ClosedForms(
         graph.name,
-        ClosedForm("paths", counting.program().bound({}), symbols),
+        ClosedForm("paths", counted.bound({}), symbols),
         ClosedForm("E[R_2]", squared.bound(found.bindings), symbols, *_status(graph, chosen, found, False)),
         ClosedForm("E[Tr Pi]", traced.bound(found.bindings), symbols, *_status(graph, chosen, found, True)),
         symbols,
         scheme,
         {slot.removeprefix(SLOT): m for slot, m in found.bindings.items()},
+        graph,
+        (counted, squared),
         tuple(_notes(groups, squaring)),
     )
 

@@ -12,11 +12,8 @@ from pkcompiler.symbolic.monomial import Monomial
 from pkcompiler.symbolic.program import Program, Term
 from pkcompiler.symbolic.variances import SCHEMES
 
-COUNTED = 200
-"""Of a longer polynomial not even the terms are counted."""
-
 SHOWN = 12
-"""A polynomial of more terms is counted, not printed."""
+"""A polynomial of more terms is not printed."""
 
 
 def closed_text(forms: ClosedForms) -> str:
@@ -38,11 +35,10 @@ def shortened(names: tuple[str, ...]) -> str:
 
 def shown(form: ClosedForm) -> str:
     """The expression where it is short, else its size."""
-    terms = form.program.run(limit=COUNTED)
-    if terms is not None and len(terms) <= SHOWN:
+    terms = form.program.run(limit=SHOWN)
+    if terms is not None:
         return str(compact(form))
-    size = f"more than {COUNTED}" if terms is None else str(len(terms))
-    return f"a polynomial of {size} terms, by a program of {len(form.program.statements)} lines"
+    return f"a polynomial of more than {SHOWN} terms, by a program of {len(form.program.statements)} lines"
 
 
 def compact(form: ClosedForm) -> Any:
@@ -79,12 +75,11 @@ def closed_json(forms: ClosedForms) -> dict[str, Any]:
 
 
 def _form_json(form: ClosedForm) -> dict[str, Any]:
-    terms = form.program.run(limit=COUNTED)
-    written = terms is not None and len(terms) <= SHOWN
+    terms = form.program.run(limit=SHOWN)
     numeric = not (form.free() & set(form.symbols.deviations))
     return {
         "name": form.name,
-        "expression": str(compact(form)) if written else None,
+        "expression": str(compact(form)) if terms is not None else None,
         "terms": None if terms is None else len(terms),
         "program": program_text(form.program).splitlines(),
         "here": form.value().to_json() if numeric else None,

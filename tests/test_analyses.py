@@ -198,6 +198,13 @@ def test_independent_estimates_add_their_squares() -> None:
     assert report["rank"].status == "estimated" and report["rank"].standard_error > 0
 
 
+def test_errors_are_carried_through_the_weights_of_a_functional() -> None:
+    lets = "let q = predicted_trace() let R = paths(edge = theta^2, output = q * max(output, over = sample))"
+    value, plain = found("R", lets, data=DATA), found("predicted_trace()")
+    assert value.status == "estimated"
+    assert value.standard_error / float(value) == pytest.approx(plain.standard_error / float(plain), rel=1e-9)
+
+
 def test_an_expression_is_what_its_worst_part_is() -> None:
     lets = "let T = ntk() let R = paths(edge = theta^2)"
     assert found("bound(T) - trace(T)", lets, data=DATA).status == "bound"
@@ -301,6 +308,34 @@ def test_kernels_on_data_are_of_the_first_output() -> None:
     with pytest.raises(PkcError) as caught:
         analyse_capture(second, analysis, data=X)
     assert caught.value.diagnostics[0].code == "PKC551"
+
+
+class Attends(nn.Module):
+    """Queries and keys multiply: paths cross the projection twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.head = nn.Linear(16, 48), nn.Linear(16, 2)
+
+    def forward(self, x):
+        q, k, v = self.project(x).chunk(3, -1)
+        return self.head(torch.softmax(q @ k.transpose(-1, -2), -1) @ v)
+
+
+def test_a_line_that_is_too_large_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pkcompiler.kernel.crossings.MOST", 10)
+    report = run_analysis(Attends(), torch.zeros(1, 3, 16), "path-kernel")
+    share = report["part of the trace of each tensor"]
+    assert share.status == "not predicted" and "PKC521" in share.note
+    assert "not predicted" in str(report) and json.dumps(report.to_json(), allow_nan=False)
+    assert report["trace"].status == "estimated" and len(report["largest eigenvalues"].floats()) == 10
+
+
+def test_a_network_without_a_path_has_figures() -> None:
+    masks = {n: torch.zeros_like(p, dtype=torch.bool) for n, p in network().named_parameters()}
+    report = run_analysis(network(), X[:1], "path-kernel", masks=masks)
+    assert float(report["trace"]) == 0 and report["effective rank"].status == "not predicted"
+    assert [row.status for row in run_analysis(network(), X[:1], "conditioning", masks=masks).rows][1:] == ["not predicted"] * 2
 
 
 def test_plain_data_hold_everything_and_no_nan() -> None:

@@ -18,8 +18,9 @@ LONG = 1e15
 class Row:
     """One ``report`` line.
 
-    ``kind``: how its value is shown, in words. ``value``: a number, one per parameter tensor, a ``Series`` or a
-    ``Distribution``. ``formula``: what was computed, in the usual letters.
+    ``kind``: how its value is shown, in words. ``value``: a number, one per parameter tensor, a ``Series`` or a ``Distribution``
+    (whatever the kind, a number that is not predicted where it is too large to be computed). ``formula``: what was computed, in the
+    usual letters.
     """
 
     label: str

@@ -13,7 +13,8 @@ from pkcompiler.analyses.evaluate import AnalysisEvaluator, Mark, worst
 from pkcompiler.analyses.report import AnalysisReport, Row
 from pkcompiler.analyses.source import Source, source_of
 from pkcompiler.analyses.values import Series, Value
-from pkcompiler.analysis.measured import Measured, Status
+from pkcompiler.analysis.measured import Measured, Status, not_predicted
+from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis, ReportLine
@@ -23,6 +24,8 @@ from pkcompiler.pruning.terms import PARAM, Term
 from pkcompiler.pruning.workspace import Loss
 
 ORDER = ("sample", "output", "rank", "step")
+TOO_LARGE = ("PKC521", "PKC525")
+"""Errors of one figure: too many products for a diagonal, a kernel that does not fit into memory."""
 
 
 def run_analysis(
@@ -87,7 +90,10 @@ def _run(source: Source, analysis: Analysis, name: str) -> AnalysisReport:
 
 
 def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:
-    value = _value(line, evaluator)
+    try:
+        value = _value(line, evaluator)
+    except PkcError as error:
+        value = _refused(error)
     marks = evaluator.marks(line.value)
     status: Status = worst(marks)
     if isinstance(value, Measured):
@@ -100,6 +106,14 @@ def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:
     if isinstance(value, Measured) and value.note not in ("", *notes):
         notes.append(value.note)
     return Row(line.label, shown_kind(line), value, status, "; ".join(notes), line_formula(line, evaluator.lets))
+
+
+def _refused(error: PkcError) -> Value:
+    """A line that is too large to be computed says so, and the others are computed; any other error is raised."""
+    first = error.diagnostics[0]
+    if first.code not in TOO_LARGE:
+        raise error
+    return not_predicted(f"{first.code}: {first.message}")
 
 
 def _value(line: ReportLine, evaluator: AnalysisEvaluator) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from pkcompiler.lang import words
@@ -49,7 +50,8 @@ def path_facts(checker: Checker, call: Call) -> Facts:
     if ends.axes is not None and entries.axes is not None and edge and all(choices.values()) and not call.args:
         axes = (frozenset({"sample"}) if sample else frozenset()) | ends.axes
     both = entries.join(ends, axes)
-    return Facts(axes, both.edges | ({edge} if edge else set()), both.theta, both.data or run, both.second)
+    edges = both.edges | ({edge} if edge else set())
+    return replace(both, axes=axes, edges=edges, data=both.data or run, varies=False)
 
 
 def _edge(checker: Checker, expr: Expr | None) -> str:
@@ -106,7 +108,7 @@ def _output(checker: Checker, expr: Expr | None) -> Facts:
     if facts.axes is None:
         return facts
     if facts.axes == {"output"}:
-        return Facts(frozenset(), facts.edges, facts.theta, facts.data, facts.second)
+        return replace(facts, axes=frozenset())
     message = f"output = {print_expr(expr)} is {show_axes(facts.axes)}"
     note = f"write output = sum({print_expr(expr)}, over = sample)" if facts.axes == {"sample", "output"} else "write output = ones"
     checker.findings.error("PKC111", message, expr.span, "must be ones, each, or have the axis [output]", note)

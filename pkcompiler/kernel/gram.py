@@ -188,13 +188,17 @@ class PathKernel:
     def matvec(self, u: Vector) -> Any:
         """G u in the form of ``u``: a flat tensor [size], or a dict by name (a missing name is 0)."""
         parts = self.split(u) if isinstance(u, Tensor) else self._named(u)
-        scaled = {n: self.theta[n] * t for n, t in parts.items()}
-        second = self.hessian.product(scaled)
-        out = {}
-        for n in self.names:
-            part = self._kept(n, self.hessian.tau[n] * parts[n]) if n in parts else torch.zeros_like(self.theta[n])
-            out[n] = torch.addcmul(part, self.theta[n], second[n]) if n in second else part
-        return self.flatten(out) if isinstance(u, Tensor) else out
+        second = self.hessian.product({n: self.theta[n] * t for n, t in parts.items()})
+        result = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        out = self.split(result)
+        for n, part in out.items():
+            if n in parts:
+                torch.mul(self.hessian.tau[n], parts[n], out=part)
+            if n in self.masks:
+                part.mul_(self.masks[n])
+            if n in second:
+                part.addcmul_(self.theta[n], second.pop(n))
+        return result if isinstance(u, Tensor) else out
 
     def matmat(self, u: Tensor) -> Tensor:
         """G U for U [size, m], column by column."""

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pkcompiler.cli import analyses
+from pkcompiler.cli import analyses, pages
 from pkcompiler.cli.model import model_options, opened
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pkcompiler.analyses.report import AnalysisReport
     from pkcompiler.analysis.report import Report
+    from pkcompiler.ir.types import PathGraph
     from pkcompiler.lang.ast import Analysis
 
-Found = tuple["Report", "list[AnalysisReport]"]
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What was analysed, and what was found."""
+
+    report: Report
+    analyses: list[AnalysisReport]
+    graph: PathGraph
+    tensors: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor] | None = None
 
 
 @click.command()
@@ -27,23 +41,41 @@ Found = tuple["Report", "list[AnalysisReport]"]
 @click.option("--data", metavar="DATA", help="Samples: digits, mnist5k, file.npz, module:factory, with (per_class = 10).")
 @click.option("--loss", metavar="SPEC", help="path/file.py:function, called with output and target.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON (- is stdout, in place of the table).")
-def analyze(json_file: str | None, with_: tuple[str, ...], data: str | None, loss: str | None, model: str, **options: Any) -> None:
+@click.option("--html", metavar="FILE", help="Write the report as a page to look at: one file, without network access.")
+@click.option("--plot", metavar="DIR", help="Write the figures of the page as PNG and SVG.")
+@click.option(
+    "--eigenvalues", type=click.IntRange(0), metavar="K", help="How many, in the page: 10 by default, 0 to leave the spectrum out."
+)
+def analyze(
+    json_file: str | None,
+    with_: tuple[str, ...],
+    data: str | None,
+    loss: str | None,
+    html: str | None,
+    plot: str | None,
+    eigenvalues: int | None,
+    model: str,
+    **options: Any,
+) -> None:
     """Report on a model or an artifact: warnings, paths, norms, shares.
 
-    --with adds analyses: of the Path Kernel, the NTK on data, loss curves, layer collapse, or of your own files. MODEL is a model spec, or the folder of an artifact, whose printed graph, weights and masks are read (no code of it runs).
+    --with adds analyses: of the Path Kernel, the NTK on data, loss curves, layer collapse, or of your own files. MODEL is a model
+    spec, or the folder of an artifact, whose printed graph, weights and masks are read (no code of it runs).
     """
     from pkcompiler.cli.artifacts import finished
 
     finished(Path(model))
     chosen = analyses.chosen(with_, data, loss)
-    if (Path(model) / "manifest.json").is_file():
-        report, more = _of_artifact(model, chosen, options["seed"])
-    else:
-        report, more = _of_model(model, options, chosen, data, loss)
+    pages.prepare(html, plot)
+    artifact = (Path(model) / "manifest.json").is_file()
+    found = _of_artifact(model, chosen, options["seed"]) if artifact else _of_model(model, options, chosen, data, loss)
+    report, more = found.report, found.analyses
     if json_file is not None:
         _write_json(json_file, report, more)
     if json_file != "-":
         click.echo("\n\n".join(str(part) for part in (report, *more)))
+    origin = {"model": model, "weights": options.get("weights"), "seed": None if artifact else options["seed"], "data": data}
+    pages.deliver(html, plot, report, more, found.graph, found.tensors, found.masks, eigenvalues, **origin)
 
 
 def _of_model(model: str, options: dict[str, Any], chosen: list[Analysis], data: str | None, loss: str | None) -> Found:
@@ -54,7 +86,7 @@ def _of_model(model: str, options: dict[str, Any], chosen: list[Analysis], data:
     found = opened(model=model, **options)
     captured = found.capture(torch.float64)
     report = analyze_graph(captured.graph, captured.tensors, name=found.name)
-    return report, analyses.of_model(chosen, found, captured, data, loss)
+    return Found(report, analyses.of_model(chosen, found, captured, data, loss), captured.graph, captured.tensors)
 
 
 def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
@@ -63,7 +95,8 @@ def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
 
     artifact = load(folder)
     report = analyze_graph(artifact.graph, artifact.tensors, artifact.masks, Path(folder).resolve().name)
-    return report, analyses.of_artifact(chosen, artifact, seed)
+    more = analyses.of_artifact(chosen, artifact, seed)
+    return Found(report, more, artifact.graph, artifact.tensors, artifact.masks)
 
 
 def _write_json(file: str, report: Report, more: list[AnalysisReport]) -> None:

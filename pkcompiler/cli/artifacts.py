@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pkcompiler.cli import pages
 from pkcompiler.cli.output import deliver_json, say
 
 if TYPE_CHECKING:
@@ -29,16 +30,20 @@ def show(artifact: str, json_file: str | None) -> None:
 @click.command()
 @click.argument("artifacts", nargs=-1, required=True, metavar="ARTIFACTS...")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write it as JSON (- is stdout, in place of the tables).")
-def compare(artifacts: tuple[str, ...], json_file: str | None) -> None:
+@click.option("--html", metavar="FILE", help="Write it as a page to look at: one file, without network access.")
+def compare(artifacts: tuple[str, ...], json_file: str | None, html: str | None) -> None:
     """Compare artifacts: densities, overlaps, paths and norms."""
     if len(artifacts) < 2:
         raise click.UsageError(f"One artifact has nothing to be compared with: type pkc compare {artifacts[0]} OTHER.")
     from pkcompiler.cli.summary import compared
     from pkcompiler.pruning.compare import compare as side_by_side
 
+    pages.prepare(html, None)
     found = side_by_side([_loaded(path) for path in artifacts])
     if deliver_json(found.to_json(), json_file):
         compared(found)
+    if html is not None:
+        pages.deliver_comparison(html, found)
 
 
 def finished(folder: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bokeh.models import ColumnDataSource, CustomJSTickFormatter, FixedTicker
+from bokeh.models import BasicTickFormatter, ColumnDataSource, CustomJSTickFormatter, FixedTicker
 
-from pkcompiler.show.build import power
 from pkcompiler.show.canvas import hover, legend, paint, plot, span
 from pkcompiler.show.network import network
 from pkcompiler.show.nodes import shorten
+from pkcompiler.show.numbers import decades, power, whole
 from pkcompiler.show.page import Dynamics, Layer, Page, Spectrum
 
 POWERS = "const d='⁰¹²³⁴⁵⁶⁷⁸⁹';return Number.isInteger(tick)?'10'+String(tick).replace('-','⁻').replace(/[0-9]/g,c=>d[c]):''"
@@ -105,6 +105,43 @@ def densities(layers: Sequence[Layer], names: Sequence[str]) -> Any:
     return shown
 
 
+def side_by_side(
+    names: Sequence[str], labels: Sequence[str], rows: Sequence[Sequence[float | None]], colours: Sequence[str]
+) -> Any:
+    """The densities [layer][artifact] of every layer, one bar an artifact."""
+    shown = _layered(330, "density", names, named=True)
+    width = 0.8 / len(labels)
+    top = max((v for row in rows for v in row if v is not None), default=0.0) or 1.0
+    for i, label in enumerate(labels):
+        at = [k - 0.4 + (i + 0.5) * width for k in range(len(names))]
+        values = [row[i] or 0.0 for row in rows]
+        source = ColumnDataSource({"x": at, "top": values, "name": list(names), "label": [label] * len(names)})
+        drawn = shown.vbar("x", 0.92 * width, "top", source=source, legend_label=label, line_color=None)
+        paint(drawn.glyph, fill_color=colours[i % len(colours)])
+        hover(shown, [drawn], [("", "@label"), ("layer", "@name"), ("density", "@top{0.00%}")], "mouse")
+    shown.y_range = span(0, 1.06 * top)
+    legend(shown)
+    return shown
+
+
+def overlaps(names: Sequence[str], pairs: Sequence[tuple[str, Sequence[float | None]]], colours: Sequence[str]) -> Any:
+    """The overlap of every pair of masks, layer by layer."""
+    shown = _layered(300, "overlap", names, named=True)
+    shown.yaxis[0].formatter = BasicTickFormatter()
+    for (label, values), colour in zip(pairs, colours, strict=False):
+        known = [(i, v) for i, v in enumerate(values) if v is not None]
+        columns = {"x": [i for i, _ in known], "y": [v for _, v in known], "name": [names[i] for i, _ in known]}
+        source = ColumnDataSource({**columns, "label": [label] * len(known)})
+        line = shown.line("x", "y", source=source, line_width=1.5, legend_label=label)
+        mark = shown.scatter("x", "y", source=source, size=7, legend_label=label)
+        paint(line.glyph, line_color=colour)
+        paint(mark.glyph, fill_color=colour, line_color="surface")
+        hover(shown, [mark], [("", "@label"), ("layer", "@name"), ("overlap", "@y{0.0000}")], "mouse")
+    shown.y_range = span(0, 1.06)
+    legend(shown)
+    return shown
+
+
 def eigenvalues(spectrum: Spectrum) -> Any:
     """The leading eigenvalues by rank."""
     values = spectrum.log10_values
@@ -114,8 +151,8 @@ def eigenvalues(spectrum: Spectrum) -> Any:
     shown.yaxis[0].formatter = CustomJSTickFormatter(code=POWERS)
     low, high = min(values), max(values)
     room = max(0.15, 0.12 * (high - low))
-    floor, top = _decades(low - room, high + room)
-    shown.yaxis[0].ticker = FixedTicker(ticks=_whole(floor, top))
+    floor, top = decades(low - room, high + room)
+    shown.yaxis[0].ticker = FixedTicker(ticks=whole(floor, top))
     shown.y_range = span(floor, top)
     source = ColumnDataSource(
         {
@@ -134,23 +171,12 @@ def eigenvalues(spectrum: Spectrum) -> Any:
     return shown
 
 
-def _decades(low: float, high: float) -> tuple[float, float]:
-    """The range, widened until it holds two whole powers of ten."""
-    return (low, high) if len(_whole(low, high)) >= 2 else (min(low, float(-(-low // 1)) - 1), max(high, float(high // 1) + 1))
-
-
-def _whole(low: float, high: float) -> list[int]:
-    first, last = int(-(-low // 1)), int(high // 1)
-    step = max(1, -(-(last - first) // 10))
-    return list(range(first, last + 1, step))
-
-
 def spectral_density(spectrum: Spectrum) -> Any:
     """Mass of the spectrum per decade, with a band of one standard error."""
     shown = plot(300)
     shown.xaxis[0].axis_label, shown.yaxis[0].axis_label = "eigenvalue", "part of the spectrum per decade"
     shown.xaxis[0].formatter = CustomJSTickFormatter(code=POWERS)
-    shown.xaxis[0].ticker = FixedTicker(ticks=_whole(spectrum.grid[0], spectrum.grid[-1]))
+    shown.xaxis[0].ticker = FixedTicker(ticks=whole(spectrum.grid[0], spectrum.grid[-1]))
     shown.x_range = span(spectrum.grid[0], spectrum.grid[-1])
     grid, mass = list(spectrum.grid), list(spectrum.density)
     if spectrum.error:

@@ -35,7 +35,11 @@ CAPTIONS = {
 
 def write_html(path: str | Path, page: Page) -> None:
     """Write :func:`html_of` a page. Raises ``PKC632`` where Bokeh is missing, ``PKC634`` where the file cannot be written."""
-    text = html_of(page)
+    save(path, html_of(page))
+
+
+def save(path: str | Path, text: str) -> None:
+    """Write a page. Raises ``PKC634``."""
     try:
         Path(path).write_text(text, encoding="utf-8")
     except OSError as error:
@@ -279,8 +283,12 @@ def _formulas(formulas: tuple[Formula, ...]) -> str:
 
 
 def _analyses(analyses: tuple[Table, ...]) -> str:
-    tables = "".join(f"<div><h3>{escape(a.title)}</h3>{table_html(a)}</div>" for a in analyses)
+    tables = "".join(f"<div><h3>{escape(a.title)}</h3>{_about(a.note)}{table_html(a)}</div>" for a in analyses)
     return section("analyses", "Analyses", "", f'<div class="cards">{tables}</div>') if tables else ""
+
+
+def _about(note: str) -> str:
+    return f'<p class="about">{escape(note)}</p>' if note else ""
 
 
 def _tables(page: Page) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.show.build import power
+from pkcompiler.markup import superscript
 from pkcompiler.show.library import need
 from pkcompiler.show.nodes import shorten
+from pkcompiler.show.numbers import decades, whole
 from pkcompiler.show.page import Dynamics, Layer, Page, Spectrum
 from pkcompiler.show.theme import LIGHT
 
@@ -139,12 +140,12 @@ def _leading(axis: Any, shown: Spectrum) -> None:
     axis.set_xticks(list(ranks) if len(ranks) <= 20 else list(ranks)[:: len(ranks) // 10])
     axis.set_xlabel("rank")
     axis.set_ylabel("eigenvalue")
-    axis.yaxis.set_major_formatter(lambda v, _: power(v))
+    low, high = decades(min(shown.log10_values) - 0.15, max(shown.log10_values) + 0.15)
+    axis.set_ylim(low, high)
+    axis.set_yticks(whole(low, high), [f"10{superscript(t)}" for t in whole(low, high)])
 
 
 def _density(axis: Any, shown: Spectrum) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     if shown.error:
         pairs = list(zip(shown.density, shown.error, strict=True))
         low, high = [max(0.0, m - e) for m, e in pairs], [m + e for m, e in pairs]
@@ -153,8 +154,8 @@ def _density(axis: Any, shown: Spectrum) -> None:
     axis.set_ylim(bottom=0)
     axis.set_xlabel("eigenvalue")
     axis.set_ylabel("part of the spectrum per decade")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.xaxis.set_major_formatter(lambda v, _: power(v))
+    ticks = whole(shown.grid[0], shown.grid[-1])
+    axis.set_xticks(ticks, [f"10{superscript(t)}" for t in ticks])
 
 
 def loss(shown: Dynamics) -> Any:

@@ -1,0 +1,116 @@
+"""``--html`` and ``--plot``: a report as a page and as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pkcompiler.cli.output import say, typed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pkcompiler.analysis.report import Report
+    from pkcompiler.ir.types import PathGraph
+    from pkcompiler.pruning.compare import Comparison
+
+EIGENVALUES = 10
+LARGE = 10**9
+"""Multiply-adds of one sample from which the spectrum is left out unless ``--eigenvalues`` asks for it."""
+
+
+def prepare(html: str | None, plot: str | None) -> None:
+    """Say what is missing before anything long begins. Raises ``PKC632``."""
+    from pkcompiler.show.library import need
+
+    if html is not None:
+        need("bokeh", "--html")
+    if plot is not None:
+        need("matplotlib", "--plot")
+
+
+def deliver(
+    html: str | None,
+    plot: str | None,
+    report: Report,
+    analyses: Iterable[Any],
+    graph: PathGraph,
+    tensors: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+    eigenvalues: int | None = None,
+    **provenance: Any,
+) -> None:
+    """Write what was asked for. Raises ``PKC632``, ``PKC634``."""
+    if html is None and plot is None:
+        return
+    from pkcompiler.show.build import page_of
+
+    kernel = _spectrum(graph, tensors, masks, eigenvalues)
+    page = page_of(report, graph, kernel=kernel, analyses=analyses, provenance=_provenance(**provenance))
+    if html is not None:
+        from pkcompiler.show.html import write_html
+
+        write_html(html, page)
+        say(f"page: {html}")
+    if plot is not None:
+        from pkcompiler.show.plots import write_plots
+
+        say(f"plots: {', '.join(str(path) for path in write_plots(plot, page))}")
+
+
+def deliver_comparison(html: str, found: Comparison) -> None:
+    """Write a comparison as a page."""
+    from pkcompiler.show.compare import write_comparison
+
+    write_comparison(html, found, _provenance())
+    say(f"page: {html}")
+
+
+def _spectrum(
+    graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, eigenvalues: int | None
+) -> Any | None:
+    """The spectrum of the Path Kernel, where it can be had: None for networks that are large, not finite or without a path."""
+    from pkcompiler.analysis.semiring import settings
+    from pkcompiler.diagnostics import PkcError
+    from pkcompiler.kernel.gram import kernel_of
+    from pkcompiler.show.results import spectrum_of
+
+    if eigenvalues == 0 or not graph.parameters:
+        return None
+    size = multiply_adds(graph)
+    if eigenvalues is None and size > LARGE:
+        say(f"no spectrum: {size:.1e} multiply-adds a sample, and it takes some 150 passes; --eigenvalues 10 asks for it")
+        return None
+    if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
+        return None
+    chosen = settings(edge="theta^2", pools="sum", products="pairs", constants="on")
+    try:
+        return spectrum_of(kernel_of(graph, tensors, chosen, masks), eigenvalues or EIGENVALUES)
+    except PkcError as error:
+        say(f"no spectrum: {error.diagnostics[0].message}")
+        return None
+
+
+def multiply_adds(graph: PathGraph) -> int:
+    """Of one sample in its convolutions and dense layers."""
+    from math import prod
+
+    from pkcompiler.ir.maps import Conv, Dense
+
+    total = 0
+    for op in graph.ops:
+        if isinstance(op.map, Conv | Dense):
+            weight = [int(d) for d in graph.slot(op.map.weight).type.shape if isinstance(d, int)]
+            result = prod(d for d in op.result.type.shape if isinstance(d, int))
+            total += result * prod(weight[1:])
+    return total
+
+
+def _provenance(**known: Any) -> tuple[tuple[str, str], ...]:
+    """Where a page comes from; nothing of it changes from run to run."""
+    import torch
+
+    from pkcompiler import __version__
+
+    listed = {**known, "command": typed(), "version": f"pkcompiler {__version__}, torch {torch.__version__.partition('+')[0]}"}
+    return tuple((label, str(text)) for label, text in listed.items() if text is not None)

@@ -128,6 +128,15 @@ def test_growth_in_depth_of_residual_blocks_is_one_more_block():
         assert grown.next == pytest.approx(float(after.subs() / before.subs()), rel=1e-12)
 
 
+def test_products_of_activations_have_no_ratio_far_out():
+    example = load_example("vit_tiny")
+    given = {"token": 1e-4, "positions": 1e-4, "*norm*.weight": 1.0, "*.weight": 0.01, "*.bias": 0.0}
+    for products, settles in (("pairs", False), ("value", True)):
+        forms = closed_forms(example.model(width=8, depth=2, heads=2), example.example_inputs(), variances=given, products=products)
+        assert [g.far is not None for g in forms.growth("depth")] == [settles] * 3
+        assert ("lower bound" in forms.r2.note) is not settles
+
+
 def test_a_model_without_repetition_has_no_depth():
     with pytest.raises(PkcError, match="PKC538"):
         forms_of("mlp", variances="he").growth("depth")

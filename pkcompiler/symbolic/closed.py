@@ -288,8 +288,8 @@ def _widths(groups: Groups) -> tuple[Width, ...]:
 
 def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool) -> tuple[Status, str]:
     """Approximate where centring is dropped; a bound where moments above the second enter."""
-    random = {s.removeprefix(SLOT) for s, m in found.bindings.items() if m.powers or (derivative and m.coefficient)}
-    twice = crossed_twice(graph, chosen, random)
+    present = {s.removeprefix(SLOT) for s, m in found.bindings.items() if m.coefficient}
+    twice = crossed_twice(graph, chosen, present if derivative else present - found.fixed)
     why = []
     if any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops):
         why.append("the centring of normalisations is dropped and their deviations are 1")

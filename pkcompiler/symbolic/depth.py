@@ -12,7 +12,7 @@ from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
 from pkcompiler.symbolic.closed import ClosedForm, ClosedForms
 from pkcompiler.symbolic.lower import SLOT
-from pkcompiler.symbolic.program import Program, Statement, Term
+from pkcompiler.symbolic.program import Program, Statement, Term, read
 
 FAR = 32
 """Blocks after which the ratio is taken as that of a very deep network."""
@@ -23,17 +23,19 @@ class Deepening:
     """One more copy of a block multiplies ``form`` by ``next`` (exact up to rounding), and a copy after ``FAR`` more by ``far``.
 
     ``block``: the first and the last operation of the copied block; ``repeats``: how often it stands in the model already. The
-    copy has weights of its own with the same variances. ``far`` approaches the leading eigenvalue of the block's map of positions.
+    copy has weights of its own with the same variances. ``far`` approaches the leading eigenvalue of the block's map of positions;
+    it is None where the block multiplies its input by itself, so no ratio settles.
     """
 
     form: str
     block: tuple[str, str]
     repeats: int
     next: float
-    far: float
+    far: float | None
 
     def __str__(self) -> str:
-        return f"{self.form} x {self.next:.4g} for one more block {self.block[0]} .. {self.block[1]}, x {self.far:.4g} far deeper"
+        settled = "no ratio settles (products of activations)" if self.far is None else f"x {self.far:.4g} far deeper"
+        return f"{self.form} x {self.next:.4g} for one more block {self.block[0]} .. {self.block[1]}, {settled}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,24 @@ def deepening(forms: ClosedForms) -> tuple[Deepening, ...]:
     return tuple(Deepening(form.name, block, run.repeats, *_ratios(forms, form, run)) for form in forms.forms)
 
 
-def _ratios(forms: ClosedForms, form: ClosedForm, run: Run) -> tuple[float, float]:
-    deeper = [replace(form, program=_program(forms, form, run, copies)) for copies in (1, FAR, FAR + 1)]
-    here, one, far, farther = (f.value() for f in (form, *deeper))
-    return _over(one, here), _over(farther, far)
+def _ratios(forms: ClosedForms, form: ClosedForm, run: Run) -> tuple[float, float | None]:
+    compounds = _compounds(forms.programs[0], forms.graph, run)
+    deeper = [replace(form, program=_program(forms, form, run, copies)) for copies in ((1,) if compounds else (1, FAR, FAR + 1))]
+    here, one, *far = (f.value() for f in (form, *deeper))
+    return _over(one, here), None if compounds else _over(far[1], far[0])
+
+
+def _compounds(program: Program, graph: PathGraph, run: Run) -> bool:
+    """Whether the block multiplies two values that both come from its input: each block then multiplies the number of digits."""
+    start = len(graph.inputs) + run.last
+    moving = {program.statements[start - 1].target}
+    live = {s.target for s in read(program.statements)}
+    for s in program.statements[start : start + run.length]:
+        if s.target in live and any(len(t.operands) == 2 and moving.issuperset(t.operands) for t in s.terms):
+            return True
+        if any(moving.intersection(t.operands) for t in s.terms):
+            moving.add(s.target)
+    return False
 
 
 def _over(after: Measured, before: Measured) -> float:

@@ -9,7 +9,7 @@ have exponentially many terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -157,7 +157,7 @@ def _shortened(statements: Iterable[Statement]) -> Program:
         if len(terms) == 1 and terms[0].operator is IDENTITY:
             alias[s.target] = terms[0]
         kept.append(Statement(s.target, s.shape, terms))
-    return Program(tuple(_read(kept)))
+    return Program(tuple(read(kept)))
 
 
 def _renamed(term: Term, alias: Mapping[str, Term]) -> Term:
@@ -168,7 +168,8 @@ def _renamed(term: Term, alias: Mapping[str, Term]) -> Term:
     return replace(term, coefficient=factor, operands=tuple(names))
 
 
-def _read(statements: list[Statement]) -> list[Statement]:
+def read(statements: Sequence[Statement]) -> list[Statement]:
+    """The statements that the last one depends on."""
     needed, kept = {statements[-1].target}, []
     for s in reversed(statements):
         if s.target in needed:

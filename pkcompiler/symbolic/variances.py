@@ -28,12 +28,14 @@ SCHEMES: dict[str, str] = {
 class Moments:
     """``bindings``: E[theta^2] of every slot by its symbol ``@slot``. ``symbols``: the standard deviations, with their slots.
 
-    ``fans``: symbols for 2 / fan-in where the fan-in is a sum of widths: pairs (number of entries, product of widths).
+    ``fixed``: slots that are not random (norm gains of 1, biases of 0). ``fans``: symbols for 2 / fan-in where the
+    fan-in is a sum of widths: pairs (number of entries, product of widths).
     """
 
     bindings: Mapping[str, Monomial]
     symbols: Mapping[str, tuple[str, ...]]
     fans: Mapping[str, tuple[tuple[int, Monomial], ...]]
+    fixed: frozenset[str]
 
 
 def moments(lowering: Lowering, variances: str | Mapping[str, float]) -> Moments:
@@ -47,7 +49,7 @@ def moments(lowering: Lowering, variances: str | Mapping[str, float]) -> Moments
     for slot in lowering.groups.graph.parameters:
         fixed = next((v for pattern, v in given.items() if fnmatchcase(slot.name, pattern)), None)
         maker.bindings[SLOT + slot.name] = maker.moment(slot.name) if fixed is None else Monomial.number(fixed)
-    return Moments(maker.bindings, {s: tuple(names) for s, names in maker.symbols.items()}, maker.fans)
+    return Moments(maker.bindings, {s: tuple(names) for s, names in maker.symbols.items()}, maker.fans, frozenset(maker.fixed))
 
 
 def _checked(given: Mapping[str, float], graph: PathGraph) -> Mapping[str, float]:
@@ -96,10 +98,12 @@ class _Maker:
         self.bindings: dict[str, Monomial] = {}
         self.symbols: dict[str, list[str]] = {}
         self.fans: dict[str, tuple[tuple[int, Monomial], ...]] = {}
+        self.fixed: set[str] = set()
 
     def moment(self, slot: str) -> Monomial:
         role = self.roles.get(slot, "value")
         if self.scheme != "slots" and role in ("gain", "bias"):
+            self.fixed.add(slot)
             return Monomial(Fraction(int(role == "gain")))
         if self.scheme == "he" and role in ("dense", "conv"):
             return self._he(slot)

@@ -309,7 +309,7 @@ CODES: dict[str, str] = {
     "PKC629": "The model that an artifact is applied to has other parameters than the one that was pruned.",
     "PKC630": "A state_dict holds entries that are no tensors (get_extra_state), so that no artifact could restore it.",
     "PKC631": "A file for JSON cannot be written.",
-    "PKC632": "The page or the plots need a plotting library that is not installed. It is an extra: pip install 'pkcompiler[plot]'.",
+    "PKC632": "A page or a plot needs a plotting library that is not installed. It is an extra: pip install 'pkcompiler[plot]'.",
     "PKC633": "Plots are written as png, svg or pdf.",
     "PKC634": "A page or a plot cannot be written: its folder is missing or protected, or the disk is full.",
     "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",

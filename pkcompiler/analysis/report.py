@@ -117,6 +117,11 @@ class Report:
 
         return lay_out(self)
 
+    def _repr_html_(self) -> str:
+        from pkcompiler.analysis.notebook import report_html
+
+        return report_html(self)
+
     def to_json(self) -> dict[str, Any]:
         """The report as plain data (no NaN, no infinity), ``schema`` 1. Keys are stable; new ones may be added.
 

@@ -90,3 +90,8 @@ class PathGraph:
         from pkcompiler.ir.text import print_graph
 
         return print_graph(self)
+
+    def _repr_html_(self) -> str:
+        from pkcompiler.ir.notebook import graph_html
+
+        return graph_html(self)

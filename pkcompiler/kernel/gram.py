@@ -112,6 +112,18 @@ class PathKernel:
         kept = "" if self.kept == self.size else f", {self.kept} kept"
         return f"PathKernel({self.graph.name}: {self.size} x {self.size}{kept}, {len(self.names)} parameters, {self.status})"
 
+    def _repr_html_(self) -> str:
+        """What is known before any sweep."""
+        from pkcompiler.markup import fragment
+
+        kept = f"{self.kept:,} kept" if self.kept < self.size else "nothing masked"
+        figures = [
+            ("rows and columns", f"{self.size:,}", kept),
+            ("parameters", f"{len(self.names):,}", ""),
+            ("products", self.status, ""),
+        ]
+        return fragment(self.graph.name, "Path Kernel, an operator on parameters", figures)
+
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to(device=self.device, dtype=self.dtype)
 

@@ -89,14 +89,23 @@ def test_trace_of_resnet20_by_two_routes():
     assert error < 1e-2 * mean
 
 
-def test_leading_eigenpairs_of_resnet20_are_eigenpairs():
-    pairs = resnet20().eigenpairs(3)
-    assert float(pairs.residuals.max()) < 1e-6
-    assert bool((pairs.values.diff() <= 0).all())
+def test_the_leading_eigenvector_of_resnet20_has_the_signs_of_the_parameters():
+    """In their frame G has no negative entry: its first vector is positive there (Perron and Frobenius)."""
     made = resnet20()
-    vector = pairs.vectors[:, 0]
-    assert float((made.matvec(vector) - pairs.values[0] * vector).norm()) < 1e-6 * float(pairs.values[0])
-    assert bool((vector * made.flatten(made.theta).sign()).sum().abs() == (vector.abs() * (made.flatten(made.theta) != 0)).sum())
+    pairs = made.eigenpairs(1)
+    vector, signs = pairs.vectors[:, 0], made.flatten(made.theta).sign()
+    assert float(pairs.residuals[0]) < 1e-6
+    assert float((vector * signs).sum().abs()) == pytest.approx(float((vector * signs).abs().sum()), rel=1e-6)
+
+
+def test_lanczos_and_the_written_out_matrix_agree():
+    made = mlp()
+    pairs = made.eigenpairs(8)
+    truth = torch.linalg.eigvalsh(made.dense()).flip(0)[:8]
+    np.testing.assert_allclose(pairs.values, truth, rtol=1e-10)
+    for value, vector, residual in zip(pairs.values, pairs.vectors.T, pairs.residuals, strict=True):
+        assert float((made.matvec(vector) - value * vector).norm() / value) == pytest.approx(float(residual), rel=1e-3, abs=1e-13)
+        assert float(residual) < 1e-6
 
 
 class Twice(nn.Module):

@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pkcompiler.analyses.report import AnalysisReport
+    from pkcompiler.analyses.run import run_analysis
     from pkcompiler.analysis.certificate import Certificate, certify
     from pkcompiler.analysis.functional import Functional, path_functional
     from pkcompiler.analysis.report import Report, analyze
@@ -16,33 +18,47 @@ if TYPE_CHECKING:
     from pkcompiler.frontend.capture import lift
     from pkcompiler.ir.parse import parse_graph
     from pkcompiler.ir.types import PathGraph
+    from pkcompiler.kernel.dynamics import Dynamics, dynamics
+    from pkcompiler.kernel.explicit import ExplicitKernel, explicit
     from pkcompiler.kernel.gram import PathKernel, path_kernel
     from pkcompiler.kernel.ntk import NTK, ntk
     from pkcompiler.kernel.predict import Prediction, predict_trace
+    from pkcompiler.kernel.trajectory import LossPathKernel
     from pkcompiler.lowering import apply_masks, lower
     from pkcompiler.ops.table import path_op
     from pkcompiler.pruning.artifact import Artifact, load
     from pkcompiler.pruning.rounds import Pruned, prune
     from pkcompiler.pruning.score import Scores, score
-    from pkcompiler.rescaling import Rescaled, rescale
+    from pkcompiler.rescaling.rescale import Rescaled, rescale
+    from pkcompiler.symbolic.closed import ClosedForms, closed_forms
+    from pkcompiler.symbolic.polynomials import Polynomials, polynomials
 
 _HOME = {
+    "AnalysisReport": "analyses.report",
     "Artifact": "pruning.artifact",
     "Certificate": "analysis.certificate",
+    "ClosedForms": "symbolic.closed",
     "Diagnostic": "diagnostics",
+    "Dynamics": "kernel.dynamics",
+    "ExplicitKernel": "kernel.explicit",
     "Functional": "analysis.functional",
+    "LossPathKernel": "kernel.trajectory",
     "NTK": "kernel.ntk",
     "PathGraph": "ir.types",
     "PathKernel": "kernel.gram",
     "PkcError": "diagnostics",
+    "Polynomials": "symbolic.polynomials",
     "Prediction": "kernel.predict",
     "Pruned": "pruning.rounds",
     "Report": "analysis.report",
-    "Rescaled": "rescaling",
+    "Rescaled": "rescaling.rescale",
     "Scores": "pruning.score",
     "analyze": "analysis.report",
     "apply_masks": "lowering",
     "certify": "analysis.certificate",
+    "closed_forms": "symbolic.closed",
+    "dynamics": "kernel.dynamics",
+    "explicit": "kernel.explicit",
     "lift": "frontend.capture",
     "load": "pruning.artifact",
     "lower": "lowering",
@@ -51,9 +67,11 @@ _HOME = {
     "path_functional": "analysis.functional",
     "path_kernel": "kernel.gram",
     "path_op": "ops.table",
+    "polynomials": "symbolic.polynomials",
     "predict_trace": "kernel.predict",
     "prune": "pruning.rounds",
-    "rescale": "rescaling",
+    "rescale": "rescaling.rescale",
+    "run_analysis": "analyses.run",
     "score": "pruning.score",
 }
 
@@ -61,13 +79,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "NTK",
+    "AnalysisReport",
     "Artifact",
     "Certificate",
+    "ClosedForms",
     "Diagnostic",
+    "Dynamics",
+    "ExplicitKernel",
     "Functional",
+    "LossPathKernel",
     "PathGraph",
     "PathKernel",
     "PkcError",
+    "Polynomials",
     "Prediction",
     "Pruned",
     "Report",
@@ -76,6 +100,9 @@ __all__ = [
     "analyze",
     "apply_masks",
     "certify",
+    "closed_forms",
+    "dynamics",
+    "explicit",
     "lift",
     "load",
     "lower",
@@ -84,9 +111,11 @@ __all__ = [
     "path_functional",
     "path_kernel",
     "path_op",
+    "polynomials",
     "predict_trace",
     "prune",
     "rescale",
+    "run_analysis",
     "score",
 ]
 

@@ -28,7 +28,7 @@ from pkcompiler.data import LoadedData, load_data
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.inputs import Inputs, example_inputs
-from pkcompiler.frontend.spec import LoadedModel, load_model
+from pkcompiler.frontend.spec import LoadedModel, load_model, rebuilt
 from pkcompiler.frontend.weights import load_weights
 from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
@@ -82,6 +82,13 @@ class Opened:
     def graph(self) -> PathGraph:
         """The path graph."""
         return self.captured.graph
+
+    @property
+    def initialise(self) -> Callable[[int], nn.Module] | None:
+        """Seed to a fresh model by the factory; None where there is none, or where the weights are given."""
+        if self.loaded.built or self.weights_sha256 is not None:
+            return None
+        return lambda seed: rebuilt(self.loaded, self.args, seed)
 
     def capture(self, dtype: torch.dtype | None, inputs: Any = None) -> Capture:
         """Trace and lift in another precision, or at other inputs; says which output was chosen and what a static batch means."""

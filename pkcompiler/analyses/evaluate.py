@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +17,10 @@ from pkcompiler.analyses.values import Distribution
 from pkcompiler.analysis.functional import is_approximate
 from pkcompiler.analysis.measured import Measured, Status
 from pkcompiler.analysis.semiring import settings
-from pkcompiler.kernel.dynamics import dynamics
+from pkcompiler.kernel.dynamics import architecture_curve, dynamics
 from pkcompiler.kernel.gram import kernel_of
 from pkcompiler.kernel.ntk import NTK, ntk
-from pkcompiler.kernel.predict import predict_trace
+from pkcompiler.kernel.predict import Prediction, predict_trace
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Number, Text, Unary
 from pkcompiler.lang.facts import edge_of, resolve
@@ -32,7 +33,7 @@ from pkcompiler.pruning.terms import NUMBER, Term
 RANK, STEP = frozenset({"rank"}), frozenset({"step"})
 OPERATORS = ("gram", "ntk", "frozen")
 NUMBERS = ("trace", "frobenius", "effective_rank", "stable_rank", "condition", "alignment", "stable_step", "bound")
-FIGURES = (*NUMBERS, "diagonal", "eigenvalues", "distance", "dynamics", "predicted_trace")
+FIGURES = (*NUMBERS, "diagonal", "eigenvalues", "distance", "dynamics", "expected_dynamics", "predicted_trace")
 UNTIL = float(words.default("until", "collapse").removesuffix("x"))
 VALUES = ("edge", "input", "output", "lr")
 """The named arguments that are expressions; all others are words or numbers."""
@@ -59,6 +60,8 @@ class AnalysisEvaluator(Evaluator):
     _operators: dict[str, Operator] = field(default_factory=dict)
     _figures: dict[str, Term] = field(default_factory=dict)
     _marks: dict[str, Mark] = field(default_factory=dict)
+    _trained: dict[str, Tensor] = field(default_factory=dict)
+    _prediction: Prediction | None = None
 
     def marks(self, expr: Expr) -> list[Mark]:
         """The marks of every figure in an expression, its ``let`` names included, each once."""
@@ -106,6 +109,8 @@ class AnalysisEvaluator(Evaluator):
                 return self._number(self._distance(call), text)
             case "dynamics":
                 return self._dynamics(call, text)
+            case "expected_dynamics":
+                return self._expected_dynamics(call, text)
         operator = self._operator(call.args[0])
         if call.function in NUMBERS:
             return self._number(operator.figure(call.function), text)
@@ -123,10 +128,19 @@ class AnalysisEvaluator(Evaluator):
         return Term(NUMBER, value, found.exponent)
 
     def _predicted(self) -> Measured:
-        model, inputs = self.source.model()
-        found = predict_trace(model, inputs, seed=self.seed, masks=self.source.masks)
+        found = self._prediction_of()
         notes = [note for note in (found.method, found.trace.note or found.reason) if note]
         return Measured(found.trace.mantissa, found.trace.exponent, found.trace.error, found.trace.status, ": ".join(notes))
+
+    def _prediction_of(self) -> Prediction:
+        """E[Tr Theta] per sample, at Gaussian inputs with the moments of the data where there are any."""
+        if self._prediction is None:
+            model, inputs = self.source.model()
+            moments: dict[str, Any] = self.source.moments()
+            self._prediction = predict_trace(
+                model, inputs, seed=self.seed, masks=self.source.masks, initialise=self.source.initialise, **moments
+            )
+        return self._prediction
 
     def _distance(self, call: Call) -> Measured:
         first, second = (self._operator(arg).kernel for arg in call.args)
@@ -137,16 +151,34 @@ class AnalysisEvaluator(Evaluator):
 
     def _dynamics(self, call: Call, text: str) -> Term:
         given = dict(call.kwargs)
-        count = given["steps"]
-        assert isinstance(count, Number)
-        rate = float(self.evaluate(given["lr"]).plain().tensor.detach())
+        rate, steps = self._steps(given)
         flow = given.get("time") == Name("flow")
         kernel = self._operator(call.args[0]).kernel
         model, _ = self.source.model()
-        found = dynamics(model, self.source.data, lr=rate, steps=int(count.value), kernel=kernel)
+        verify = self.source.verify and not flow
+        found = dynamics(model, self.source.data, lr=rate, steps=steps, kernel=kernel, verify=verify)
+        if found.trained is not None:
+            self._trained[text] = found.trained
         curve = found.predicted_flow if flow else found.predicted_steps
         self._marks[text] = Mark(found.status if curve is not None else "not predicted", found.note)
         return Term(STEP, torch.full_like(found.predicted_steps, torch.nan) if curve is None else curve)
+
+    def trained(self, expr: Expr) -> Tensor | None:
+        """The losses [steps + 1] of training itself beside ``dynamics(...)``; None where it was not asked for."""
+        return self._trained.get(print_expr(resolve(expr, self.lets)))
+
+    def _expected_dynamics(self, call: Call, text: str) -> Term:
+        rate, steps = self._steps(dict(call.kwargs))
+        found = self._prediction_of()
+        curve = architecture_curve(found.trace, self.source.outputs, rate, range(steps + 1))
+        self._marks[text] = Mark(curve.status, curve.note)
+        return Term(STEP, curve.lower)
+
+    def _steps(self, given: Mapping[str, Expr]) -> tuple[float, int]:
+        """The values of ``lr`` and ``steps``."""
+        count = given["steps"]
+        assert isinstance(count, Number)
+        return float(self.evaluate(given["lr"]).plain().tensor.detach()), int(count.value)
 
     # operators --------------------------------------------------------------------------------------------------------
 

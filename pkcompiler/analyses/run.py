@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -38,17 +38,24 @@ def run_analysis(
     loss: Loss | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    initialise: Callable[[int], nn.Module] | None = None,
+    verify: bool = False,
 ) -> AnalysisReport:
     """Run an analysis on a model in evaluation mode, under ``masks``. The model is not changed.
 
     ``analysis``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole,
     or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy. ``seed``: of what is
-    drawn at random. Raises PkcError: ``PKC1xx`` for the analysis, ``PKC2xx`` for the model, ``PKC4xx`` for masks, ``PKC5xx`` for
-    data and numbers.
+    drawn at random. ``initialise(seed)`` builds a fresh model for what is predicted over initialisations (default: every module's
+    ``reset_parameters`` on a copy). ``verify``: where the loss of discrete steps is predicted, a copy is trained for the same
+    steps, and its loss stands in a line of its own.
+
+    Raises PkcError: ``PKC1xx`` for the analysis, ``PKC2xx`` for the model, ``PKC4xx`` for masks, ``PKC5xx`` for data and numbers.
     """
     chosen = analysis if isinstance(analysis, Analysis) else find_analysis(analysis)
     captured = capture(model, example_inputs, dtype=dtype)
-    return analyse_capture(captured, chosen, data=data, masks=masks, loss=loss, seed=seed, dtype=dtype, name=type(model).__name__)
+    given: dict[str, Any] = {"data": data, "masks": masks, "loss": loss, "seed": seed, "dtype": dtype}
+    given |= {"initialise": initialise, "verify": verify}
+    return analyse_capture(captured, chosen, **given, name=type(model).__name__)
 
 
 def analyse_capture(
@@ -61,10 +68,13 @@ def analyse_capture(
     batch: int | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    initialise: Callable[[int], nn.Module] | None = None,
+    verify: bool = False,
     name: str = "model",
 ) -> AnalysisReport:
     """:func:`run_analysis` on a model that is captured already (in ``dtype``)."""
-    given = {"data": data, "masks": masks, "loss": loss, "batch": batch, "seed": seed, "dtype": dtype}
+    given: dict[str, Any] = {"data": data, "masks": masks, "loss": loss, "batch": batch, "seed": seed, "dtype": dtype}
+    given |= {"initialise": initialise, "verify": verify}
     return _run(source_of(analysis, captured.graph, captured.tensors, captured, **given), analysis, name)
 
 
@@ -84,9 +94,18 @@ def analyse_graph(
 
 def _run(source: Source, analysis: Analysis, name: str) -> AnalysisReport:
     evaluator = AnalysisEvaluator(dict(analysis.lets), source.workspace(), source.seed, analysis=analysis, source=source)
-    rows = tuple(_row(line, evaluator) for line in analysis.reports)
+    rows = tuple(row for line in analysis.reports for row in _rows(line, evaluator))
     dropped = any(not bool(m.all()) for m in source.masks.values())
     return AnalysisReport(analysis.name, name, dropped, analysis.source, analysis.doc, rows, tuple(legend(analysis)))
+
+
+def _rows(line: ReportLine, evaluator: AnalysisEvaluator) -> list[Row]:
+    """A line, and the measured losses under a predicted loss curve that is to be verified."""
+    row, trained = _row(line, evaluator), evaluator.trained(line.value)
+    if trained is None:
+        return [row]
+    note = "the network itself, trained by full-batch gradient descent with the same rate"
+    return [row, Row(f"{row.label}, trained", row.kind, Series(trained, 0, ("step",), "exact", note), "exact", note, row.formula)]
 
 
 def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:

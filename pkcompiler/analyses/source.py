@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import bind_call
 from pkcompiler.frontend.inputs import Inputs
+from pkcompiler.ir.maps import Batch
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis
 from pkcompiler.pruning.score import as_pair
@@ -40,7 +42,10 @@ class Bare:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """``captured``: None where there is no model. ``data``: a pair (x, y) or None. ``batch``: samples to a forward pass."""
+    """``captured``: None where there is no model. ``data``: a pair (x, y) or None. ``batch``: samples to a forward pass.
+
+    ``initialise``: seed to a fresh model, where there is a factory. ``verify``: train beside predicted dynamics.
+    """
 
     graph: PathGraph
     tensors: Mapping[str, Tensor]
@@ -51,6 +56,8 @@ class Source:
     batch: int | None
     seed: int
     dtype: torch.dtype
+    initialise: Callable[[int], nn.Module] | None = None
+    verify: bool = False
 
     @property
     def capture(self) -> Capture:
@@ -74,6 +81,21 @@ class Source:
             raise fail("PKC551", f"kernels on data are those of the first output, and '{call.output_name}' is analysed", note)
         return self.captured.module, inputs
 
+    def moments(self) -> dict[str, Tensor]:
+        """Mean and second moment of every entry of the samples, as ``predict_trace`` takes them; none without floating data."""
+        x = None if self.data is None else self.data[0]
+        if x is None or not x.is_floating_point():
+            return {}
+        return {"mean": x.double().mean(0), "second_moment": x.double().square().mean(0)}
+
+    @property
+    def outputs(self) -> int:
+        """Output entries of one sample."""
+        graph = self.graph
+        (shape,) = (op.result.type.shape for op in graph.ops if op.name == graph.outputs[0])
+        sizes = [d.factor if isinstance(d, Batch) else d for d in shape]
+        return math.prod(sizes) // (1 if self.capture.batched else sizes[0])
+
 
 def source_of(
     analysis: Analysis,
@@ -87,6 +109,8 @@ def source_of(
     batch: int | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    initialise: Callable[[int], nn.Module] | None = None,
+    verify: bool = False,
 ) -> Source:
     """Everything that an analysis is evaluated with, checked: ``PKC550`` (a model is needed), ``PKC502`` (data are),
     ``PKC401`` (masks)."""
@@ -100,4 +124,4 @@ def source_of(
     check_masks(graph, masks)
     kept = {n: m.detach().cpu().bool() for n, m in (masks or {}).items()}
     pair = as_pair(data, seed) if analysis.needs_data else None
-    return Source(graph, tensors, captured, kept, pair, loss, batch, seed, dtype)
+    return Source(graph, tensors, captured, kept, pair, loss, batch, seed, dtype, initialise, verify)

@@ -42,6 +42,13 @@ def chosen(given: Sequence[str], data: str | None, loss: str | None) -> list[Ana
     return found
 
 
+def check_verify(analyses: Sequence[Analysis], verify: bool) -> None:
+    """``--verify`` needs a predicted loss curve."""
+    predicted = any("dynamics(" in a.text for a in analyses)
+    if verify and not predicted:
+        raise click.UsageError("--verify trains beside a predicted loss curve: add --with dynamics --data DATA.")
+
+
 def _require_data(analyses: Sequence[Analysis], data: str | None) -> None:
     from pkcompiler.diagnostics import fail
 
@@ -53,7 +60,7 @@ def _require_data(analyses: Sequence[Analysis], data: str | None) -> None:
 
 
 def of_model(
-    analyses: Sequence[Analysis], model: Opened, captured: Capture, data: str | None, loss: str | None
+    analyses: Sequence[Analysis], model: Opened, captured: Capture, data: str | None, loss: str | None, verify: bool = False
 ) -> list[AnalysisReport]:
     """Each analysis on a model that is opened and captured in float64."""
     from pkcompiler.analyses.run import analyse_capture
@@ -64,6 +71,7 @@ def of_model(
     objective, _ = objective_of(model, loss) if reads else (None, None)
     pair = None if loaded is None else (loaded.x, loaded.y)
     given: dict[str, Any] = {"data": pair, "loss": objective, "batch": loaded.batch if loaded else None, "seed": model.seed}
+    given |= {"initialise": model.initialise, "verify": verify}
     return [analyse_capture(captured, analysis, name=model.name, **given) for analysis in analyses]
 
 

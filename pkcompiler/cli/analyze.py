@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pkcompiler.cli import analyses, pages
+from pkcompiler.cli import analyses, forms, pages
 from pkcompiler.cli.model import model_options, opened
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pkcompiler.analysis.report import Report
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.lang.ast import Analysis
+    from pkcompiler.symbolic import ClosedForms
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,14 @@ class Found:
 )
 @click.option("--data", metavar="DATA", help="Samples: digits, mnist5k, file.npz, module:factory, with (per_class = 10).")
 @click.option("--loss", metavar="SPEC", help="path/file.py:function, called with output and target.")
+@click.option("--verify", is_flag=True, help="Train a copy beside every predicted loss curve (--with dynamics), and show both.")
+@click.option("--symbolic", is_flag=True, help="Path count, E[R_2] and E[Tr Pi] in symbolic widths, and how they grow.")
+@click.option(
+    "--variances",
+    type=click.Choice(["weights", "slots", "roles", "he"]),
+    help="With --symbolic: a sigma per weight (default), parameter or kind of layer, or 2 / fan-in.",
+)
+@click.option("--latex", metavar="FILE|-", help="Write what --symbolic finds as LaTeX (- is stdout, in place of the table).")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the report as JSON (- is stdout, in place of the table).")
 @click.option("--html", metavar="FILE", help="Write the report as a page to look at: one file, without network access.")
 @click.option("--plot", metavar="DIR", help="Write the figures of the page as PNG and SVG.")
@@ -51,6 +60,10 @@ def analyze(
     with_: tuple[str, ...],
     data: str | None,
     loss: str | None,
+    verify: bool,
+    symbolic: bool,
+    variances: str | None,
+    latex: str | None,
     html: str | None,
     plot: str | None,
     eigenvalues: int | None,
@@ -66,19 +79,29 @@ def analyze(
 
     finished(Path(model))
     chosen = analyses.chosen(with_, data, loss)
+    analyses.check_verify(chosen, verify)
+    scheme = forms.scheme(symbolic, variances, latex)
+    if latex == json_file == "-":
+        raise click.UsageError("stdout holds one of --latex and --json: name a file for the other.")
     pages.prepare(html, plot)
     artifact = (Path(model) / "manifest.json").is_file()
-    found = _of_artifact(model, chosen, options["seed"]) if artifact else _of_model(model, options, chosen, data, loss)
+    found = _of_artifact(model, chosen, options["seed"]) if artifact else _of_model(model, options, chosen, data, loss, verify)
+    closed = None if scheme is None else forms.of(found.graph, found.tensors, scheme)
     report, more = found.report, found.analyses
     if json_file is not None:
-        _write_json(json_file, report, more)
-    if json_file != "-":
-        click.echo("\n\n".join(str(part) for part in (report, *more)))
+        _write_json(json_file, report, more, closed)
+    if latex is not None and closed is not None:
+        forms.write_latex(latex, closed)
+    if "-" not in (json_file, latex):
+        said = () if closed is None else (forms.text(closed),)
+        click.echo("\n\n".join(str(part) for part in (report, *said, *more)))
     origin = {"model": model, "weights": options.get("weights"), "seed": None if artifact else options["seed"], "data": data}
-    pages.deliver(html, plot, report, more, found.graph, found.tensors, found.masks, eigenvalues, **origin)
+    pages.deliver(html, plot, report, more, found.graph, found.tensors, found.masks, eigenvalues, closed, **origin)
 
 
-def _of_model(model: str, options: dict[str, Any], chosen: list[Analysis], data: str | None, loss: str | None) -> Found:
+def _of_model(
+    model: str, options: dict[str, Any], chosen: list[Analysis], data: str | None, loss: str | None, verify: bool
+) -> Found:
     import torch
 
     from pkcompiler.analysis.report import analyze_graph
@@ -86,7 +109,7 @@ def _of_model(model: str, options: dict[str, Any], chosen: list[Analysis], data:
     found = opened(model=model, **options)
     captured = found.capture(torch.float64)
     report = analyze_graph(captured.graph, captured.tensors, name=found.name)
-    return Found(report, analyses.of_model(chosen, found, captured, data, loss), captured.graph, captured.tensors)
+    return Found(report, analyses.of_model(chosen, found, captured, data, loss, verify), captured.graph, captured.tensors)
 
 
 def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
@@ -99,11 +122,12 @@ def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
     return Found(report, more, artifact.graph, artifact.tensors, artifact.masks)
 
 
-def _write_json(file: str, report: Report, more: list[AnalysisReport]) -> None:
+def _write_json(file: str, report: Report, more: list[AnalysisReport], closed: ClosedForms | None) -> None:
     from pkcompiler.cli.output import write_json
     from pkcompiler.diagnostics import fail
 
     plain = {**report.to_json(), "analyses": [part.to_json() for part in more]}
+    plain |= {} if closed is None else {"symbolic": forms.plain(closed)}
     if file == "-":
         write_json(plain)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pkcompiler.cli import forms
 from pkcompiler.cli.output import say, typed
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from pkcompiler.analysis.report import Report
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.pruning.compare import Comparison
+    from pkcompiler.symbolic import ClosedForms
 
 EIGENVALUES = 10
 LARGE = 10**9
@@ -38,6 +40,7 @@ def deliver(
     tensors: Mapping[str, Tensor],
     masks: Mapping[str, Tensor] | None = None,
     eigenvalues: int | None = None,
+    closed: ClosedForms | None = None,
     **provenance: Any,
 ) -> None:
     """Write what was asked for. Raises ``PKC632``, ``PKC634``."""
@@ -46,7 +49,8 @@ def deliver(
     from pkcompiler.show.build import page_of
 
     kernel = _spectrum(graph, tensors, masks, eigenvalues)
-    page = page_of(report, graph, kernel=kernel, analyses=analyses, provenance=_provenance(**provenance))
+    formulas = () if closed is None else forms.pieces(closed)
+    page = page_of(report, graph, kernel=kernel, analyses=analyses, formulas=formulas, provenance=_provenance(**provenance))
     if html is not None:
         from pkcompiler.show.html import write_html
 

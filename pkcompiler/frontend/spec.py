@@ -54,6 +54,16 @@ def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), see
     return LoadedModel(module, parsed.stem, parsed.text, source, python, usercode.source_hash(source), name, built)
 
 
+def rebuilt(loaded: LoadedModel, args: Mapping[str, object], seed: int) -> nn.Module:
+    """The factory of a loaded model called once more, with another seed. Raises what :func:`load_model` raises of it."""
+    folder = loaded.source.parent if loaded.source else Path()
+    set_seed(seed)
+    built = usercode.call(getattr(loaded.python, loaded.factory), args, loaded.source, folder, loaded.factory)
+    if not isinstance(built, nn.Module):
+        raise _not_a_module(f"{loaded.factory}()", built)
+    return built
+
+
 def set_seed(seed: int) -> None:
     """Seed torch, numpy and random."""
     torch.manual_seed(seed)

@@ -135,12 +135,20 @@ def _distance(checker: Checker, call: Call) -> Facts:
 
 
 def _dynamics(checker: Checker, call: Call) -> Facts:
-    facts = _operator(checker, call, 0, DATA)
+    return _curve(checker, call, _operator(checker, call, 0, DATA), "dynamics(T, lr = stable_step(T) / 2, steps = 50)")
+
+
+def _expected_dynamics(checker: Checker, call: Call) -> Facts:
+    return _curve(checker, call, Facts(NUMBER, model=True), "expected_dynamics(lr = 0.1, steps = 50)")
+
+
+def _curve(checker: Checker, call: Call, facts: Facts, example: str) -> Facts:
+    """[step], for ``lr`` a number and ``steps`` a count. ``facts``: of what the curve follows from."""
     given = dict(call.kwargs)
     for key in ("lr", "steps"):
         if key not in given:
-            message, label = f"dynamics() without {key}", f"{key} = ... is missing"
-            checker.findings.error("PKC110", message, call.span, label, "write dynamics(T, lr = stable_step(T) / 2, steps = 50)")
+            message, label = f"{call.function}() without {key}", f"{key} = ... is missing"
+            checker.findings.error("PKC110", message, call.span, label, f"write {example}")
     rate = checker.operand(given["lr"]) if "lr" in given else Facts(NUMBER)
     if rate.axes:
         message = f"lr = {print_expr(given['lr'])} is {show_axes(rate.axes)}"
@@ -226,6 +234,7 @@ _CASES: dict[str, Callable[[Checker, Call], Facts]] = {
     "reads-ntk": _reads_ntk,
     "distance": _distance,
     "dynamics": _dynamics,
+    "dynamics-without-data": _expected_dynamics,
     "predicted": _predicted,
     "collapse": _collapse,
 }

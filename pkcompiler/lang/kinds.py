@@ -16,7 +16,17 @@ from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import path_facts
 from pkcompiler.lang.report import Findings
 
-ARGUMENTS = {"grad": 2, "dot": 2, "quantile": 2, "eigenvalues": 2, "distance": 2, "uniform": 0, "ntk": 0, "predicted_trace": 0}
+ARGUMENTS = {
+    "grad": 2,
+    "dot": 2,
+    "quantile": 2,
+    "eigenvalues": 2,
+    "distance": 2,
+    "uniform": 0,
+    "ntk": 0,
+    "predicted_trace": 0,
+    "expected_dynamics": 0,
+}
 """How many arguments without a name a function takes, where not one."""
 
 

@@ -162,6 +162,12 @@ WORDS: tuple[Word, ...] = (
         "dynamics", "dynamics", "the squared loss after each step of linearised training", "dynamics(T, lr = 0.1, steps = 50)"
     ),
     _function(
+        "expected_dynamics",
+        "dynamics-without-data",
+        "the part of the squared loss that is left after each step, at least, from the predicted trace alone",
+        "expected_dynamics(lr = 0.1, steps = 50)",
+    ),
+    _function(
         "predicted_trace",
         "predicted",
         "the expected trace of ntk() per sample over initialisations, without data",
@@ -182,8 +188,8 @@ WORDS: tuple[Word, ...] = (
     _argument("constants", "paths", "word", "whether fixed constants are sources of paths", default="off"),
     _argument("output", "paths", "output", "the weight of each output", default="ones"),
     _argument("over", "sum mean norm2 max quantile", "axis", "the axis that is reduced", required=True),
-    _argument("lr", "dynamics", "number", "the learning rate", required=True),
-    _argument("steps", "dynamics", "count", "how many steps", required=True),
+    _argument("lr", "dynamics expected_dynamics", "number", "the learning rate", required=True),
+    _argument("steps", "dynamics expected_dynamics", "count", "how many steps", required=True),
     _argument("time", "dynamics", "word", "discrete steps, or gradient flow read at their times", default="discrete"),
     _argument("until", "collapse", "factor", "the largest compression that is tried", default="10000x"),
     # Reserved names. kind: their axes.

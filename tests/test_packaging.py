@@ -13,6 +13,8 @@ import pkcompiler
 
 ROOT = Path(__file__).parent.parent
 
+KINDS = {".py", ".lark", ".pkc", ".json", ".typed", ".css", ".js"}
+
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
@@ -28,13 +30,13 @@ def test_the_wheel_holds_the_resources_inside_the_package(names: set[str], folde
 
 def test_the_wheel_holds_every_module_and_the_marker_of_types(names: set[str]) -> None:
     modules = {file.relative_to(ROOT).as_posix() for file in (ROOT / "pkcompiler").rglob("*.py")}
-    assert modules | {"pkcompiler/py.typed"} <= names
+    assert modules | {"pkcompiler/py.typed", "pkcompiler/show/page.css", "pkcompiler/show/page.js"} <= names
 
 
 def test_the_wheel_holds_nothing_else(names: set[str]) -> None:
     outside = {name for name in names if not name.startswith(("pkcompiler/", f"pkcompiler-{pkcompiler.__version__}.dist-info/"))}
     assert outside == set()
-    assert {Path(name).suffix for name in names if name.startswith("pkcompiler/")} <= {".py", ".lark", ".pkc", ".json", ".typed"}
+    assert {Path(name).suffix for name in names if name.startswith("pkcompiler/")} <= KINDS
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

@@ -63,6 +63,8 @@ def of_model(
     analyses: Sequence[Analysis], model: Opened, captured: Capture, data: str | None, loss: str | None, verify: bool = False
 ) -> list[AnalysisReport]:
     """Each analysis on a model that is opened and captured in float64."""
+    if not analyses:
+        return []
     from pkcompiler.analyses.run import analyse_capture
     from pkcompiler.pipeline import objective_of
 
@@ -77,6 +79,8 @@ def of_model(
 
 def of_artifact(analyses: Sequence[Analysis], artifact: Artifact, seed: int) -> list[AnalysisReport]:
     """Each analysis under the masks of an artifact, of which only the graph and its tensors are read."""
+    if not analyses:
+        return []
     from pkcompiler.analyses.run import analyse_graph
 
     name = Path(artifact.path).resolve().name

@@ -16,6 +16,8 @@ import pytest
 from show_pages import HARM, whole_page
 
 from pkcompiler.show.html import write_html
+from pkcompiler.show.nodes import Drawing, Node
+from pkcompiler.show.page import Page
 from pkcompiler.show.place import place
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -156,6 +158,25 @@ def test_the_network_is_coloured_and_zoomed(visit: Callable[[str], Any]) -> None
     assert browser.execute_script(height) < 0.8 * whole
     browser.find_element("css selector", "[data-zoom=fit]").click()
     assert browser.execute_script(height) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("count", [2, 26, 33, 60])
+def test_a_chain_of_any_length_is_readable(browser: Any, tmp_path: Path, count: int) -> None:
+    """Short, as high as its frame, as wide as its frame, and long: names are drawn at the size of their boxes."""
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    nodes = tuple(Node(i, "other", f"node {i}", "", (), (), "", "", "", False) for i in range(count))
+    chain = Drawing(nodes, tuple((i, i + 1) for i in range(count - 1)))
+    write_html(tmp_path / "chain.html", Page("chain", "", drawing=chain))
+    browser.get((tmp_path / "chain.html").as_uri())
+    WebDriverWait(browser, 60).until(lambda b: b.execute_script("return document.documentElement.dataset.ready") == "true")
+    shown = "const plot = Bokeh.documents[0].roots()[0]; const names = plot.renderers.find((r) => r.name === 'title');"
+    visible, size, scale = browser.execute_script(
+        f"{shown} const height = plot.y_range.start - plot.y_range.end;"
+        "return [names.visible, names.glyph.text_font_size.value, plot.inner_height / height]"
+    )
+    assert visible and float(size.removesuffix("px")) == pytest.approx(12 * scale, abs=0.01)
+    assert complaints(browser) == []
 
 
 def test_tables_are_sorted(visit: Callable[[str], Any]) -> None:

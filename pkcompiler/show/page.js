@@ -71,6 +71,7 @@
     const [w, h] = [plot.inner_width / scale / 2, plot.inner_height / scale / 2];
     plot.x_range.setv({ start: x - w, end: x + w });
     plot.y_range.setv({ start: y + h, end: y - h });
+    resize(plot);
   }
   const middle = (range) => (range.start + range.end) / 2;
   const scaleOf = (plot) => plot.inner_height / Math.abs(plot.y_range.end - plot.y_range.start);

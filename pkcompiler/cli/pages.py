@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from pkcompiler.analysis.report import Report
     from pkcompiler.ir.types import PathGraph
+    from pkcompiler.kernel.explicit import ExplicitKernel
     from pkcompiler.pruning.compare import Comparison
     from pkcompiler.symbolic import ClosedForms
 
@@ -49,8 +50,11 @@ def deliver(
     from pkcompiler.show.build import page_of
 
     kernel = _spectrum(graph, tensors, masks, eigenvalues)
+    paths = _paths(report, graph, tensors, masks)
     formulas = () if closed is None else forms.pieces(closed)
-    page = page_of(report, graph, kernel=kernel, analyses=analyses, formulas=formulas, provenance=_provenance(**provenance))
+    page = page_of(
+        report, graph, kernel=kernel, paths=paths, analyses=analyses, formulas=formulas, provenance=_provenance(**provenance)
+    )
     if html is not None:
         from pkcompiler.show.html import write_html
 
@@ -93,6 +97,16 @@ def _spectrum(
     except PkcError as error:
         say(f"no spectrum: {error.diagnostics[0].message}")
         return None
+
+
+def _paths(
+    report: Report, graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None
+) -> ExplicitKernel | None:
+    """The Path Kernel path by path, where there are few."""
+    from pkcompiler.kernel.explicit import MOST_PATHS, explicit
+
+    count = report.totals["paths"].value
+    return explicit(graph, tensors, masks) if isinstance(count, int) and 0 < count <= MOST_PATHS else None
 
 
 def multiply_adds(graph: PathGraph) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pkcompiler.analysis.layout import LABELS, percent, shown, status
 from pkcompiler.analysis.report import Figure, Mass, Report, Row
 from pkcompiler.markup import Cell, Column, Table
+from pkcompiler.show.heat import heat_of
 from pkcompiler.show.nodes import fold
 from pkcompiler.show.numbers import power
 from pkcompiler.show.page import Dynamics, Formula, Layer, Note, Page, Quantity, Spectrum
@@ -16,6 +17,7 @@ from pkcompiler.show.results import dynamics_of, losses_of, spectrum_of, tables_
 
 if TYPE_CHECKING:
     from pkcompiler.ir.types import PathGraph
+    from pkcompiler.kernel.explicit import ExplicitKernel
 
 SHARES = {"l1": "l1_share", "l2": "l2_share", "tau": "tau_share", "density": "density"}
 COLUMNS = ("parameter", "shape", "entries", "density", "effective", "L1 share", "L2 share", "tau share", "effective units")
@@ -26,6 +28,7 @@ def page_of(
     graph: PathGraph | None = None,
     *,
     kernel: Any = None,
+    paths: ExplicitKernel | None = None,
     dynamics: Any = None,
     analyses: Iterable[Any] = (),
     formulas: Iterable[tuple[str, str, str]] = (),
@@ -34,9 +37,10 @@ def page_of(
     """The page of a report.
 
     ``graph`` is drawn. ``kernel``: a ``PathKernel`` (its spectrum is computed now), or a :class:`~pkcompiler.show.page.Spectrum`.
-    ``dynamics``: has ``times``, ``predicted_flow``, ``predicted_steps``, ``trained`` (each may be None), or a
-    :class:`~pkcompiler.show.page.Dynamics`. Where it is None, losses that ``analyses`` report are drawn. ``analyses``: an
-    ``AnalysisReport`` or a :class:`~pkcompiler.markup.Table` each. ``formulas``: name, text, LaTeX.
+    ``paths``: the enumerated kernel of a small graph, for the heat map. ``dynamics``: has ``times``, ``predicted_flow``,
+    ``predicted_steps``, ``trained`` (each may be None), or a :class:`~pkcompiler.show.page.Dynamics`; without it the curves over
+    steps that the analyses report are drawn. ``analyses``: an ``AnalysisReport`` each, or a :class:`~pkcompiler.markup.Table`.
+    ``formulas``: name, text, LaTeX.
     """
     spectrum = kernel if kernel is None or isinstance(kernel, Spectrum) else spectrum_of(kernel)
     found = list(analyses)
@@ -51,6 +55,7 @@ def page_of(
         masked=report.masked,
         statuses={key: report.columns[column] for key, column in SHARES.items()},
         spectrum=spectrum,
+        heat=None if paths is None else heat_of(paths),
         dynamics=curves,
         formulas=tuple(Formula(*f) for f in formulas),
         totals=totals(report),

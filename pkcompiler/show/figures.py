@@ -7,6 +7,7 @@ from typing import Any
 
 from bokeh.models import BasicTickFormatter, ColumnDataSource, CustomJSTickFormatter, FixedTicker
 
+from pkcompiler.show import heat
 from pkcompiler.show.canvas import hover, legend, paint, plot, span
 from pkcompiler.show.network import network
 from pkcompiler.show.nodes import shorten
@@ -17,7 +18,7 @@ POWERS = "const d='⁰¹²³⁴⁵⁶⁷⁸⁹';return Number.isInteger(tick)?'1
 
 
 def figures(page: Page) -> dict[str, Any]:
-    """The figures that a page has, by name: ``network mass tau density eigenvalues spectrum loss``."""
+    """The figures that a page has, by name: ``network mass tau density eigenvalues spectrum heat loss``."""
     out: dict[str, Any] = {}
     if page.drawing is not None:
         out["network"] = network(page)
@@ -30,6 +31,8 @@ def figures(page: Page) -> dict[str, Any]:
         out["eigenvalues"] = eigenvalues(page.spectrum)
     if page.spectrum is not None and page.spectrum.grid:
         out["spectrum"] = spectral_density(page.spectrum)
+    if page.heat is not None and page.heat.labels:
+        out["heat"] = heat.figure(page.heat)
     if page.dynamics is not None and page.dynamics.curves:
         out["loss"] = loss(page.dynamics)
     return out

@@ -27,6 +27,7 @@ CAPTIONS = {
     "density": "The kept and the effective part of every layer",
     "eigenvalues": "The leading eigenvalues of the Path Kernel",
     "spectrum": "The spectral density of the Path Kernel",
+    "heat": "The Path Kernel as a heat map over pairs of paths",
     "loss": "Predicted and true loss over steps",
     "sides": "The density of every layer, side by side",
     "overlap": "The overlap of the masks in every layer",
@@ -116,6 +117,7 @@ def _sections(page: Page) -> str:
         _network(page),
         _layers(page),
         _spectrum(page),
+        _heat(page),
         _dynamics(page),
         _formulas(page.formulas),
         _analyses(page.analyses),
@@ -261,6 +263,15 @@ def _spectrum(page: Page) -> str:
     plots = (slot("eigenvalues") if s.log10_values else "") + (slot("spectrum") if s.grid else "")
     body = f'<div class="strip inner">{"".join(map(_quantity, s.quantities))}</div><div class="pair">{plots}</div>'
     return section("kernel", "Path Kernel", escape(s.note), body)
+
+
+def _heat(page: Page) -> str:
+    if page.heat is None or not page.heat.labels:
+        return ""
+    shown = len(page.heat.labels)
+    which = f"the {shown} heaviest of {page.heat.paths:,} paths" if shown < page.heat.paths else f"all {shown} paths"
+    lead = f"Π = J Jᵀ, entry by entry, for {which}: blue above 0, orange below. Point at a square for its two paths."
+    return section("paths", "Path by path", lead, slot("heat"))
 
 
 def _dynamics(page: Page) -> str:

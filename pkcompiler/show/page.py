@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pkcompiler.markup import Cell, Column, Table
 from pkcompiler.show.nodes import Drawing
 
-__all__ = ["Cell", "Column", "Curve", "Dynamics", "Formula", "Layer", "Note", "Page", "Quantity", "Spectrum", "Table"]
+__all__ = ["Cell", "Column", "Curve", "Dynamics", "Formula", "Heat", "Layer", "Note", "Page", "Quantity", "Spectrum", "Table"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,15 @@ class Spectrum:
 
 
 @dataclass(frozen=True, slots=True)
+class Heat:
+    """Pi of a small graph, or of its heaviest paths: a label per row and the entries; ``paths``: how many there are in all."""
+
+    labels: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    paths: int
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """A curve by its legend and style: ``line``, ``dashed`` or ``dots``."""
 
@@ -108,6 +117,7 @@ class Page:
     masked: bool = False
     statuses: Mapping[str, str] = field(default_factory=dict)
     spectrum: Spectrum | None = None
+    heat: Heat | None = None
     dynamics: Dynamics | None = None
     formulas: tuple[Formula, ...] = ()
     totals: Table | None = None

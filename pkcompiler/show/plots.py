@@ -8,6 +8,7 @@ from typing import Any
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.markup import superscript
+from pkcompiler.show import heat
 from pkcompiler.show.library import need
 from pkcompiler.show.nodes import shorten
 from pkcompiler.show.numbers import decades, whole
@@ -43,29 +44,46 @@ UNDATED: dict[str, dict[str, Any]] = {
 
 
 def write_plots(folder: str | Path, page: Page, formats: Sequence[str] = ("png", "svg")) -> list[Path]:
-    """Write ``network``, ``layers``, ``spectrum``, ``loss``, as far as the page has them, in every format; returns the paths.
+    """Write ``network``, ``layers``, ``spectrum``, ``paths``, ``loss``, as far as the page has them.
+
+    Returns the paths.
 
     Raises ``PKC632`` where matplotlib is missing, ``PKC633`` for an unknown format, ``PKC634`` where a file cannot be written.
     """
+    _check(formats)
+    where, written = Path(folder), []
+    for name, draw in _drawings(page).items():
+        written += _write(draw, where, name, formats)
+    return written
+
+
+def save(path: Path, draw: Callable[[], Any]) -> None:
+    """One drawing as one file, in the format that its name ends in. Raises as :func:`write_plots`."""
+    form = path.suffix.removeprefix(".")
+    _check([form])
+    _write(draw, path.parent, path.stem, [form])
+
+
+def _check(formats: Sequence[str]) -> None:
     need("matplotlib", "a plot")
     unknown = [form for form in formats if form not in FORMATS]
     if unknown:
         raise fail("PKC633", f"no plots are written as {', '.join(map(repr, unknown))}", f"formats: {', '.join(FORMATS)}")
+
+
+def _write(draw: Callable[[], Any], where: Path, name: str, formats: Sequence[str]) -> list[Path]:
     from matplotlib import rc_context
 
-    where, written = Path(folder), []
+    paths = [where / f"{name}.{form}" for form in formats]
     try:
         where.mkdir(parents=True, exist_ok=True)
         with rc_context(STYLE):
-            for name, draw in _drawings(page).items():
-                figure = draw()
-                for form in formats:
-                    path = where / f"{name}.{form}"
-                    figure.savefig(path, format=form, dpi=160, metadata=UNDATED[form])
-                    written.append(path)
+            figure = draw()
+            for path, form in zip(paths, formats, strict=True):
+                figure.savefig(path, format=form, dpi=160, metadata=UNDATED[form])
     except OSError as error:
         raise fail("PKC634", f"'{where}' cannot be written: {error.strerror}", "name a folder that can be written") from None
-    return written
+    return paths
 
 
 def _drawings(page: Page) -> dict[str, Callable[[], Any]]:
@@ -79,13 +97,17 @@ def _drawings(page: Page) -> dict[str, Callable[[], Any]]:
     if page.spectrum is not None and (page.spectrum.log10_values or page.spectrum.grid):
         spectrum = page.spectrum
         out["spectrum"] = lambda: spectral(spectrum)
+    if page.heat is not None and page.heat.labels:
+        shown = page.heat
+        out["paths"] = lambda: heat.drawn(shown)
     if page.dynamics is not None and page.dynamics.curves:
         dynamics = page.dynamics
         out["loss"] = lambda: loss(dynamics)
     return out
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+def blank(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Any, Any]:
+    """A figure without a window, and its axes as an array."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -98,7 +120,7 @@ def layers(shown: Sequence[Layer]) -> Any:
     """Shares and densities, layer by layer."""
     from matplotlib.ticker import PercentFormatter
 
-    figure, axes = _figure(max(7.0, 0.28 * len(shown) + 2), 6.2, 3, 1, sharex=True, height_ratios=(3, 2, 2))
+    figure, axes = blank(max(7.0, 0.28 * len(shown) + 2), 6.2, 3, 1, sharex=True, height_ratios=(3, 2, 2))
     top, middle, low = axes[:, 0]
     at = range(len(shown))
     for key, label, colour, marker in (("l2", "L2 share (of R₂)", "accent", "o"), ("l1", "L1 share (of R₁)", "second", "s")):
@@ -128,7 +150,7 @@ def _legend(axis: Any) -> None:
 def spectral(shown: Spectrum) -> Any:
     """The leading eigenvalues, and the spectral density."""
     parts = [part for part, known in ((_leading, shown.log10_values), (_density, shown.grid)) if known]
-    figure, axes = _figure(5.2 * len(parts), 3.4, 1, len(parts))
+    figure, axes = blank(5.2 * len(parts), 3.4, 1, len(parts))
     for part, axis in zip(parts, axes[0], strict=True):
         part(axis, shown)
     return figure
@@ -160,7 +182,7 @@ def _density(axis: Any, shown: Spectrum) -> None:
 
 def loss(shown: Dynamics) -> Any:
     """Predicted and true losses."""
-    figure, axes = _figure(7.0, 3.4)
+    figure, axes = blank(7.0, 3.4)
     axis = axes[0, 0]
     for curve, colour in zip(shown.curves, ("accent", "second", "third", "muted", "text"), strict=False):
         style = {"line": "-", "dashed": "--", "dots": "o"}[curve.style]

@@ -117,7 +117,7 @@ class Sweep:
                 return self._affine(inputs[0], bias, edges, lambda x, b: _dense(x, edges[weight], b, transposed))
             case Conv(weight=weight, bias=bias):
                 conv = op.map
-                return self._affine(inputs[0], bias, edges, lambda x, b: convolve(conv, x, edges[weight], b))
+                return self._affine(inputs[0], bias, edges, lambda x, b: self.convolve(conv, x, edges[weight], b))
             case Scale():
                 return self._scale(op.map, inputs[0], edges)
             case Embed():
@@ -158,6 +158,10 @@ class Sweep:
             return Scaled(function(x.tensor, shift.tensor))
         (left, right), exponent = aligned([x, shift])
         return Scaled(function(left, right), exponent)
+
+    def convolve(self, map: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The convolution of one operation; a sweep that is differentiated in its own way has its own."""
+        return convolve(map, x, weight, bias)
 
     def _scale(self, map: Scale, x: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
         if map.center is not None:
@@ -314,7 +318,7 @@ class Sweep:
                 return Scaled(torch.matmul(left, right), exponent)
             case "conv":
                 assert map.conv is not None
-                return Scaled(convolve(map.conv, left, right, None), exponent)
+                return Scaled(self.convolve(map.conv, left, right, None), exponent)
         assert_never(map.kind)
 
     def _modulates(self, op: Op, position: int) -> bool:

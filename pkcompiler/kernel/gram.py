@@ -23,6 +23,7 @@ from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.kernel.convolution import TwiceSweep
 from pkcompiler.kernel.crossings import Squares, crossed_twice, second_derivatives
 from pkcompiler.kernel.hessian import Hessian
 from pkcompiler.kernel.outputs import traces_by_output
@@ -142,7 +143,7 @@ class PathKernel:
     def prepared(self) -> tuple[Sweep, dict[str, Tensor], dict[str, Tensor]]:
         """The sweep of R_2, w times the masks, and the sources."""
         batch = static_batch(self.graph)
-        sweep = Sweep(self.graph, self._tensors, self.settings, batch=batch, device=self.device)
+        sweep = TwiceSweep(self.graph, self._tensors, self.settings, batch=batch, device=self.device)
         sources = unit_sources(self.graph, batch, self.dtype) | dict(self._input or {})
         return sweep, sweep.edges(self._given), {name: t.to(self.device) for name, t in sources.items()}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from pkcompiler.symbolic import closed_forms
 def test_growth_in_widths():
     fixed = {g.form: g.degree for g in forms_of("mlp").growth("n2")}
     assert fixed == {"paths": 1, "E[R_2]": 1, "E[Tr Pi]": 1}
-    he = {g.form: (g.degree, g.coefficient) for g in forms_of("mlp", variances="he").growth("n2")}
+    he = {g.form: (g.degree, float(g.coefficient)) for g in forms_of("mlp", variances="he").growth("n2")}
     assert he == {"paths": (1, 15.0), "E[R_2]": (0, 12.0), "E[Tr Pi]": (1, 6.0)}
     deep = nn.Sequential(*(nn.Linear(4, 4) for _ in range(4)))
     together = {g.form: g.degree for g in closed_forms(deep, torch.zeros(1, 4)).growth()}
@@ -31,6 +32,16 @@ def test_growth_through_a_sum_of_widths():
     forms = forms_of("concat", variances="he")
     left = next(w.symbol for w in forms.widths if w.value == 4)
     assert {g.form: g.degree for g in forms.growth(left)} == {"paths": 1, "E[R_2]": 0, "E[Tr Pi]": 1}
+
+
+@pytest.mark.parametrize("name", ["mlp", "block", "concat", "chunked", "flat"])
+def test_growth_is_the_limit_of_the_closed_form(name: str):
+    """At a width of 10^12 the form and its leading term agree."""
+    forms = forms_of(name, variances="he")
+    for width in forms.widths:
+        for form, found in zip(forms.forms, forms.growth(width.symbol), strict=True):
+            exact = form.subs({width.symbol: 10**12})
+            assert float(exact / Fraction(10**12) ** found.degree) == pytest.approx(float(found.coefficient), rel=1e-9), width
 
 
 # output and errors

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from pkcompiler.analysis.measured import Measured
 from pkcompiler.diagnostics import fail
 from pkcompiler.symbolic.closed import ClosedForm, ClosedForms, Symbols, measured
 from pkcompiler.symbolic.monomial import Monomial
@@ -27,11 +28,11 @@ class Growth:
     form: str
     by: str
     degree: int
-    coefficient: float | None
+    coefficient: Measured | None
 
     def __str__(self) -> str:
         power = {0: "", 1: self.by}.get(self.degree, f"{self.by}^{self.degree}")
-        factor = "" if self.coefficient is None else f"{self.coefficient:.4g}"
+        factor = "" if self.coefficient is None else str(self.coefficient)
         return f"{self.form} ~ {' '.join(part for part in (factor, power) if part) or 'constant'}"
 
 
@@ -57,12 +58,12 @@ def _grown(form: ClosedForm, chosen: set[str], by: str) -> Growth:
     bindings |= {s: _leading_fan(symbols, s, bindings, by) for s in symbols.fans}
     try:
         with np.errstate(over="raise", under="raise"):
-            terms = form.program.run(bindings, exact=False) or {}
+            terms = form.program.run(bindings, exact=False, leading=by) or {}
     except ArithmeticError:
-        terms = form.program.run(bindings) or {}
+        terms = form.program.run(bindings, leading=by) or {}
     degree, coefficient = max(((dict(powers).get(by, 0), c) for powers, c in terms.items()), default=(0, 0))
     unknown = bool(form.free() & set(symbols.deviations))
-    return Growth(form.name, by, degree, None if unknown else float(measured(Fraction(coefficient))))
+    return Growth(form.name, by, degree, None if unknown else measured(Fraction(coefficient)))
 
 
 def _leading_fan(symbols: Symbols, name: str, bindings: Mapping[str, Monomial], by: str) -> Monomial:

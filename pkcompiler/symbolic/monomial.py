@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 Powers = tuple[tuple[str, int], ...]
 """Symbols by name with their exponents (negative ones too), sorted, none of them 0."""
 
@@ -71,4 +73,17 @@ def paired(first: Terms, second: Terms, function: Callable[..., Any]) -> Terms:
     for left, x in first.items():
         for right, y in second.items():
             added(found, multiplied(left, right), function(x, y))
+    return found
+
+
+def dominant(terms: Terms, symbol: str) -> Terms:
+    """In every entry the term with the largest power of ``symbol``; zeros elsewhere, and no term of zeros alone."""
+    found: Terms = {}
+    taken: Any = False
+    for powers in sorted(terms, key=lambda p: dict(p).get(symbol, 0), reverse=True):
+        here = np.asarray(terms[powers])
+        live = (here != 0) & ~np.asarray(taken)
+        if live.any():
+            found[powers] = np.where(live, here, 0 * here)
+        taken = taken | (here != 0)
     return found

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pkcompiler.symbolic.monomial import Monomial, Terms, added, mapped, paired
+from pkcompiler.symbolic.monomial import Monomial, Terms, added, dominant, mapped, paired
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,10 +57,13 @@ class Program:
 
     statements: tuple[Statement, ...]
 
-    def run(self, bindings: Mapping[str, Monomial] | None = None, *, limit: int = 0, exact: bool = True) -> Terms | None:
+    def run(
+        self, bindings: Mapping[str, Monomial] | None = None, *, limit: int = 0, exact: bool = True, leading: str = ""
+    ) -> Terms | None:
         """The result as a polynomial in the symbols that have no binding; None above ``limit`` terms in one value (0: no limit).
 
-        ``exact``: rational numbers of any size; otherwise float64.
+        ``exact``: rational numbers of any size; otherwise float64. ``leading``: the one symbol without a binding, of whose powers
+        only the largest is followed in every entry (nothing is negative, so what is smaller there stays smaller).
         """
         values: dict[str, Terms] = {}
         last = {name: i for i, s in enumerate(self.statements) for t in s.terms for name in t.operands}
@@ -68,6 +71,8 @@ class Program:
             found: Terms = {}
             for term in statement.terms:
                 _accumulate(found, term, values, bindings or {}, exact)
+            if leading:
+                found = dominant(found, leading)
             if limit and len(found) > limit:
                 return None
             values[statement.target] = found

@@ -114,9 +114,10 @@ def test_killed_while_replacing_an_artifact(home: Path) -> None:
 
 
 def slow(*args: str) -> subprocess.Popen[str]:
-    """``pkc prune`` with rounds of at least 50 ms and a checkpoint after each."""
+    """``pkc prune`` with rounds of at least 50 ms and a checkpoint after each. It hears interrupts where the tests do not."""
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pkcompiler.pruning import resume, rounds\n"
         "resume.CHECKPOINT_EVERY = 0.0\n"
         "select = rounds.select\n"

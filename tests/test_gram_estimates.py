@@ -58,13 +58,32 @@ def test_the_density_has_the_mass_and_the_mean_of_the_spectrum():
     density = made.density(30, probes=10)
     step = float(density.grid[1] - density.grid[0])
     assert float(density.weights.sum()) == pytest.approx(1.0, abs=1e-10)
-    assert float(density.density.sum()) * step + float(density.zero) == pytest.approx(1.0, abs=1e-3)
+    at_zero = 0.0 if density.zero.status == "not predicted" else float(density.zero)
+    assert float(density.density.sum()) * step + at_zero == pytest.approx(1.0, abs=1e-3)
     assert abs(float(density.mean) - float(made.trace()) / made.size) <= max(ERRORS * density.mean.standard_error, 1e-12)
     values = torch.linalg.eigvalsh(made.dense())
     within(made.density(30, probes=40).zero, float((values < 1e-12 * values.max()).double().mean()))
     upper = density.grid > math.log10(float(values.median()))
     mass, error = float(density.density[upper].sum()) * step, float(density.error[upper].sum()) * step
     assert abs(mass - 0.5) <= ERRORS * error
+
+
+def test_few_nodes_do_not_claim_that_nothing_is_at_zero():
+    """Every hidden unit of a ReLU network brings an eigenvalue 0; so few nodes do not find it, and say so."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    made = path_kernel(net, torch.zeros(1, 16))
+    few = made.density(30).zero
+    assert few.status == "not predicted" and math.isnan(float(few)) and "more nodes" in few.note
+
+
+def test_the_density_of_a_small_kernel_is_that_of_all_its_eigenvalues():
+    torch.manual_seed(0)
+    made = path_kernel(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)), torch.zeros(1, 4))
+    density, values = made.density(5), torch.linalg.eigvalsh(made.dense())
+    assert density.status == "exact" and density.zero.error is None and density.probes == 0
+    assert torch.allclose(density.nodes, values, atol=1e-12) and float(density.zero) == pytest.approx(6 / made.size)
+    assert float(density.mean) == pytest.approx(float(made.trace()) / made.size)
 
 
 def test_the_second_moment_of_the_density_is_the_norm():

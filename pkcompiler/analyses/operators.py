@@ -84,17 +84,16 @@ class Operator:
         if isinstance(self.kernel, TangentKernel):
             return _whole(self.kernel)
         found = self.kernel.density(NODES, seed=seed)
-        status: Status = "estimated" if self.status == "exact" else self.status
         return Distribution(
             found.nodes,
             found.weights,
             found.exponent,
             found.grid,
             found.density,
-            found.error,
+            found.error if found.probes else None,
             found.zero,
-            status,
-            "Lanczos quadrature",
+            found.status,
+            "Lanczos quadrature" if found.probes else "",
         )
 
 

@@ -82,7 +82,9 @@ class Distribution:
             return "all of it at 0"
         marks = [nodes[int((reached < part * reached[-1]).sum().clamp(max=len(nodes) - 1))] for part in (0.05, 0.5, 0.95)]
         low, middle, high = (shown_float(float(m), self.exponent) for m in marks)
-        return f"{float(self.zero):.1%} at 0; of the rest 90% in {low} .. {high}, median {middle}"
+        rest = f"90% in {low} .. {high}, median {middle}"
+        known = self.zero.status != "not predicted"
+        return f"{float(self.zero):.1%} at 0; of the rest {rest}" if known else f"{rest}; the part at 0 is not resolved"
 
     def to_json(self) -> dict[str, Any]:
         """Nodes as log10 (None for 0), weights, and the smoothed density with its error."""

@@ -1,10 +1,8 @@
 """Spectral density by stochastic Lanczos quadrature (Golub and Meurant 2010, chapter 6; Ubaru, Chen and Saad 2017).
 
-The Lanczos recursion is our own: neither scipy nor torch returns the tridiagonal matrix, and curvlinops' density (it would bring
-BackPACK and torchvision along) keeps no nodes and weights, has no standard error, and no point mass at 0, of which G has a large
-one. Without reorthogonalisation two
-vectors are held, and the quadrature stays valid (Chen, Trogdon and Ubaru 2021, arXiv:2105.06595): the copies of a converged
-eigenvalue share its weight.
+The Lanczos recursion is our own: neither scipy nor torch returns the tridiagonal matrix, of which nodes, weights, their standard
+error and the mass at 0 are made (G has a large null space). Without reorthogonalisation two vectors are held, and the quadrature
+stays valid (Chen, Trogdon and Ubaru 2021, arXiv:2105.06595): the copies of a converged eigenvalue share its weight.
 """
 
 from __future__ import annotations
@@ -18,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.measured import Measured
+from pkcompiler.analysis.measured import Measured, Status, not_predicted
 from pkcompiler.kernel.probes import signs, stream
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
+
+WHOLE = 400
+"""Sizes up to which all eigenvalues are computed."""
 
 ZERO = 1e-12
 """Nodes below this part of the largest count as the eigenvalue 0."""
@@ -37,8 +38,9 @@ class Density:
 
     ``grid`` [points] is log10 of the eigenvalue (exponent included), ``density`` [points] the mass per decade there, each node
     smoothed by a bell of ``width`` decades; ``error`` [points] its standard error over the probes. ``zero``: the mass at the
-    eigenvalue 0 (nodes below 1e-12 of the largest, as far as n nodes tell them apart), which the density leaves out. ``mean``: the
-    mean eigenvalue, Tr G / size, as the quadrature gives it. Nodes are times ``2**exponent``.
+    eigenvalue 0 (nodes below 1e-12 of the largest), which the density leaves out; not predicted where n nodes do not tell it from
+    the smallest eigenvalues. ``mean``: the mean eigenvalue, Tr G / size, as the quadrature gives it. Nodes are times
+    ``2**exponent``. Of a small kernel all eigenvalues are nodes (``status`` exact, ``probes`` 0, no error).
     """
 
     nodes: Tensor
@@ -51,11 +53,14 @@ class Density:
     exponent: int
     probes: int
     width: float = WIDTH
-    status: str = "estimated"
+    status: Status = "estimated"
 
 
 def lanczos_density(kernel: PathKernel, n: int, probes: int, seed: int) -> Density:
-    """``probes`` quadratures of ``n`` nodes each, from random sign vectors."""
+    """``probes`` quadratures of ``n`` nodes each, from random sign vectors; of a small kernel all eigenvalues."""
+    if kernel.size <= WHOLE:
+        values = torch.linalg.eigvalsh(kernel.dense()).double().cpu()[None]
+        return _smoothed(values, torch.full_like(values, 1 / max(1, kernel.size)), kernel, whole=True)
     generator = stream(seed)
     n = min(n, kernel.size)
     nodes, weights = torch.zeros(probes, n, dtype=torch.float64), torch.zeros(probes, n, dtype=torch.float64)
@@ -66,7 +71,7 @@ def lanczos_density(kernel: PathKernel, n: int, probes: int, seed: int) -> Densi
         found, vectors = np.linalg.eigh(matrix)
         nodes[i, : len(found)] = torch.from_numpy(found)
         weights[i, : len(found)] = torch.from_numpy(vectors[0] ** 2)
-    return _smoothed(nodes, weights, kernel.exponent)
+    return _smoothed(nodes, weights, kernel)
 
 
 def tridiagonal(product: Callable[[Tensor], Tensor], start: Tensor, n: int) -> tuple[list[float], list[float]]:
@@ -91,7 +96,8 @@ def tridiagonal(product: Callable[[Tensor], Tensor], start: Tensor, n: int) -> t
     return diagonal, beside
 
 
-def _smoothed(nodes: Tensor, weights: Tensor, exponent: int) -> Density:
+def _smoothed(nodes: Tensor, weights: Tensor, kernel: PathKernel, whole: bool = False) -> Density:
+    exponent, probes = kernel.exponent, len(nodes)
     largest = float(nodes.max())
     at_zero = nodes <= ZERO * largest
     shift = exponent * math.log10(2)
@@ -100,10 +106,12 @@ def _smoothed(nodes: Tensor, weights: Tensor, exponent: int) -> Density:
     grid = torch.linspace(low - 4 * WIDTH, high + 4 * WIDTH, POINTS, dtype=torch.float64)
     bells = torch.exp(-0.5 * ((grid[:, None, None] - logs) / WIDTH) ** 2) / (WIDTH * math.sqrt(2 * math.pi))
     each = (bells * torch.where(at_zero, torch.zeros_like(weights), weights)).sum(-1)
-    probes = len(nodes)
-    zero = _mean((weights * at_zero).sum(1), 0)
-    mean = _mean((weights * nodes).sum(1), exponent)
-    spread = each.std(1) if probes > 1 else torch.full_like(grid, math.nan)
+    spread = each.std(1) if probes > 1 else torch.full_like(grid, 0.0 if whole else math.nan)
+    status: Status = kernel.status if whole or kernel.status != "exact" else "estimated"
+    zero, mean = (_mean((weights * v).sum(1), e, status) for v, e in ((at_zero.to(weights), 0), (nodes, exponent)))
+    if not whole and not bool(at_zero.any(1).all()):
+        smallest = float(nodes.min() / largest) if largest else 0.0
+        zero = not_predicted(f"the smallest of {nodes.shape[1]} nodes is {smallest:.1g} of the largest: take more nodes")
     return Density(
         nodes.reshape(-1),
         weights.reshape(-1) / probes,
@@ -113,10 +121,11 @@ def _smoothed(nodes: Tensor, weights: Tensor, exponent: int) -> Density:
         zero,
         mean,
         exponent,
-        probes,
+        0 if whole else probes,
+        status=status,
     )
 
 
-def _mean(values: Tensor, exponent: int) -> Measured:
-    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Measured(float(values.mean()), exponent, error, "estimated")
+def _mean(values: Tensor, exponent: int, status: Status) -> Measured:
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Measured(float(values.mean()), exponent, error, status)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pkcompiler.analyses.values import Series
 from pkcompiler.analysis.measured import LOG2, Measured
+from pkcompiler.kernel.quadrature import Density
 from pkcompiler.markup import Cell, Column, Table
 from pkcompiler.show.numbers import power
 from pkcompiler.show.page import Curve, Dynamics, Quantity, Spectrum
@@ -26,7 +27,8 @@ def spectrum_of(kernel: Any, k: int = 10, nodes: int = 16, probes: int = 3, samp
         known.append(quantity("effective rank", kernel.effective_rank(samples), "Tr² / ‖Π‖²"))
         stable = Measured(trace.mantissa / values[0], 0, None if trace.error is None else trace.error / values[0], trace.status)
         known.append(quantity("stable rank", stable, "Tr / λ₁"))
-    known.append(quantity("mass at zero", density.zero, "part of the eigenvalues that are 0"))
+    if density.zero.status != "not predicted":
+        known.append(quantity("mass at zero", density.zero, "part of the eigenvalues that are 0"))
     worst = max((r for _, r in kept), default=0.0)
     return Spectrum(
         tuple(v for v, _ in kept),
@@ -36,9 +38,19 @@ def spectrum_of(kernel: Any, k: int = 10, nodes: int = 16, probes: int = 3, samp
         _finite(density.density),
         _finite(density.error),
         tuple(known),
-        f"{len(kept)} largest of {kernel.size:,} eigenvalues by Lanczos, relative residuals at most {worst:.0e}. Density by "
-        f"stochastic Lanczos quadrature, {density.probes} probes of {nodes} nodes, smoothed over {density.width} decades; "
-        "band: standard error.",
+        f"{len(kept)} largest of {kernel.size:,} eigenvalues by Lanczos, relative residuals at most {worst:.0e}. "
+        + _how(density, nodes),
+    )
+
+
+def _how(density: Density, nodes: int) -> str:
+    """How a density was computed, and what it says of the eigenvalue 0."""
+    if not density.probes:
+        return f"Density of all eigenvalues, smoothed over {density.width} decades."
+    unresolved = " The part of the spectrum at 0 is not resolved." if density.zero.status == "not predicted" else ""
+    return (
+        f"Density by stochastic Lanczos quadrature, {density.probes} probes of {nodes} nodes, smoothed over {density.width} "
+        f"decades; band: standard error.{unresolved}"
     )
 
 

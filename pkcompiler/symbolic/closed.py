@@ -142,7 +142,9 @@ class ClosedForm:
                 raise fail("PKC538", f"there is no symbol '{name}' in {self.name}", f"expected one of {', '.join(sorted(known))}")
         missing = sorted((free & set(self.symbols.deviations)) - set(given) - keep)
         if missing:
-            raise fail("PKC538", f"{self.name} needs numbers for {', '.join(missing)}", f"give them: .value({missing[0]}=0.02, ...)")
+            raise fail(
+                "PKC538", f"{self.name} needs numbers for {', '.join(missing)}", f"give them: .value({missing[0]}=0.02, ...)"
+            )
         return self.symbols.bindings(given)
 
     def _sympy(self, terms: Terms) -> Any:

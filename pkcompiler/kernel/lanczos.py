@@ -7,6 +7,7 @@ finds an eigenvalue that was missed; the basis stays on the device, and the run 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -21,56 +22,77 @@ CHALLENGE = 8
 MOST_PRODUCTS = 5000
 CHUNK = 1 << 18
 
+AGAIN = 0.7
+"""A vector that shrinks below this part in its projection is projected again (Daniel, Gragg, Kaufman and Stewart 1976). The part
+along the last two rows, which is the large one, goes first."""
+
+ROUNDING = 64
+"""Eigenvalues that agree to this many spacings of the precision count as the same."""
+
+PATIENCE, NEAR = 4, 30.0
+"""Ritz values are looked at after every ``PATIENCE`` products, and after each once residuals are within ``NEAR`` tolerances."""
+
 
 @dataclass(slots=True, eq=False)
 class Basis:
-    """Orthonormal ``rows``, and ``matrix`` = V G V^T of those that were multiplied (float64, on the CPU)."""
+    """The first ``held`` of ``rows`` [width + 1, size] are orthonormal; ``matrix`` = V G V^T of those that were multiplied
+    (float64, on the CPU)."""
 
     product: Callable[[Tensor], Tensor]
     generator: torch.Generator
-    rows: list[Tensor] = field(default_factory=list)
+    rows: Tensor
+    held: int = 1
     matrix: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
     products: int = 0
     beta: float = 0.0
 
+    @property
+    def size(self) -> int:
+        return self.rows.shape[1]
+
     def extend(self) -> None:
         """Multiply the last row; what is orthogonal to all rows becomes the next (random where nothing is left)."""
-        m = len(self.rows)
-        rest = self.product(self.rows[-1])
+        m = self.held
+        rest = self.product(self.rows[m - 1])
         self.products += 1
         size = float(torch.linalg.vector_norm(rest))
-        column = self._project(rest) + self._project(rest)
+        column = self._project(rest, last=2)
+        self.beta, before = float(torch.linalg.vector_norm(rest)), math.inf
+        while self.beta < AGAIN * before:
+            before = self.beta
+            column += self._project(rest)
+            self.beta = float(torch.linalg.vector_norm(rest))
+            before = before if self.beta > 0 else 0.0
         grown = torch.zeros(m, m, dtype=torch.float64)
         grown[: m - 1, : m - 1] = self.matrix
         grown[:, -1] = grown[-1, :] = column
         self.matrix = grown
-        self.beta = float(torch.linalg.vector_norm(rest))
         scale = max(size, float(self.matrix.abs().max()))
         if self.beta <= 20 * torch.finfo(rest.dtype).eps * scale:
             self.beta = 0.0
             self.fresh()
         else:
-            self.rows.append(rest.div_(self.beta))
+            torch.div(rest, self.beta, out=self.rows[m])
+            self.held += 1
 
     def fresh(self) -> None:
         """A random row orthogonal to the others (none where they span everything)."""
-        like = self.rows[0]
-        if len(self.rows) >= like.numel():
+        if self.held >= self.size:
             return
-        drawn = torch.randn(like.shape, generator=self.generator, dtype=like.dtype).to(like.device)
+        drawn = torch.randn(self.size, generator=self.generator, dtype=self.rows.dtype).to(self.rows.device)
         for _ in range(3):
             self._project(drawn)
             drawn.div_(torch.linalg.vector_norm(drawn))
-        self.rows.append(drawn)
+        self.rows[self.held] = drawn
+        self.held += 1
 
-    def _project(self, vector: Tensor) -> Tensor:
-        """Subtract the part along the rows; its coefficients."""
-        found = []
-        for row in self.rows:
-            along = torch.dot(row, vector)
-            vector.addcmul_(row, along, value=-1)
-            found.append(along)
-        return torch.stack(found).double().cpu()
+    def _project(self, vector: Tensor, last: int | None = None) -> Tensor:
+        """Subtract the part along the rows, or along the ``last`` few; its coefficients."""
+        first = max(0, self.held - last) if last else 0
+        rows = self.rows[first : self.held]
+        along = torch.mv(rows, vector)
+        vector.addmv_(rows.T, along, alpha=-1)
+        return torch.cat([along.new_zeros(first), along]).double().cpu()
 
     def ritz(self) -> tuple[Tensor, Tensor]:
         """Ritz values, descending, and the columns of their vectors."""
@@ -81,18 +103,17 @@ class Basis:
         """Keep the ``kept`` leading Ritz vectors and the residual row, or without it a fresh one."""
         values, columns = self.ritz()
         m = len(self.matrix)
-        residual = self.rows[m:]
-        turn = columns[:, :kept].T.to(self.rows[0])
-        for start in range(0, self.rows[0].numel(), CHUNK):
-            piece = torch.stack([row[start : start + CHUNK] for row in self.rows[:m]])
-            for row, turned in zip(self.rows[:kept], turn @ piece, strict=True):
-                row[start : start + CHUNK] = turned
-        self.rows = self.rows[:kept]
+        turn = columns[:, :kept].T.to(self.rows)
+        for start in range(0, self.size, CHUNK):
+            piece = self.rows[:, start : start + CHUNK]
+            piece[:kept] = turn @ piece[:m]
+        residual = self.held > m and not challenged
+        if residual:
+            self.rows[kept] = self.rows[m]
+        self.held = kept + residual
         self.matrix = torch.diag(values[:kept])
-        if challenged or not residual:
+        if not residual:
             self.fresh()
-        else:
-            self.rows += residual
 
 
 def eigenpairs(
@@ -101,33 +122,40 @@ def eigenpairs(
     """The k largest eigenvalues [k] (float64, descending) of a symmetric positive semidefinite matrix, their vectors [size, k], and
     the number of products.
 
-    ``width``: the most rows that are held. ``tolerance``: of the residuals, relative to each eigenvalue (to 1e-8 of the largest
-    where it is smaller).
+    ``width``: the most rows that are held, and one more. ``tolerance``: of the residuals, relative to each eigenvalue (to 1e-8 of
+    the largest where it is smaller).
     """
-    basis = Basis(product, stream(seed), [start / torch.linalg.vector_norm(start)])
-    best, challenge = torch.zeros(k, dtype=torch.float64), 0
+    rows = start.new_empty(min(width, len(start)) + 1, len(start))
+    torch.div(start, torch.linalg.vector_norm(start), out=rows[0])
+    basis = Basis(product, stream(seed), rows)
+    best, challenge, look = torch.zeros(k, dtype=torch.float64), 0, k
+    noise = max(tolerance, ROUNDING * torch.finfo(start.dtype).eps)
     while basis.products < MOST_PRODUCTS:
         basis.extend()
         m = len(basis.matrix)
-        if len(basis.rows) == m:
+        if basis.held == m:
             break
-        values, columns = basis.ritz()
         if challenge and m > k:
             challenge -= 1
-            missed = bool((values[:k] > best * (1 + tolerance)).any())
+            missed = bool((basis.ritz()[0][:k] > best * (1 + noise)).any())
             if not challenge and not missed:
                 break
             challenge = 0 if missed else challenge
-        elif m >= k and _converged(basis.beta, values, columns, k, tolerance):
-            best, challenge = values[:k], CHALLENGE
-            basis.rotate(k, challenged=True)
+        elif m >= min(look, width):
+            values, columns = basis.ritz()
+            worst = _worst(basis.beta, values, columns, k)
+            look = m + (1 if worst <= NEAR * tolerance else PATIENCE)
+            if worst <= tolerance:
+                best, challenge, look = values[:k], CHALLENGE, k
+                basis.rotate(k, challenged=True)
         if len(basis.matrix) >= width:
             basis.rotate(min(k + (width - k) // 2, m - 1), challenged=False)
     basis.rotate(k, challenged=False)
-    vectors = torch.stack(basis.rows[:k])
-    return basis.matrix.diagonal().clamp(min=0), vectors.T, basis.products
+    return basis.matrix.diagonal().clamp(min=0), basis.rows[:k].clone().T, basis.products
 
 
-def _converged(beta: float, values: Tensor, columns: Tensor, k: int, tolerance: float) -> bool:
-    residuals = beta * columns[-1, :k].abs()
-    return bool((residuals <= tolerance * values[:k].clamp(min=1e-8 * float(values[0]))).all())
+def _worst(beta: float, values: Tensor, columns: Tensor, k: int) -> float:
+    """The largest residual of the k leading Ritz pairs, relative as ``tolerance`` is; infinite where nothing is known."""
+    floor = values[:k].clamp(min=1e-8 * float(values[0]))
+    worst = float((beta * columns[-1, :k].abs() / floor).nan_to_num(nan=0.0).max())
+    return worst if math.isfinite(worst) else math.inf

@@ -146,3 +146,13 @@ def test_the_trace_is_estimated_where_too_many_entries_are_crossed_twice(monkeyp
     with pytest.raises(PkcError, match="PKC521"):
         made.diagonal()
     assert made.restricted("a.bias").trace().status == "exact"
+
+
+def test_estimates_of_an_approximate_kernel_stay_approximate() -> None:
+    model = nn.Sequential(nn.Linear(8, 40), nn.LayerNorm(40), nn.ReLU(), nn.Linear(40, 3))
+    made = path_kernel(model, torch.zeros(1, 8))
+    assert made.size > 400
+    norm = made.frobenius(samples=4)
+    assert norm.error is not None and norm.status == "approximate"
+    assert made.effective_rank(samples=4).status == made.stable_rank().status == "approximate"
+    assert made.density(8).mean.status == "approximate"

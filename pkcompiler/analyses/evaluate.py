@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Any
 
 import torch
@@ -37,8 +36,6 @@ FIGURES = (*NUMBERS, "diagonal", "eigenvalues", "distance", "dynamics", "expecte
 UNTIL = float(words.default("until", "collapse").removesuffix("x"))
 VALUES = ("edge", "input", "output", "lr")
 """The named arguments that are expressions; all others are words or numbers."""
-ORDER: tuple[Status, ...] = ("exact", "estimated", "approximate", "bound", "not predicted")
-"""From the best to the worst: an expression is what its worst part is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,8 +221,3 @@ def _calls(expr: Expr, lets: dict[str, Expr], seen: set[str]) -> Iterator[Call]:
             named = [value for key, value in kwargs if key in VALUES and value not in (Name("ones"), Name("each"))]
             for inner in (*args, *named):
                 yield from _calls(inner, lets, seen)
-
-
-def worst(marks: list[Mark]) -> Status:
-    """The status of what is computed from several figures."""
-    return reduce(lambda a, b: a if ORDER.index(a) >= ORDER.index(b) else b, (m.status for m in marks), "exact")

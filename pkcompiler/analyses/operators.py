@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analyses.values import Distribution, smoothed
-from pkcompiler.analysis.measured import Measured, Status, not_predicted
+from pkcompiler.analysis.measured import Measured, Status, not_predicted, worst
 from pkcompiler.kernel.gram import PathKernel
 from pkcompiler.kernel.tangent import TangentKernel
 from pkcompiler.pruning.terms import PARAM, Term
@@ -71,13 +71,13 @@ class Operator:
         if not trace.mantissa:
             return not_predicted("the operator is zero")
         if name == "stable_rank":
-            beside, power = Measured(float(self.eigenvalues(1)[0]), self.exponent), 1
+            beside, power = Measured(float(self.eigenvalues(1)[0]), self.exponent, status=self.status), 1
         else:
             beside, power = self.figure("frobenius"), 2
         ratio = (trace.mantissa / beside.mantissa) ** power * 2.0 ** (power * (trace.exponent - beside.exponent))
         errors = [power * ratio * m.error / m.mantissa for m in (trace, beside) if m.error is not None]
         error = sum(e**2 for e in errors) ** 0.5 if errors else None
-        return Measured(ratio, 0, error, self.status if error is None else "estimated", trace.note)
+        return Measured(ratio, 0, error, worst(trace.status, beside.status), trace.note)
 
     def density(self, seed: int) -> Distribution:
         """Of the Path Kernel by random probes; of a kernel on data all eigenvalues."""

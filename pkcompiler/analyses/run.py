@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analyses.evaluate import AnalysisEvaluator, Mark, worst
+from pkcompiler.analyses.evaluate import AnalysisEvaluator, Mark
 from pkcompiler.analyses.report import AnalysisReport, Row
 from pkcompiler.analyses.source import Source, source_of
 from pkcompiler.analyses.values import Series, Value
-from pkcompiler.analysis.measured import Measured, Status, not_predicted
+from pkcompiler.analysis.measured import Measured, not_predicted, worst
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.types import PathGraph
@@ -114,11 +114,11 @@ def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:
     except PkcError as error:
         value = _refused(error)
     marks = evaluator.marks(line.value)
-    status: Status = worst(marks)
+    status = worst(*(m.status for m in marks))
     if isinstance(value, Measured):
         status = value.status
     elif isinstance(value, Mapping):
-        status = worst([Mark(status), *(Mark(m.status) for m in value.values())])
+        status = worst(status, *(m.status for m in value.values()))
     elif not isinstance(value, Series):
         status = value.status
     notes = [note for note in dict.fromkeys(m.note for m in marks) if note]
@@ -148,7 +148,7 @@ def _value(line: ReportLine, evaluator: AnalysisEvaluator) -> Value:
         return {n: _number(term, _shown(t, line.spread), marks) for n, t in term.tensors.items()}
     axes = tuple(a for a in ORDER if a in line.axes)
     values = term.tensor.detach().double().cpu()
-    return Series(values, term.exponent, axes, worst(marks), "; ".join(m.note for m in marks if m.note))
+    return Series(values, term.exponent, axes, worst(*(m.status for m in marks)), "; ".join(m.note for m in marks if m.note))
 
 
 def _shown(tensor: Tensor, spread: bool) -> Tensor:
@@ -159,7 +159,7 @@ def _shown(tensor: Tensor, spread: bool) -> Tensor:
 def _number(term: Term, value: Tensor, marks: list[Mark]) -> Measured:
     """A number with the errors of the estimates in it, to first order and as if these were independent."""
     mantissa = float(value.detach())
-    status, note = worst(marks), next((m.note for m in marks if m.note), "")
+    status, note = worst(*(m.status for m in marks)), next((m.note for m in marks if m.note), "")
     if math.isnan(mantissa):
         return Measured(mantissa, term.exponent, None, "not predicted", note or "no number: 0 / 0, or a logarithm or root below 0")
     leaves = [(m.leaf, m.error) for m in marks if m.leaf is not None and m.error is not None]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Status = Literal["exact", "estimated", "approximate", "bound", "not predicted"]
 """``exact`` up to rounding; ``estimated`` with a standard error; ``approximate`` (a step of the method does not hold exactly: the
 note says which); ``bound`` (the note says on which side); ``not predicted``: there is no number, and the note says why."""
 
 LOG2 = math.log10(2)
+
+
+def worst(*statuses: Status) -> Status:
+    """What a number is that was made from several: as its worst part, in the order of ``Status``."""
+    return max(statuses, key=get_args(Status).index, default="exact")
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def _spectrum(
         return None
     size = multiply_adds(graph)
     if eigenvalues is None and size > LARGE:
-        say(f"no spectrum: {size:.1e} multiply-adds a sample, and it takes some 150 passes; --eigenvalues 10 asks for it")
+        say(f"no spectrum: {size:.1e} multiply-adds a sample, and it takes hundreds of passes; --eigenvalues 10 asks for it")
         return None
     if not all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point()):
         return None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import is_approximate, static_batch
-from pkcompiler.analysis.measured import Measured, Status
+from pkcompiler.analysis.measured import Measured, Status, worst
 from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_masks, unit_sources
 from pkcompiler.analysis.sweep import Sweep
@@ -292,7 +292,7 @@ class PathKernel:
         return tensor if mask is None else tensor * mask
 
     def _measured(self, mantissa: float, *, error: float | None = None, note: str = "") -> Measured:
-        status: Status = self.status if error is None else "estimated"
+        status = self.status if error is None else worst(self.status, "estimated")
         return Measured(mantissa, self.exponent, error, status, note)
 
     def _squares(self, exact: bool) -> Squares:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.measured import Measured, Status, not_predicted
+from pkcompiler.analysis.measured import Measured, Status, not_predicted, worst
 from pkcompiler.kernel.probes import signs, stream
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def _smoothed(nodes: Tensor, weights: Tensor, kernel: PathKernel, whole: bool = 
     bells = torch.exp(-0.5 * ((grid[:, None, None] - logs) / WIDTH) ** 2) / (WIDTH * math.sqrt(2 * math.pi))
     each = (bells * torch.where(at_zero, torch.zeros_like(weights), weights)).sum(-1)
     spread = each.std(1) if probes > 1 else torch.full_like(grid, 0.0 if whole else math.nan)
-    status: Status = kernel.status if whole or kernel.status != "exact" else "estimated"
+    status: Status = kernel.status if whole else worst(kernel.status, "estimated")
     zero, mean = (_mean((weights * v).sum(1), e, status) for v, e in ((at_zero.to(weights), 0), (nodes, exponent)))
     if not whole and not bool(at_zero.any(1).all()):
         smallest = float(nodes.min() / largest) if largest else 0.0

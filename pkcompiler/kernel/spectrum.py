@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.measured import Measured, Status, not_predicted
+from pkcompiler.analysis.measured import Measured, not_predicted, worst
 from pkcompiler.kernel.lanczos import eigenpairs
 from pkcompiler.kernel.probes import signs, stream
 
@@ -84,8 +84,7 @@ def effective_rank(kernel: PathKernel, samples: int, seed: int) -> Measured:
         return not_predicted("the Path Kernel is zero: no path is left")
     ratio = (trace.mantissa / norm.mantissa) ** 2
     errors = [2 * ratio * m.error / abs(m.mantissa) for m in (trace, norm) if m.error is not None]
-    status: Status = "estimated" if errors else kernel.status
-    return Measured(ratio, 0, math.hypot(*errors) if errors else None, status)
+    return Measured(ratio, 0, math.hypot(*errors) if errors else None, worst(trace.status, norm.status), trace.note)
 
 
 def stable_rank(kernel: PathKernel) -> Measured:
@@ -94,4 +93,4 @@ def stable_rank(kernel: PathKernel) -> Measured:
     if not largest:
         return not_predicted("the Path Kernel is zero: no path is left")
     error = None if trace.error is None else trace.error / largest
-    return Measured(trace.mantissa / largest, 0, error, kernel.status if error is None else "estimated")
+    return Measured(trace.mantissa / largest, 0, error, trace.status, trace.note)

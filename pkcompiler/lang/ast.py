@@ -173,6 +173,21 @@ class DataSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class At:
+    """When a stage runs: before or after training, or after epochs or steps of it, from ``first`` to ``last``, both included."""
+
+    kind: str  # "start" | "end" | "epochs" | "steps"
+    first: int = 0
+    last: int = 0
+    every: int = 1
+
+    @property
+    def visits(self) -> tuple[int, ...]:
+        """The epochs or steps after whose end the stage runs: its rounds. Empty for ``start`` and ``end``."""
+        return tuple(range(self.first, self.last + 1, self.every)) if self.kind in ("epochs", "steps") else ()
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """One ``prune PASS { ... }`` of a schedule.
 
@@ -180,16 +195,22 @@ class Stage:
     """
 
     pass_name: str
-    density: float  # the final density, whatever word gave it
-    target: tuple[str, float]  # the word and value as written: ("compression", 50.0)
+    density: float  # the final density, whatever word gave it; nan for flops and size, which a model must tell
+    target: tuple[str, float]  # the word and value as written: ("compression", 50.0); of size, bytes
     rounds: int | None = None
-    curve: str | None = None
+    curve: str | None = None  # a named curve, or the canonical text of an expression in k, n and rho
     scope: str | None = None
     select: str | None = None  # "exact" | "kth_le"
     include: tuple[str, ...] = ()  # globs; the words bias, norm, embedding are written "@bias", "@norm", "@embedding"
     exclude: tuple[str, ...] = ()  # except; as include
     floors: tuple[tuple[str, float], ...] = ()
     span: Span | None = field(default=None, compare=False)
+    structure: str = "unstructured"  # | "2:4" | "block(16, 16)" | "channel", canonical text
+    at: At | None = None  # None: before training
+    regrow: Expr | None = None  # the score by which removed weights come back
+    swap: float | None = None  # which part of the kept weights is removed and regrown after a round
+    rewind: tuple[str, int] | None = None  # ("epoch", 4) or ("step", 500)
+    requires: tuple[tuple[str, float], ...] = ()  # (("effective_paths", 1000.0),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,4 +221,5 @@ class Schedule:
     stages: tuple[Stage, ...]
     text: str
     passes: tuple[tuple[str, Pass], ...] = ()  # (Stage.pass_name, the pass that it names), each once, in order of use
+    lower: tuple[tuple[str, str], ...] = ()  # (glob, structure) of every structure that lower demands
     span: Span | None = field(default=None, compare=False)

@@ -81,8 +81,8 @@ CODES: dict[str, str] = {
         "only theta and mask are left."
     ),
     "PKC113": (
-        "A stage has exactly one target: density (what is kept), sparsity (what is removed) or compression (weights per "
-        "kept weight)."
+        "A stage has exactly one target: density (what is kept), sparsity (what is removed), compression (weights per kept "
+        "weight), flops (the part of the multiply-adds that is left) or size (bytes of the saved weights)."
     ),
     "PKC114": (
         "Stages run in order, each from the mask that the last one left, and a mask only shrinks. So a target may not be "
@@ -213,6 +213,14 @@ CODES: dict[str, str] = {
     "PKC412": (
         "A loss is a function of output and target that returns the mean over the batch: a tensor with one entry. It is named "
         "by path/file.py:function."
+    ),
+    "PKC420": (
+        "A curve as an expression in k, n and rho is the density after round k of n on the way from 1 to rho: it falls, from at "
+        "most 1 at k = 0 to rho at k = n. That is proved for every n >= 1 and every rho from 0 to 1, or the curve is refused."
+    ),
+    "PKC421": (
+        "Settings of a stage that exclude each other: rounds and visits in training, rewind before training, swap without "
+        "regrow, a budget or a structure with the published rule of selection or with a local scope; or stages out of order."
     ),
     "PKC470": "A mask has a name that no parameter of the model has.",
     "PKC471": "A mask has another shape than its parameter.",

@@ -6,24 +6,15 @@ from dataclasses import replace
 
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
-from pkcompiler.lang.ast import Block, Labelled, Name, Pass, Schedule, Setting, Stage
-from pkcompiler.lang.declare import Declarations
+from pkcompiler.lang.ast import At, Block, Labelled, Name, Pass, Schedule, Stage, Text
+from pkcompiler.lang.check_stage import ON_A_MODEL, StageChecker, density_of, reads_data
 from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.pass_names import PassNames
-from pkcompiler.lang.printing import number_of, schedule_block
-from pkcompiler.lang.report import Findings
+from pkcompiler.lang.printing import at_expr, number_of, schedule_block
 from pkcompiler.lang.settings import MAX_SEED
 
-_TARGETS = ("density", "sparsity", "compression")
 
-
-class ScheduleChecker(Declarations):
+class ScheduleChecker(StageChecker):
     """Checks schedules; ``names`` finds the passes that they name."""
-
-    def __init__(self, findings: Findings, names: PassNames) -> None:
-        super().__init__(findings)
-        self.names = names
-        self.targets: dict[int, tuple[str, float] | None] = {}  # by the identity of the block
 
     def declare(self, block: Block) -> Schedule | None:
         before = self.findings.errors()
@@ -34,143 +25,102 @@ class ScheduleChecker(Declarations):
         data = self.reader.data(settings["data"], data_word) if "data" in settings else None
         blocks = [i for i in block.items if isinstance(i, Block) and i.name.value == "prune"]
         used: dict[str, Pass] = {}
-        stages = [self._stage(b, used) for b in blocks]
+        stages = [self.stage(b, used) for b in blocks]
         self._tightening(blocks)
+        self._in_time([(b, s) for b, s in zip(blocks, stages, strict=True) if s is not None])
+        lower = self._lower([i for i in block.items if isinstance(i, Block) and i.name.value == "lower"])
         if not blocks and not block.damaged:
             name = block.label.value if block.label else ""
             note = "add a stage: prune synflow { sparsity = 90% }"
             self.findings.error("PKC108", f"schedule '{name}' prunes nothing", block.name.span, "no 'prune' in it", note)
         if "data" not in settings and not block.damaged:
-            self._reads_data(blocks, used)
+            self._reads_data(blocks, stages, used)
         whole = tuple(s for s in stages if s is not None)
         if self.findings.errors() > before or block.damaged or len(whole) < len(stages):
             return None
         assert isinstance(block.label, Name)
-        found = Schedule(block.label.value, seed, data, whole, "", tuple(used.items()), block.span)
+        found = Schedule(block.label.value, seed, data, whole, "", tuple(used.items()), lower, block.span)
         return replace(found, text=schedule_block(found))
 
-    def _reads_data(self, blocks: list[Block], used: dict[str, Pass]) -> None:
+    def _reads_data(self, blocks: list[Block], stages: list[Stage | None], used: dict[str, Pass]) -> None:
         """A warning only: the data may still come from the command line or from the caller."""
-        for block in blocks:
+        for block, stage in zip(blocks, stages, strict=True):
             label = block.label.value if block.label else ""
-            if label in used and used[label].needs_data:
-                message = f"pass '{label}' reads data, and the schedule names none"
+            scores = label in used and used[label].needs_data
+            if scores or (stage is not None and stage.regrow is not None and reads_data(stage.regrow)):
+                what = f"pass '{label}'" if scores else f"what '{label}' regrows by"
                 span = block.label.span if block.label else None
+                message = f"{what} reads data, and the schedule names none"
                 self.findings.warning("PKC121", message, span, "reads data", "add a line: data = digits(per_class = 10)")
                 return
 
-    def _stage(self, block: Block, used: dict[str, Pass]) -> Stage | None:
-        before = self.findings.errors()
-        settings = self.settings(block, "prune")
-        self._stage_pass(block, used)
-        target = self._target(block, settings)
-        self.targets[id(block)] = target
-        common = self.common(settings, "prune")
-        select = self.word(settings, "select", "prune")
-        include = self._globs(settings, "include")
-        exclude = self._globs(settings, "except")
-        floors = self._floors(block)
-        if self.findings.errors() > before or target is None or block.label is None:
-            return None
-        return Stage(
-            block.label.value,
-            _density(target),
-            target,
-            common.rounds,
-            common.curve,
-            common.scope,
-            select,
-            include,
-            exclude,
-            floors,
-            block.span,
-        )
-
-    def _stage_pass(self, block: Block, used: dict[str, Pass]) -> None:
-        if block.label is None:
-            known = "write prune synflow { ... }; 'pkc passes' lists the passes"
-            self.findings.error("PKC118", "this prune names no pass", block.name.span, "expected the name of a pass", known)
-            return
-        self.names.find(block.label.value, block.label.span, used)
-
-    def _target(self, block: Block, settings: dict[str, Setting]) -> tuple[str, float] | None:
-        given = [name for name in _TARGETS if name in settings]
-        later = any(i.name.value in ("flops", "size") for i in block.items)
-        if len(given) > 1:
-            shown = " and ".join(f"'{g}'" for g in given)
-            span = settings[given[-1]].name.span
-            self.findings.error(
-                "PKC113", f"a stage has one target, not {len(given)}: {shown}", span, "a second target", "keep one of them"
-            )
-        if not given and not block.damaged and not later:
-            label = f" {block.label.value}" if block.label else ""
-            note = "add a line: sparsity = 90%, density = 10% or compression = 10x"
-            self.findings.error("PKC113", f"prune{label} has no target", block.name.span, "how far?", note)
-        read = [(name, self._amount(settings[name], name)) for name in given]
-        if len(read) != 1 or read[0][1] is None:
-            return None
-        return read[0][0], read[0][1]
-
-    def _amount(self, item: Setting, name: str) -> float | None:
-        word = words.find(name, "setting", "prune")
-        assert word is not None
-        if name == "compression":
-            return self.reader.factor(item, word)
-        value = self.reader.fraction(item, word, zero=name == "sparsity")
-        if value == 1 and name == "sparsity":
-            note = "write sparsity = 99%"
-            self.findings.error(
-                "PKC106", "sparsity = 100% would leave no weight", item.values[0].span, "must be less than 100%", note
-            )
-            return None
-        return value
-
-    def _globs(self, settings: dict[str, Setting], name: str) -> tuple[str, ...]:
-        word = words.find(name, "setting", "prune")
-        return self.reader.globs(settings[name], word) if name in settings and word else ()
-
-    def _floors(self, block: Block) -> tuple[tuple[str, float], ...]:
-        word = words.find("floor", "labelled", "prune")
-        assert word is not None
-        found: dict[str, float] = {}
-        for item in block.items:
-            if not isinstance(item, Labelled) or item.name.value != "floor":
-                continue
-            glob = item.label.value
-            if isinstance(item.label, Name):
-                note = f'write floor "{glob}" = 20%'
-                self.findings.error("PKC118", "the glob of a floor stands in double quotes", item.label.span, "not a text", note)
-            elif glob in found:
-                self.findings.error(
-                    "PKC107",
-                    f"floor {print_expr(item.label)} is given twice",
-                    item.label.span,
-                    "given before",
-                    "delete one of them",
-                )
-            value = self.reader.fraction(item, word, zero=True)
-            found[glob] = value or 0.0
-        return tuple(found.items())
-
     def _tightening(self, blocks: list[Block]) -> None:
-        """Each stage starts from the mask that the last one left, so its target may not be looser."""
-        reached: tuple[Block, tuple[str, float]] | None = None
+        """Each stage starts from the mask that the last one left, so its target may not be looser than one that is comparable."""
+        reached: dict[str, tuple[Block, tuple[str, float]]] = {}
         for block in blocks:
             target = self.targets[id(block)]
             if target is None:
                 continue
-            if reached is not None and _density(target) > _density(reached[1]) * (1 + 1e-12):
-                self._looser(block, target, *reached)
+            quantity = target[0] if target[0] in ON_A_MODEL else "density"
+            before = reached.get(quantity)
+            if before is not None and _left(target) > _left(before[1]) * (1 + 1e-12):
+                self._looser(block, target, *before)
                 continue
-            reached = block, target
+            reached[quantity] = block, target
+
+    def _in_time(self, stages: list[tuple[Block, Stage]]) -> None:
+        """Stages run in order: none before training after one in it, and visits of one kind in order."""
+        before: tuple[Block, At] | None = None
+        for block, stage in stages:
+            at = stage.at or At("start")
+            if before is not None and _too_early(before[1], at):
+                name = before[0].label.value if before[0].label else "an earlier stage"
+                span = next((i.span for i in block.items if i.name.value == "at"), block.name.span)
+                shown = f"at = {print_expr(at_expr(at))}"
+                message = f"{shown} comes after the stage '{name}' at = {print_expr(at_expr(before[1]))}"
+                note = "stages run in the order of the text: reorder them, or run this one later"
+                self.findings.error("PKC421", message, span, "earlier in training", note)
+            before = block, at
+
+    def _lower(self, blocks: list[Block]) -> tuple[tuple[str, str], ...]:
+        """The structures that ``lower`` demands of the masks that its globs name."""
+        found: dict[str, str] = {}
+        for block in blocks:
+            self.settings(block, "lower")
+            if block.label is not None or block is not blocks[0]:
+                span = block.label.span if block.label else block.name.span
+                message = "'lower' has no name" if block.label else "'lower' is given twice"
+                note = "write lower { ... }" if block.label else "put all of it into one"
+                self.findings.error("PKC118" if block.label else "PKC107", message, span, "one is enough", note)
+            for item in block.items:
+                if isinstance(item, Labelled) and item.name.value == "structure":
+                    self._demand(item, found)
+        return tuple(found.items())
+
+    def _demand(self, item: Labelled, found: dict[str, str]) -> None:
+        structure = self.stage_reader.structure(item)
+        glob = item.label.value
+        if not isinstance(item.label, Text):
+            note = f'write structure "{glob}" = 2:4'
+            self.findings.error("PKC118", "the glob of a structure stands in double quotes", item.label.span, "not a text", note)
+        elif glob in found:
+            message = f"structure {print_expr(item.label)} is given twice"
+            self.findings.error("PKC107", message, item.label.span, "given before", "delete one of them")
+        elif structure in ("channel", "unstructured"):
+            note = f'write structure "{glob}" = 2:4, or block(16, 16)'
+            self.findings.error(
+                "PKC105", f"structure = {structure} in lower", item.values[0].span, "demands nothing of a mask", note
+            )
+        elif structure is not None:
+            found[glob] = structure
 
     def _looser(self, block: Block, target: tuple[str, float], before: Block, reached: tuple[str, float]) -> None:
         word = target[0]
         span: Span | None = next((i.span for i in block.items if i.name.value == word), block.span)
         stage = before.label.value if before.label else "an earlier stage"
         message = f"{show_target(target)} is looser than {show_target(reached)}, which '{stage}' has reached"
-        label = f"density {_density(target):.6g} after density {_density(reached):.6g}"
-        note = f"write {show_target(_as(word, _density(reached)))} or a tighter target, or reorder the stages"
+        label = f"{_amount(target)} after {_amount(reached)}"
+        note = f"write {show_target(_as(word, _left(reached)))} or a tighter target, or reorder the stages"
         self.findings.error("PKC114", message, span, label, note)
 
 
@@ -179,13 +129,23 @@ def show_target(target: tuple[str, float]) -> str:
     return f"{target[0]} = {print_expr(number_of(target))}"
 
 
-def _density(target: tuple[str, float]) -> float:
-    """The density that a target means; 1 - 0.98 is 0.02, not 0.020000000000000018."""
-    word, value = target
-    if word == "compression":
-        return 1 / value
-    return value if word == "density" else round(1 - value, 15)
+def _left(target: tuple[str, float]) -> float:
+    """What is left at a target, of the quantity that it names."""
+    return target[1] if target[0] in ON_A_MODEL else density_of(target)
 
 
-def _as(word: str, density: float) -> tuple[str, float]:
-    return word, 1 / density if word == "compression" else density if word == "density" else round(1 - density, 15)
+def _amount(target: tuple[str, float]) -> str:
+    return show_target(target) if target[0] in ON_A_MODEL else f"density {density_of(target):.6g}"
+
+
+def _as(word: str, left: float) -> tuple[str, float]:
+    return word, {"compression": 1 / left, "sparsity": round(1 - left, 15)}.get(word, left)
+
+
+_ORDER = {"start": 0, "epochs": 1, "steps": 1, "end": 2}
+
+
+def _too_early(before: At, at: At) -> bool:
+    if before.kind == at.kind:
+        return bool(at.visits) and at.first <= before.last
+    return _ORDER[at.kind] < _ORDER[before.kind]

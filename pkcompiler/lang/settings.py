@@ -46,7 +46,7 @@ class SettingReader:
         )
         return None
 
-    def count(self, item: Setting, word: Word, least: int, most: int) -> int | None:
+    def count(self, item: Setting | Labelled, word: Word, least: int, most: int) -> int | None:
         """A whole number within a range."""
         value = self.one(item)
         if value is None:
@@ -78,12 +78,9 @@ class SettingReader:
         return None
 
     def curve(self, item: Setting, word: Word) -> str | None:
-        """A named curve; an expression in k, n and rho is known, not in this version."""
-        if len(item.values) == 1 and not isinstance(item.values[0], Name | Text):
-            message = "a curve given as an expression is known, but not in this version"
-            note = "write curve = exponential, linear or cubic"
-            self.findings.error("PKC109", message, item.values[0].span, "not one of the named curves", note)
-            return None
+        """A named curve, or the canonical text of an expression in k, n and rho."""
+        if len(item.values) == 1 and (not isinstance(item.values[0], Name | Text) or item.values[0].value in ("k", "n", "rho")):
+            return print_expr(item.values[0])
         return self.word(item, word)
 
     def fraction(self, item: Setting | Labelled, word: Word, *, zero: bool) -> float | None:

@@ -67,7 +67,7 @@ WORDS: tuple[Word, ...] = (
     _block("analysis", "file", "declares what is measured and reported", "analysis my-analysis {"),
     _block("study", "file", "declares what is compared", "study my-study {", due=False),
     _block("prune", "schedule", "one stage: prune by a pass to a target", "prune synflow {", label="pass"),
-    _block("lower", "schedule", "how the pruned model is written", "lower {", label="none", due=False),
+    _block("lower", "schedule", "what must hold of the masks when they are written", "lower {", label="none"),
     # Settings of a pass or an analysis.
     _setting("source", "pass analysis", "text", "where it was published", 'source = "Author et al. 2020, arXiv:0000.00000"'),
     _setting("doc", "pass analysis", "text", "one line on what it does", 'doc = "keeps the largest weights"'),
@@ -98,20 +98,23 @@ WORDS: tuple[Word, ...] = (
     _setting("density", "prune", "fraction", "the target: which part of the prunable weights is kept", "density = 2%"),
     _setting("sparsity", "prune", "fraction", "the target: which part of the prunable weights is removed", "sparsity = 98%"),
     _setting("compression", "prune", "factor", "the target: prunable weights per kept weight", "compression = 50x"),
-    _setting("flops", "prune", "fraction", "the target: the part of the multiply-adds that is left", "flops = 30%", due=False),
-    _setting("size", "prune", "bytes", "the target: bytes of the saved weights", "size = 4MB", due=False),
+    _setting("flops", "prune", "fraction", "the target: the part of the multiply-adds that is left", "flops = 30%"),
+    _setting("size", "prune", "bytes", "the target: bytes of the saved weights", "size = 4MB"),
     _setting("select", "prune", "word", "how many weights a round keeps", "select = exact", default="exact"),
     _setting("include", "prune", "globs", "parameters that are prunable besides the default ones", 'include = "*.gain"'),
     _setting("except", "prune", "globs", "parameters that are never pruned; they count as kept", 'except = "stem.*", bias'),
     _labelled("floor", "prune", "fraction", "the least density of the parameters that the glob names", 'floor "*.fc.weight" = 20%'),
-    _labelled(
-        "require", "prune", "count", "a quantity that must not fall below a value", "require effective_paths = 1000", due=False
+    _labelled("require", "prune", "required", "a quantity that must not fall below a value", "require effective_paths = 1000"),
+    _setting("structure", "prune", "structure", "the shape of what is kept or removed together", "structure = 2:4"),
+    _setting(
+        "at", "prune", "at", "when in training the stage runs: before it, unless given", "at = epochs(2..20)", default="start"
     ),
-    _setting("structure", "prune", "expression", "the shape of what is removed together", "structure = 2:4", due=False),
-    _setting("at", "prune", "expression", "when in training the stage runs", "at = epochs(2..20)", due=False),
-    _setting("regrow", "prune", "expression", "the score by which removed weights come back", "regrow = abs(theta)", due=False),
-    _setting("swap", "prune", "fraction", "which part is removed and regrown", "swap = 30%", due=False),
-    _setting("rewind", "prune", "expression", "to which weights training goes back", "rewind = epoch(4)", due=False),
+    _setting("regrow", "prune", "score", "the score by which removed weights come back", "regrow = abs(grad(loss, theta))"),
+    _setting("swap", "prune", "fraction", "which part of the kept weights is removed and regrown", "swap = 30%", default="30%"),
+    _setting("rewind", "prune", "rewind", "to which state training goes back after a round", "rewind = epoch(4)"),
+    # Settings of lower.
+    _labelled("structure", "lower", "structure", "the structure that the masks of a glob must have", 'structure "*.mlp.*" = 2:4'),
+    _setting("dead", "lower", "word", "what becomes of dead units", "dead = eliminate", due=False),
     # Functions. kind: "same" (elementwise), "over" (a reduction), or a case of its own in kinds.py.
     _function(
         "paths", "paths", "a path functional: the sum over all paths of the product of their edges", "paths(edge = abs(theta))"
@@ -174,10 +177,6 @@ WORDS: tuple[Word, ...] = (
         "predicted_trace()",
     ),
     _function("collapse", "collapse", "at which compression a pass leaves nothing of each parameter tensor", "collapse(synflow)"),
-    _function("epochs", "", "visits after epochs of training", "epochs(2..20)", due=False),
-    _function("epoch", "", "the weights after an epoch", "epoch(4)", due=False),
-    _function("steps", "", "visits after steps of training", "steps(1000..20000, every = 100)", due=False),
-    _function("block", "", "blocks of weights removed together", "block(16, 16)", due=False),
     # Arguments of functions.
     _argument("edge", "paths", "edge", "what a path takes of each weight that it crosses", default="abs(theta)"),
     _argument("input", "paths", "input", "the weight of each input entry", default="ones"),
@@ -214,6 +213,16 @@ WORDS: tuple[Word, ...] = (
     _value("erk", "scope", "Erdos-Renyi-Kernel densities: small layers keep more"),
     _value("exact", "select", "keeps exactly round(density * N) weights"),
     _value("kth_le", "select", "drops every score up to the k-th smallest, as published code does"),
+    _value("unstructured", "structure", "single weights"),
+    _value("block", "structure", "block(16, 16): rectangles of outputs and inputs, kernels whole"),
+    _value("channel", "structure", "whole units with everything that is coupled to them"),
+    _value("start", "at", "before training"),
+    _value("end", "at", "after training"),
+    _value("epochs", "at", "after each of these epochs, the first is 1: epochs(2..20)"),
+    _value("steps", "at", "after each of these steps: steps(1000..20000, every = 100)"),
+    _value("epoch", "rewind", "to the state after an epoch, 0 is the initialisation: epoch(4)"),
+    _value("step", "rewind", "to the state after a step: step(500)"),
+    _value("effective_paths", "require", "the number of paths that the masks leave, counted exactly"),
     _value("ones", "input output", "every entry counts 1"),
     _value("open", "gates", "every gate has slope 1"),
     _value("data", "gates pools norms", "the model's own run on the data decides (for gates: their slopes; data^2 squares them)"),

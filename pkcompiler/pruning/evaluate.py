@@ -23,7 +23,7 @@ from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import DEFAULTS
 from pkcompiler.pruning import terms
 from pkcompiler.pruning.terms import PARAM, Term
-from pkcompiler.pruning.workspace import Leaf, Workspace
+from pkcompiler.pruning.workspace import Leaf, Workspace, reads_samples
 
 UNARY: dict[str, Callable[[Term], Term]] = {
     "abs": terms.absolute,
@@ -31,7 +31,6 @@ UNARY: dict[str, Callable[[Term], Term]] = {
     "exp": terms.exponential,
     "log": terms.logarithm,
     "sign": terms.sign,
-    "detach": terms.detach,
 }
 
 
@@ -42,8 +41,9 @@ class Evaluator:
     lets: Mapping[str, Expr]
     work: Workspace
     seed: int
-    _values: dict[str, tuple[Term, list[Leaf]]] = field(default_factory=dict)
+    _values: dict[tuple[str, bool], tuple[Term, list[Leaf]]] = field(default_factory=dict)
     _leaves: list[Leaf] = field(default_factory=list)
+    _constant: bool = False  # inside detach(...): nothing is derived through what is evaluated
 
     def evaluate(self, expr: Expr) -> Term:
         """The value of an expression that has been checked."""
@@ -82,12 +82,13 @@ class Evaluator:
 
     def _let(self, name: str) -> Term:
         """A name's value, computed once; using it again stands on the same leaves."""
-        if name not in self._values:
+        key = (name, self._constant and (name, False) not in self._values)
+        if key not in self._values:
             outer, self._leaves = self._leaves, []
             value = self.evaluate(self.lets[name])
-            self._values[name] = (value, self._leaves)
+            self._values[key] = (value, self._leaves)
             self._leaves = outer
-        value, leaves = self._values[name]
+        value, leaves = self._values[key]
         self._leaves = self._leaves + [leaf for leaf in leaves if leaf not in self._leaves]
         return value
 
@@ -103,6 +104,8 @@ class Evaluator:
                 return self._paths(kwargs)
             case "grad":
                 return self._grad(call.args[0], call.args[1])
+            case "detach":
+                return self._detached(call.args[0])
             case "uniform":
                 return Term(PARAM, self._uniform())
             case "dot":
@@ -136,12 +139,11 @@ class Evaluator:
             dtype=self.work.dtype,
         )
         source = self._input(given.get("input"))
-        weights = given.get("output")
-        if weights is None or weights == Name("ones"):
-            return self._leafy(self.work.functional(chosen, source, "ones"))
-        if weights == Name("each"):
-            return self._leafy(self.work.functional(chosen, source, "each"))
-        return self._leafy(self.work.functional(chosen, source, self.evaluate(weights)))
+        weights = given.get("output", Name("ones"))
+        ends = weights.value if weights in (Name("ones"), Name("each")) else self.evaluate(weights)
+        if self._constant and reads_samples(chosen, source):
+            return self.work.constant(chosen, source, ends)
+        return self._leafy(self.work.functional(chosen, source, ends))
 
     def _input(self, expr: Expr | None) -> str | Tensor:
         """One of the words that also serve integer inputs, or the weights themselves."""
@@ -153,6 +155,13 @@ class Evaluator:
         term = self.evaluate(expr).plain().tensor
         return term if "sample" in self.evaluate(expr).axes else term.unsqueeze(0)
 
+    def _detached(self, expr: Expr) -> Term:
+        """An expression's value, which grad takes as a constant: no leaf of it is kept."""
+        leaves, before, self._constant = list(self._leaves), self._constant, True
+        value = terms.detach(self.evaluate(expr))
+        self._leaves, self._constant = leaves, before
+        return value
+
     # derivatives ------------------------------------------------------------------------------------------------------
 
     def _is_own(self, factor: Expr, by: Expr) -> bool:
@@ -162,8 +171,9 @@ class Evaluator:
 
     def _grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
         outer, self._leaves = self._leaves, []
+        constant, self._constant = self._constant, False
         value = self.evaluate(functional)
-        leaves, self._leaves = self._leaves, outer
+        leaves, self._leaves, self._constant = self._leaves, outer, constant
         wanted = "mask" if resolve(by, self.lets) == Name("mask") else edge_of(by, self.lets)
         parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves]
         if not parts:

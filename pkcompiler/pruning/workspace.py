@@ -16,6 +16,7 @@ from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import data_inputs, data_position, input_sources, unit_sources
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
+from pkcompiler.pruning.constant import swept
 from pkcompiler.pruning.edges import Edges
 from pkcompiler.pruning.labels import a_number, cross_entropy, margins
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
@@ -88,6 +89,11 @@ class Workspace:
 
     # path functionals -------------------------------------------------------------------------------------------------
 
+    def constant(self, chosen: Settings, input: str | Tensor, output: str | Term) -> Term:
+        """The value of ``paths(...)`` for every sample, with no derivative."""
+        value = swept(self.captured, chosen, self._need_data(), input, self.masks, self.batch)
+        return self._weighted(value, output, reads_samples=True)
+
     def functional(self, chosen: Settings, input: str | Tensor, output: str | Term) -> tuple[Term, Leaf]:
         """The value of ``paths(...)`` and the edges that it stands on."""
         edges, sources, reads_samples = self._edges(chosen, input)
@@ -109,13 +115,12 @@ class Workspace:
         """The prepared sweep, its sources, and whether it carries the samples; kept while nothing but the mask changes."""
         if isinstance(input, str) and (chosen, input) in self._prepared:
             return self._prepared[chosen, input]
-        by_sample = chosen.reads_data or (isinstance(input, str) and input in ("data", "data^2"))
+        by_sample = reads_samples(chosen, input)
         reads_data = chosen.reads_data or (isinstance(input, str) and input != "ones")
         samples = self._need_data() if reads_data else None
         tensors = masked(self.captured, self.masks) if chosen.reads_data else self.captured.tensors
         sweep, batch = prepare(self.captured, tensors, chosen, samples, input)
         sources = self._sources(samples, input, batch, chosen.dtype)
-        by_sample = by_sample or (isinstance(input, Tensor) and input.shape[0] > 1)
         made = (Edges.of(sweep, self.wanted, self.masks), sources, by_sample)
         if isinstance(input, str) and not chosen.reads_data:
             self._prepared[chosen, input] = made
@@ -255,6 +260,12 @@ class Workspace:
             raise fail("PKC506", "cross_entropy needs targets, and the data have none", "give labelled data")
         with torch.enable_grad():
             return Term(NUMBER, cross_entropy(times_power(output.tensor, output.exponent), self.target))
+
+
+def reads_samples(chosen: Settings, input: str | Tensor) -> bool:
+    """Whether a functional has a value for every sample."""
+    of_input = len(input) > 1 if isinstance(input, Tensor) else input in ("data", "data^2")
+    return chosen.reads_data or of_input
 
 
 def own(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor]:

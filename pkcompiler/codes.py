@@ -277,6 +277,10 @@ CODES: dict[str, str] = {
     ),
     "PKC542": "Rescaling aligns the diagonal of the Path Kernel, which is zero: no path reaches the output.",
     "PKC543": "Rescaled weights are written to a .safetensors file, and an existing file is replaced with --force only.",
+    "PKC545": (
+        "squares(output, theta) reads the outputs of each sample alone. In training mode a batch normalisation mixes samples: "
+        "leave mode = train out."
+    ),
     "PKC550": (
         "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
         "itself: pkc analyze MODEL --with NAME."

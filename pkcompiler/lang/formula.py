@@ -81,6 +81,9 @@ def _term(expr: Expr, lets: Mapping[str, Expr]) -> Term | None:
             return _term(inner, lets)
         case Call("grad", (functional, by), ()):
             return _derivative(functional, by, lets)
+        case Call("squares", (_, by), ()):
+            power = 2.0 if resolve(by, lets) == Name("mask") else 0.0
+            return Term(power=power, mass=Mass("sum over samples n and outputs k of (d output_k(x_n) / d theta_i)^2", True))
         case Binary("*", left, right):
             return _product(_term(left, lets), _term(right, lets))
         case Binary("/", left, right):

@@ -15,6 +15,7 @@ from pkcompiler.lang.figures import figure_facts, in_place, margin_facts, quanti
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import path_facts
 from pkcompiler.lang.report import Findings
+from pkcompiler.lang.squares import square_facts
 
 ARGUMENTS = {
     "grad": 2,
@@ -22,6 +23,7 @@ ARGUMENTS = {
     "quantile": 2,
     "eigenvalues": 2,
     "distance": 2,
+    "squares": 2,
     "uniform": 0,
     "ntk": 0,
     "predicted_trace": 0,
@@ -154,6 +156,8 @@ class KindChecker:
                 return self._reduction(call) if quantile_part(self, call) is not None else self._arguments_only(call)
             case "margin":
                 return margin_facts(self, call)
+            case "squares":
+                return square_facts(self, call)
             case "cross_entropy":
                 return self._cross_entropy(call)
         facts = self.operand(call.args[0])

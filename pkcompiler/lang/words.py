@@ -140,6 +140,7 @@ WORDS: tuple[Word, ...] = (
         "cross_entropy(output / 200)",
     ),
     _function("margin", "margin", "the true class's logit minus the largest other one, of every sample", "margin(output)"),
+    _function("squares", "squares", "the sum over samples and outputs of the squared derivative by u", "squares(output, theta)"),
     _function("hvp", "", "a Hessian-vector product", "hvp(loss, grad(loss, theta))", due=False),
     _function("noise", "", "fresh Gaussian numbers with the axes of the input", "noise()", due=False),
     _function("model", "", "the output of the model at another input or other weights", "model(noise())", due=False),

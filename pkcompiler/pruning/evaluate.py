@@ -22,6 +22,7 @@ from pkcompiler.lang.figures import quantile_part
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import DEFAULTS
 from pkcompiler.pruning import terms
+from pkcompiler.pruning.squares import squares
 from pkcompiler.pruning.terms import PARAM, Term
 from pkcompiler.pruning.workspace import Leaf, Workspace, reads_samples
 
@@ -106,6 +107,8 @@ class Evaluator:
                 return self._grad(call.args[0], call.args[1])
             case "detach":
                 return self._detached(call.args[0])
+            case "squares":
+                return Term(PARAM, squares(self.work, by_mask=resolve(call.args[1], self.lets) == Name("mask")))
             case "uniform":
                 return Term(PARAM, self._uniform())
             case "dot":

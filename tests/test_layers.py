@@ -34,7 +34,7 @@ TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render", "marku
 AT_HOME = {
     "lark": ("ir/syntax.py", "lang/parse.py"),
     "networkx": ("analysis/topology.py", "kernel/explicit.py", "kernel/scalars.py", "show/"),
-    "sympy": ("analysis/count.py", "symbolic/", "kernel/expected.py"),
+    "sympy": ("analysis/count.py", "symbolic/", "kernel/expected.py", "lang/curve_proof.py"),
     "scipy": ("kernel/", "rescaling/"),
     "matplotlib": ("show/",),
     "bokeh": ("show/",),

@@ -19,8 +19,8 @@ from pkcompiler.lang.ast import (
     Stage,
     Text,
 )
+from pkcompiler.lang.curves import curve_expr
 from pkcompiler.lang.format import print_item
-from pkcompiler.lang.parse import parse
 from pkcompiler.lang.words import find
 
 
@@ -76,15 +76,6 @@ def structure_expr(structure: str) -> Expr:
         return Ratio(int(kept), int(of))
     name, bracket, sizes = structure.rstrip(")").partition("(")
     return Call(name, tuple(Number(int(s)) for s in sizes.split(",")), ()) if bracket else Name(name)
-
-
-def curve_expr(curve: str) -> Expr:
-    """A named curve, or the expression that its text is."""
-    if find(curve, "value", "curve") is not None:
-        return Name(curve)
-    item = parse(f"curve = {curve}")[0].items[0]
-    assert isinstance(item, Setting)
-    return item.values[0]
 
 
 def at_expr(at: At) -> Expr:

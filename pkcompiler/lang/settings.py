@@ -7,6 +7,8 @@ from dataclasses import replace
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Call, DataSpec, Expr, Labelled, Name, Number, Setting, Text
+from pkcompiler.lang.curve_proof import check_curve
+from pkcompiler.lang.curves import VARIABLES
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.report import Findings
 from pkcompiler.lang.words import Word
@@ -79,8 +81,8 @@ class SettingReader:
 
     def curve(self, item: Setting, word: Word) -> str | None:
         """A named curve, or the canonical text of an expression in k, n and rho."""
-        if len(item.values) == 1 and (not isinstance(item.values[0], Name | Text) or item.values[0].value in ("k", "n", "rho")):
-            return print_expr(item.values[0])
+        if len(item.values) == 1 and (not isinstance(item.values[0], Name | Text) or item.values[0].value in VARIABLES):
+            return check_curve(item.values[0], self.findings)
         return self.word(item, word)
 
     def fraction(self, item: Setting | Labelled, word: Word, *, zero: bool) -> float | None:

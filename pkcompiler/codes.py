@@ -44,7 +44,7 @@ CODES: dict[str, str] = {
     "PKC054": "An operation of a printed graph begins with a word that names no path map.",
     "PKC055": "An attribute of a printed graph is unknown, missing, given twice, or of the wrong kind.",
     "PKC056": "An operand of a printed graph (a slot or a fixed factor) is unknown, missing, given twice, or of the wrong kind.",
-    "PKC101": "A block begins with a word that is none: a file declares pass, analysis and schedule, a schedule holds prune.",
+    "PKC101": "A block begins with a word that is none: a file declares pass, analysis, schedule and study, a schedule holds prune.",
     "PKC102": "A setting that this block does not have. Either it is misspelled, or it belongs in another block.",
     "PKC103": "Something is called that is not a function. 'pkc explain FUNCTION' explains one of them.",
     "PKC104": (
@@ -230,6 +230,28 @@ CODES: dict[str, str] = {
         "A parameter cannot be masked: its module is lazy and has not been called yet, or it is an embedding with "
         "sparse gradients or with max_norm."
     ),
+    "PKC475": (
+        "A pass, a schedule or an analysis of a study reads data. Nothing but the study names its data: data = "
+        "digits(per_class = 10)."
+    ),
+    "PKC476": "Studies need joblib and pyarrow, which are an extra: pip install 'pkcompiler[study]'.",
+    "PKC477": (
+        "The function that a study trains with is not there, does not take (model, seed, device), or did not return a dict of "
+        "numbers, such as {'accuracy': 0.97}."
+    ),
+    "PKC478": (
+        "Cells of a study failed. Each failure is kept in its file with its traceback, the other cells are finished. Once the "
+        "cause is gone, 'pkc study FILE --retry-failed' does the failed cells again, and only these."
+    ),
+    "PKC479": (
+        "A worker process of a study died: the system ended it, most often because memory ran out, or the code of the model or "
+        "of train() crashed. Finished cells are kept; the same command with fewer --jobs goes on."
+    ),
+    "PKC480": (
+        "A stage of a schedule runs during or after training (at = epochs(...), at = end), or rewinds. A study prunes before "
+        "it trains; such a schedule is driven from your own training loop."
+    ),
+    "PKC481": "The folder of a study holds something else, or another process is at work in it.",
     "PKC501": "An argument of a path functional has a value that does not exist. The message lists those that do.",
     "PKC502": "What is computed reads data, and none was given: --data digits, or data=(x, y) in Python.",
     "PKC503": (

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pkcompiler.lang import words
 from pkcompiler.lang.explain import explain
-from pkcompiler.lang.library import find_analysis, find_pass, find_schedule
+from pkcompiler.lang.library import find_analysis, find_pass, find_schedule, find_study
 from pkcompiler.lang.parse import parse
 from pkcompiler.lang.paths import DEFAULTS
 
@@ -43,6 +45,28 @@ def test_examples_parse() -> None:
             assert parse(text.replace("...", ""))[1] == [], row.name
 
 
+STUDY = {
+    "model": 'model = "a.py"',
+    "train": 'train = "a.py:train"',
+    "seeds": "seeds = 0",
+    "passes": "passes = snip",
+    "data": "data = digits",
+}
+
+
+def study(row: words.Word, folder: Path) -> str:
+    """A study with this setting."""
+    (folder / "two-stage.pkc").write_text("schedule s { prune synflow { density = 2% } }")
+    targets = "" if row.name in ("density", "sparsity", "compression") else "density = 2%"
+    rest = [line for name, line in STUDY.items() if name != row.name]
+    return f"study s {{ {row.example}\n{targets}\n" + "\n".join(rest) + " }"
+
+
+@pytest.mark.parametrize("row", [w for w in words.WORDS if "study" in w.of], ids=lambda w: w.name)
+def test_examples_of_settings_of_a_study_are_accepted(row: words.Word, tmp_path: Path) -> None:
+    assert find_study(study(row, tmp_path), folder=tmp_path)
+
+
 @pytest.mark.parametrize("row", [w for w in words.WORDS if w.role in ("setting", "labelled") and w.due], ids=lambda w: w.name)
 def test_examples_of_settings_are_accepted(row: words.Word) -> None:
     for place in row.of:
@@ -52,6 +76,8 @@ def test_examples_of_settings_are_accepted(row: words.Word) -> None:
         elif place == "analysis":
             extra = "" if row.name == "report" else 'report "a" = 1'
             assert find_analysis(f"analysis a {{ {row.example}\n{extra} }}")
+        elif place == "study":
+            continue
         elif place == "schedule":
             assert find_schedule(f"schedule s {{ {row.example}\n prune snip {{ density = 2% }} }}")
         else:

@@ -131,7 +131,10 @@ class Pass:
     mode: str = "eval"
     among: str = "kept"
     scope: str = "global"
+    repeat: int = 1  # the score is the mean over so many draws
+    init: Expr | None = None  # fresh, he() or normal(std = ...): the weights of every repetition
     needs_data: bool = False  # reads data, loss or output
+    needs_model: bool = False  # needs the model itself, not only its graph and tensors
     given: frozenset[str] = frozenset()  # the settings that the text itself gives
     span: Span | None = field(default=None, compare=False)
 
@@ -222,4 +225,23 @@ class Schedule:
     text: str
     passes: tuple[tuple[str, Pass], ...] = ()  # (Stage.pass_name, the pass that it names), each once, in order of use
     lower: tuple[tuple[str, str], ...] = ()  # (glob, structure) of every structure that lower demands
+    span: Span | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A checked study: every pass at every target, and every schedule, on every model with every seed."""
+
+    name: str
+    doc: str
+    models: tuple[str, ...]  # specs as written, relative to the file's folder
+    passes: tuple[tuple[str, Pass], ...]  # (name as written, pass)
+    schedules: tuple[tuple[str, Schedule], ...]  # (name as written, schedule)
+    targets: tuple[tuple[str, float], ...]  # of the passes: ("compression", 10.0)
+    seeds: tuple[int, ...]
+    data: DataSpec | None
+    train: str  # "file.py:function", relative to the file's folder
+    rounds: int | None
+    analyses: tuple[tuple[str, Analysis], ...]  # (name as written, analysis)
+    text: str  # the canonical text of this declaration (what fmt prints)
     span: Span | None = field(default=None, compare=False)

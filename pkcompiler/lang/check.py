@@ -1,15 +1,16 @@
-"""A document to checked passes, analyses and schedules: every error of a file at once, no model, no torch."""
+"""A document to checked passes, analyses, schedules and studies: every error of a file at once, no model, no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.diagnostics import Diagnostic, fail
 from pkcompiler.lang import words
-from pkcompiler.lang.ast import Analysis, Block, Document, Labelled, Name, Pass, Schedule, Setting
+from pkcompiler.lang.ast import Analysis, Block, Document, Labelled, Name, Pass, Schedule, Setting, Study
 from pkcompiler.lang.check_analysis import AnalysisChecker
 from pkcompiler.lang.check_pass import PassChecker
 from pkcompiler.lang.check_schedule import ScheduleChecker
+from pkcompiler.lang.check_study import Found, ResolveOther, StudyChecker
 from pkcompiler.lang.pass_names import PassNames, Resolve
 from pkcompiler.lang.report import Findings
 
@@ -22,14 +23,21 @@ class Checked:
     schedules: tuple[Schedule, ...]
     analyses: tuple[Analysis, ...]
     diagnostics: tuple[Diagnostic, ...]
+    studies: tuple[Study, ...] = ()
 
 
-def check(document: Document, resolve: Resolve, *, library: bool = False) -> Checked:
+def nothing_else(kind: str, name: str) -> Found:
+    """Finds no analysis and no schedule besides those of the file."""
+    raise fail("PKC117", f"there is no {kind} '{name}' in this file", f"declare it: {kind} {words.plain(name)} {{ ... }}")
+
+
+def check(document: Document, resolve: Resolve, others: ResolveOther = nothing_else, *, library: bool = False) -> Checked:
     """Check every declaration.
 
-    ``resolve`` finds a pass that the file does not declare; ``library``: a missing source is an error, not a warning.
+    ``resolve`` finds a pass that the file does not declare, ``others`` an analysis or a schedule; ``library``: a missing source is
+    an error, not a warning.
     """
-    return _Checker(document, library).run(resolve)
+    return _Checker(document, library).run(resolve, others)
 
 
 class _Checker:
@@ -40,16 +48,25 @@ class _Checker:
         self.pass_checker = PassChecker(self.findings, library)
         self.declared: set[str] = set()
 
-    def run(self, resolve: Resolve) -> Checked:
+    def run(self, resolve: Resolve, others: ResolveOther) -> Checked:
         blocks = self._blocks()
         passes = {b.label.value: self.pass_checker.declare(b) for b in blocks if b.name.value == "pass" and b.label}
         names = PassNames(self.findings, passes, resolve)
         schedules, analyses = ScheduleChecker(self.findings, names), AnalysisChecker(self.findings, self.library, names)
-        found = [schedules.declare(b) for b in blocks if b.name.value == "schedule"]
-        measured = [analyses.declare(b) for b in blocks if b.name.value == "analysis"]
+        found = {b.label.value: schedules.declare(b) for b in blocks if b.name.value == "schedule" and b.label}
+        measured = {b.label.value: analyses.declare(b) for b in blocks if b.name.value == "analysis" and b.label}
+        own: dict[tuple[str, str], Found | None] = {("schedule", name): s for name, s in found.items()}
+        own |= {("analysis", name): a for name, a in measured.items()}
+        studies = StudyChecker(self.findings, names, own, others)
+        compared = [studies.declare(b) for b in blocks if b.name.value == "study"]
         ordered = sorted(self.findings.items, key=lambda d: d.span.start if d.span else 0)
-        whole = tuple(p for p in passes.values() if p), tuple(s for s in found if s), tuple(a for a in measured if a)
-        return Checked(*whole, tuple(ordered))
+        return Checked(
+            tuple(p for p in passes.values() if p),
+            tuple(s for s in found.values() if s),
+            tuple(a for a in measured.values() if a),
+            tuple(ordered),
+            tuple(s for s in compared if s),
+        )
 
     def _blocks(self) -> list[Block]:
         """The declarations of this version, each name once."""

@@ -1,4 +1,4 @@
-"""Finding passes, analyses and schedules: by name in the library, by path, or as text."""
+"""Finding passes, analyses, schedules and studies: by name in the library, by path, or as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pkcompiler import resources
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
-from pkcompiler.lang.ast import Analysis, Block, Document, Pass, Schedule
+from pkcompiler.lang.ast import Analysis, Block, Document, Pass, Schedule, Study
 from pkcompiler.lang.check import Checked, check
 from pkcompiler.lang.format import format_text
 from pkcompiler.lang.parse import parse
@@ -24,6 +24,7 @@ __all__ = [
     "find_analysis",
     "find_pass",
     "find_schedule",
+    "find_study",
     "format_text",
     "library_names",
     "list_analyses",
@@ -35,7 +36,10 @@ __all__ = [
 FILES = 0.75
 """How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
 
-_Declared = TypeVar("_Declared", Pass, Schedule, Analysis)
+STUDIES = ("study",)
+"""A study may name an analysis or a schedule of its own file, which is looked for without the studies."""
+
+_Declared = TypeVar("_Declared", Pass, Schedule, Analysis, Study)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,15 @@ class _Files:
 
     def __call__(self, name: str) -> Pass:
         return find_pass(name, folder=self.folder)
+
+    def other(self, kind: str, name: str) -> Analysis | Schedule:
+        """An analysis or a schedule; a schedule is always a file's."""
+        if kind == "analysis":
+            return find_analysis(name, folder=self.folder)
+        if not is_path(name):
+            note = f'a schedule of another file is given by its path: "./{name}.pkc"'
+            raise fail("PKC117", f"no schedule '{name}' in this file", note)
+        return find_schedule(name, folder=self.folder)
 
 
 def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
@@ -77,7 +90,7 @@ def find_analysis(name_or_path_or_text: str, *, folder: Path | None = None) -> A
     if is_path(given):
         path, name = split_path(given)
         text = read_source(_within(path, folder), path)
-        checked = _checked(text, path, _within(path, folder).parent)
+        checked = _checked(text, path, _within(path, folder).parent, leave=STUDIES)
         return _pick(checked.analyses, path, name, "analysis", _others(text, path, "analysis"))
     if given not in analysis_names():
         close = suggest(given, list(analysis_names()))
@@ -96,8 +109,20 @@ def find_schedule(path_or_text: str, *, folder: Path | None = None) -> Schedule:
         return _pick(checked.schedules, "the text", "", "schedule", _others(given, "<text>", "schedule"))
     path, name = split_path(given)
     text = read_source(_within(path, folder), path)
-    checked = _checked(text, path, _within(path, folder).parent)
+    checked = _checked(text, path, _within(path, folder).parent, leave=STUDIES)
     return _pick(checked.schedules, path, name, "schedule", _others(text, path, "schedule"))
+
+
+def find_study(path_or_text: str, *, folder: Path | None = None) -> Study:
+    """The study of a text (it holds a ``{``) or of a file (``file.pkc:name`` picks one of several). Raises PkcError."""
+    given = path_or_text
+    if "{" in given:
+        checked = _checked(given, "<text>", folder or Path())
+        return _pick(checked.studies, "the text", "", "study", _others(given, "<text>", "study"))
+    path, name = split_path(given)
+    text = read_source(_within(path, folder), path)
+    checked = _checked(text, path, _within(path, folder).parent)
+    return _pick(checked.studies, path, name, "study", _others(text, path, "study"))
 
 
 def list_passes() -> list[Pass]:
@@ -235,13 +260,14 @@ def _within(path: str, folder: Path | None) -> Path:
 
 
 def _in_order(document: Document, syntax: list[Diagnostic], folder: Path, *, library: bool) -> tuple[Checked, list[Diagnostic]]:
-    checked = check(document, _Files(folder), library=library)
+    files = _Files(folder)
+    checked = check(document, files, files.other, library=library)
     every = [*syntax, *checked.diagnostics]
     if len(every) > 1 and _declares_nothing(document):
         note = "a .pkc file holds declarations: pass my-pass { score = abs(theta) }"
         if document.file.endswith(".py"):
             note = "it is a Python file: a model is given to 'pkc prune', and a pass or schedule has a file of its own"
-        every = [Diagnostic("PKC119", f"{document.file} declares no pass, no analysis and no schedule", notes=(note,))]
+        every = [Diagnostic("PKC119", f"{document.file} declares no pass, analysis, schedule or study", notes=(note,))]
     return checked, sorted(every, key=lambda d: d.span.start if d.span else 0)
 
 
@@ -254,18 +280,15 @@ def _declares_nothing(document: Document) -> bool:
 
 
 def _passes(text: str, file: str) -> tuple[Pass, ...]:
-    """The passes of a text. Its schedules and analyses are left alone: they may name passes of this very file."""
-    document, syntax = parse(text, file)
-    left = ("schedule", "analysis")
-    only = replace(document, items=tuple(i for i in document.items if not (isinstance(i, Block) and i.name.value in left)))
-    checked, every = _in_order(only, syntax, Path(), library=False)
-    raise_all(d for d in every if d.severity == "error")
-    return checked.passes
+    """The passes of a text. All else is left alone: it may name passes of this very file."""
+    return _checked(text, file, Path(), leave=("schedule", "analysis", *STUDIES)).passes
 
 
-def _checked(text: str, file: str, folder: Path, *, library: bool = False) -> Checked:
-    """Parse and check; raise every error at once."""
+def _checked(text: str, file: str, folder: Path, *, library: bool = False, leave: tuple[str, ...] = ()) -> Checked:
+    """Parse and check, without the declarations of the kinds ``leave``; raise every error at once."""
     document, syntax = parse(text, file)
+    kept = tuple(i for i in document.items if not (isinstance(i, Block) and i.name.value in leave))
+    document = replace(document, items=kept)
     checked, every = _in_order(document, syntax, folder, library=library)
     raise_all(d for d in every if d.severity == "error")
     return checked
@@ -273,7 +296,7 @@ def _checked(text: str, file: str, folder: Path, *, library: bool = False) -> Ch
 
 def _others(text: str, file: str, what: str) -> list[tuple[str, str]]:
     """Kind and name of what a text declares besides ``what``."""
-    kinds = [k for k in ("pass", "analysis", "schedule") if k != what]
+    kinds = [k for k in ("pass", "analysis", "schedule", "study") if k != what]
     blocks = [i for i in parse(text, file)[0].items if isinstance(i, Block) and i.name.value in kinds]
     return [(b.name.value, b.label.value) for b in blocks if b.label]
 
@@ -281,9 +304,10 @@ def _others(text: str, file: str, what: str) -> list[tuple[str, str]]:
 _EXAMPLES = {
     "pass": "pass my-pass { score = abs(theta) }",
     "schedule": "schedule my-schedule { prune synflow { sparsity = 90% } }",
+    "study": 'study my-study { model = "model.py" passes = synflow compression = 1, 10 seeds = 0..2 train = "train.py:train" }',
     "analysis": 'analysis my-analysis { report "kept weights" = sum(mask, over = param) }',
 }
-_FLAGS = {"pass": "--pass", "schedule": "--schedule", "analysis": "--with"}
+_FLAGS = {"pass": "--pass", "schedule": "--schedule", "analysis": "--with", "study": "pkc study"}
 
 
 def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others: Sequence[tuple[str, str]] = ()) -> _Declared:
@@ -304,5 +328,5 @@ def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others
     if not found:
         raise fail("PKC119", f"{where} declares no {what}", f"add one: {_EXAMPLES[what]}")
     prefix = where if is_path(where) else "file.pkc"
-    several = "analyses" if what == "analysis" else f"{what}s"
+    several = {"analysis": "analyses", "study": "studies"}.get(what, f"{what}s")
     raise fail("PKC119", f"{where} declares {len(found)} {several}", "pick one: " + ", ".join(f"{prefix}:{d.name}" for d in found))

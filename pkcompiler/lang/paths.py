@@ -13,6 +13,7 @@ from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.report import Findings
 
 DEFAULTS: Mapping[str, str] = {w.name: w.default for w in words.rows("argument", "paths")}
+LOSS_GRADIENT = Name("loss_gradient")
 
 
 class Checker(Protocol):
@@ -45,7 +46,7 @@ def path_facts(checker: Checker, call: Call) -> Facts:
     run = any(choices.get(key, "").startswith("data") for key in ("gates", "pools", "norms"))
     entries = _input(checker, given.get("input"))
     ends = _output(checker, given.get("output"))
-    sample = run or "sample" in (entries.axes or ())
+    sample = run or "sample" in (entries.axes or ()) or given.get("output") == LOSS_GRADIENT
     axes = None
     if ends.axes is not None and entries.axes is not None and edge and all(choices.values()) and not call.args:
         axes = (frozenset({"sample"}) if sample else frozenset()) | ends.axes
@@ -100,6 +101,8 @@ def _output(checker: Checker, expr: Expr | None) -> Facts:
         return Facts(frozenset())
     if expr == Name("each"):
         return Facts(frozenset({"output"}))
+    if expr == LOSS_GRADIENT:
+        return Facts(frozenset(), data=True)
     row = words.find(expr.value, "value", "output") if isinstance(expr, Name) else None
     if row is not None and not row.due:
         checker.findings.later(row, expr.span, "write output = ones")

@@ -20,7 +20,7 @@ from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Unary
 from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.figures import quantile_part
 from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.paths import DEFAULTS
+from pkcompiler.lang.paths import DEFAULTS, LOSS_GRADIENT
 from pkcompiler.pruning import terms
 from pkcompiler.pruning.squares import squares
 from pkcompiler.pruning.terms import PARAM, Term
@@ -143,7 +143,10 @@ class Evaluator:
         )
         source = self._input(given.get("input"))
         weights = given.get("output", Name("ones"))
-        ends = weights.value if weights in (Name("ones"), Name("each")) else self.evaluate(weights)
+        if weights in (Name("ones"), Name("each")):
+            ends = weights.value
+        else:
+            ends = self.work.loss_gradient() if weights == LOSS_GRADIENT else self.evaluate(weights)
         if self._constant and reads_samples(chosen, source):
             return self.work.constant(chosen, source, ends)
         return self._leafy(self.work.functional(chosen, source, ends))

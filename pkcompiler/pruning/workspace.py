@@ -140,6 +140,7 @@ class Workspace:
             return Term(axes, tensor if reads_samples else tensor.sum(0), value.exponent)
         exponent = value.exponent
         if isinstance(output, Term):
+            reads_samples = reads_samples or "sample" in output.axes
             tensor = tensor * output.tensor
             exponent += output.exponent
         if not reads_samples:
@@ -246,6 +247,19 @@ class Workspace:
         with torch.enable_grad():
             value = torch.cat([self.call(weights, samples) for samples, _ in self.batches()])
         return Term(frozenset({"sample", "output"}), value), self._weights_leaf(weights)
+
+    def loss_gradient(self) -> Term:
+        """The derivative of the mean loss over all samples by every output of every sample [sample, output], a constant."""
+        weights = {n: w.detach() for n, w in self.effective().items()}
+        batches = self.batches()
+        total = sum(_length(samples) for samples, _ in batches)
+        parts = []
+        for samples, target in batches:
+            with torch.enable_grad():
+                output = self.call(weights, samples).detach().requires_grad_()
+                loss = self._loss_of(output, target) * (_length(samples) / total)
+            parts.append(torch.autograd.grad(loss, output)[0])
+        return Term(frozenset({"sample", "output"}), torch.cat(parts))
 
     def margin(self, output: Term) -> Term:
         """The logit of the true class minus the largest other one, of every sample (outputs [sample, class])."""

@@ -222,6 +222,16 @@ CODES: dict[str, str] = {
         "Settings of a stage that exclude each other: rounds and visits in training, rewind before training, swap without "
         "regrow, a budget or a structure with the published rule of selection or with a local scope; or stages out of order."
     ),
+    "PKC440": (
+        "The units of this model cannot be grouped from its path graph alone: a recorded factor is computed from values that the "
+        "graph does not name. Give them, as the message says."
+    ),
+    "PKC441": "The scores given for a parameter have another shape than the parameter.",
+    "PKC442": "Whole units are to be removed, and no parameter with a score makes one that can be. See pkc ir --groups MODEL.",
+    "PKC443": (
+        "Whole units cannot reach this target: every layer keeps one, and units of the input and output stay. Ask for a larger "
+        "density, or remove single weights."
+    ),
     "PKC470": "A mask has a name that no parameter of the model has.",
     "PKC471": "A mask has another shape than its parameter.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",

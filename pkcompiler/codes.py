@@ -232,6 +232,19 @@ CODES: dict[str, str] = {
         "Whole units cannot reach this target: every layer keeps one, and units of the input and output stay. Ask for a larger "
         "density, or remove single weights."
     ),
+    "PKC422": (
+        "A structure does not fit a parameter: N:M needs a number of inputs that M divides, and both it and blocks need outputs "
+        "and inputs, which biases, gains and embeddings do not have. Leave such parameters whole: except = GLOB."
+    ),
+    "PKC423": (
+        "A target that a structure, a floor, a requirement or what is never pruned makes unreachable, with the number by which it "
+        "misses."
+    ),
+    "PKC424": "The masks do not have the structure that lower demands of them. The first group that breaks it is named.",
+    "PKC425": (
+        "A stage runs in training (at = end, epochs or steps), where only your own loop can call it: schedule.cycles in Python. "
+        "pkc prune runs what comes before training."
+    ),
     "PKC470": "A mask has a name that no parameter of the model has.",
     "PKC471": "A mask has another shape than its parameter.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",
@@ -309,6 +322,10 @@ CODES: dict[str, str] = {
     ),
     "PKC542": "Rescaling aligns the diagonal of the Path Kernel, which is zero: no path reaches the output.",
     "PKC543": "Rescaled weights are written to a .safetensors file, and an existing file is replaced with --force only.",
+    "PKC544": (
+        "Second derivatives are asked for, and torch has none for an operator of the model. The message names the operator. "
+        "Choose a pass that takes first derivatives only."
+    ),
     "PKC545": (
         "squares(output, theta) reads the outputs of each sample alone. In training mode a batch normalisation mixes samples: "
         "leave mode = train out."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail
 from pkcompiler.ir.maps import Embed, Normalise, Scale
 from pkcompiler.ir.types import PathGraph, Slot
 from pkcompiler.ir.uses import uses
+from pkcompiler.pruning.shapes import Sides, sides_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Candidates:
     shapes: Mapping[str, tuple[int, ...]]
     protected: frozenset[str]
     floors: Mapping[str, int]
+    sides: Mapping[str, Sides] = field(default_factory=dict)  # of the weights of dense layers and convolutions
 
     @property
     def total(self) -> int:
@@ -63,7 +65,7 @@ def candidates(
             "weights of linear and convolution layers are; add others with --include GLOB",
         )
     shapes = {n: _shape(slots[n]) for n in ordered}
-    return Candidates({n: math.prod(shapes[n]) for n in ordered}, shapes, frozenset(protected), lowest)
+    return Candidates({n: math.prod(shapes[n]) for n in ordered}, shapes, frozenset(protected), lowest, sides_of(graph))
 
 
 def _shape(slot: Slot) -> tuple[int, ...]:

@@ -15,6 +15,9 @@ from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.pruning.candidates import Candidates, quotas
+from pkcompiler.pruning.quantity import Quantity, weights
+from pkcompiler.pruning.shaped import Entries, choose
+from pkcompiler.pruning.shapes import Structure
 
 Masks = dict[str, Tensor]
 
@@ -85,11 +88,15 @@ def select(
     among: str = "kept",
     order: str = "largest",
     survivors: Survivors | None = None,
+    structure: Structure | None = None,
+    budget: int | None = None,
+    quantity: Quantity | None = None,
 ) -> Masks:
     """The masks of all candidates at ``density``, given the masks before this round.
 
     ``rule``: ``exact`` keeps round(density * N) entries; ``kth_le`` drops every score <= the k-th smallest of all N with
     k = int((1 - density) N), where entries pruned before count as score 0. ``among``: ``kept`` (a mask only shrinks) or ``all``.
+    ``structure`` and ``quantity`` with its ``budget`` (in place of the density): see :mod:`~pkcompiler.pruning.shaped`.
     Protected parameters keep everything. ``survivors`` carries positions from round to round. Raises ``PKC507`` for NaN scores.
     """
     names = found.competing
@@ -97,6 +104,13 @@ def select(
     shares = quotas(found, density, scope) if rule == "exact" else None
     groups = [list(names)] if scope == "global" else [[n] for n in names]
     out: Masks = {n: torch.ones(found.shapes[n], dtype=torch.bool) for n in found.protected}
+    if structure is not None or budget is not None:
+        pool = _pool(list(names), scores, masks, found, among, order, known)
+        counted = quantity or weights(found.sizes)
+        most = found.kept_at(density) if budget is None else budget
+        entries = Entries(pool.names, pool.positions, pool.counts, pool.scores)
+        out |= pool.masks(choose(entries, found, structure, counted, most, shares), known)
+        return {n: out[n] for n in found.sizes}
     for group in groups:
         pool = _pool(group, scores, masks, found, among, order, known)
         size = found.total if scope == "global" else sum(found.sizes[n] for n in group)

@@ -1,0 +1,159 @@
+"""Structures of masks: N kept of every M consecutive inputs, and blocks of outputs and inputs, as units of entries.
+
+A weight is read as a matrix of outputs and inputs, the rest of its dimensions (a kernel) beside: N:M groups run along the inputs at
+one output and one place of the kernel; a block takes whole kernels. The last blocks of a row or column may be smaller.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.ir.maps import Conv, Dense
+from pkcompiler.ir.types import PathGraph
+
+Ints = np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """At most ``kept`` of every ``of`` consecutive inputs."""
+
+    kept: int
+    of: int
+
+    def __str__(self) -> str:
+        return f"{self.kept}:{self.of}"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """``outputs`` times ``inputs`` entries (whole kernels) stay or go together."""
+
+    outputs: int
+    inputs: int
+
+    def __str__(self) -> str:
+        return f"block({self.outputs}, {self.inputs})"
+
+
+Structure = Ratio | Block
+
+
+def structure_of(text: str) -> Structure | None:
+    """The structure that a canonical text names; None for ``unstructured`` and ``channel``."""
+    kept, colon, of = text.partition(":")
+    if colon:
+        return Ratio(int(kept), int(of))
+    if text.startswith("block("):
+        outputs, inputs = text[len("block(") : -1].split(",")
+        return Block(int(outputs), int(inputs))
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The dimensions of a weight's outputs and inputs."""
+
+    outputs: int = 0
+    inputs: int = 1
+
+
+def sides_of(graph: PathGraph) -> dict[str, Sides]:
+    """Of every parameter that a dense layer or a convolution multiplies by, in the layout of its first use."""
+    found: dict[str, Sides] = {}
+    for op in graph.ops:
+        if isinstance(op.map, Dense | Conv):
+            found.setdefault(op.map.weight, Sides(1, 0) if op.map.transposed else Sides())
+    return found
+
+
+def check_fits(
+    structure: Structure, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], sides: Mapping[str, Sides]
+) -> None:
+    """Raises ``PKC422`` for every parameter that has no inputs, or (N:M) whose number of inputs M does not divide."""
+    raise_all(d for n in names if (d := _misfit(structure, n, shapes[n], sides)) is not None)
+
+
+def _misfit(structure: Structure, name: str, shape: tuple[int, ...], sides: Mapping[str, Sides]) -> Diagnostic | None:
+    keep = f'keep it whole: except = "{name}"'
+    if name not in sides:
+        return Diagnostic("PKC422", f"'{name}' has no outputs and inputs, as the structure {structure} needs", notes=(keep,))
+    inputs = shape[sides[name].inputs]
+    if isinstance(structure, Ratio) and inputs % structure.of:
+        rest = inputs % structure.of
+        message = f"'{name}' has {inputs:,} inputs, {rest} more than a multiple of {structure.of}: {structure} does not fit"
+        return Diagnostic("PKC422", message, notes=(keep,))
+    return None
+
+
+def groups_of(structure: Structure, shape: tuple[int, ...], sides: Sides) -> tuple[Ints, int]:
+    """The group of N:M, or the block, of every entry (flat, in order of position), and how many there are. Numbered in the order of
+    their outputs, then of their inputs, then of the places of the kernel.
+    """
+    outputs, inputs = (np.arange(shape[d]) for d in (sides.outputs, sides.inputs))
+    rest = [d for d in range(len(shape)) if d not in (sides.outputs, sides.inputs)]
+    if isinstance(structure, Block):
+        rows, columns = outputs // structure.outputs, inputs // structure.inputs
+        count = (int(rows[-1]) + 1) * (int(columns[-1]) + 1)
+        places: Ints = np.zeros([shape[d] for d in rest], dtype=np.int64)
+    else:
+        rows, columns = outputs, inputs // structure.of
+        places = np.arange(math.prod(shape[d] for d in rest)).reshape([shape[d] for d in rest])
+        count = math.prod(shape) // structure.of
+    wide = int(columns[-1]) + 1
+    kernel = 1 if isinstance(structure, Block) else math.prod(shape[d] for d in rest)
+    grid = (rows[:, None] * wide + columns[None, :]) * kernel
+    whole = grid.reshape(*grid.shape, *[1] * len(rest)) + places.reshape(1, 1, *places.shape)
+    order = np.argsort([sides.outputs, sides.inputs, *rest])
+    return np.broadcast_to(whole, [shape[d] for d in (sides.outputs, sides.inputs, *rest)]).transpose(order).reshape(-1), count
+
+
+def violation(structure: Structure, mask: Tensor, sides: Sides) -> str:
+    """The first group that breaks a structure, in words; '' where the mask has it."""
+    shape = tuple(mask.shape)
+    groups, count = groups_of(structure, shape, sides)
+    kept = np.bincount(groups, weights=mask.cpu().numpy().reshape(-1), minlength=count).astype(np.int64)
+    if isinstance(structure, Ratio):
+        wrong = np.flatnonzero(kept > structure.kept)
+        what = f"keeps {kept[wrong[0]] if wrong.size else 0} of {structure.of}"
+    else:
+        sizes = np.bincount(groups, minlength=count)
+        wrong = np.flatnonzero((kept > 0) & (kept < sizes))
+        what = f"keeps {kept[wrong[0]]} of {sizes[wrong[0]]}" if wrong.size else ""
+    if not wrong.size:
+        return ""
+    members = np.flatnonzero(groups == wrong[0])
+    first, last = (np.unravel_index(i, shape) for i in (members[0], members[-1]))
+    place = ", ".join(str(int(a)) if a == b else f"{int(a)}:{int(b) + 1}" for a, b in zip(first, last, strict=True))
+    return f"[{place}] {what}"
+
+
+def check_demands(
+    demands: Sequence[tuple[str, str]],
+    masks: Mapping[str, Tensor],
+    sides: Mapping[str, Sides],
+    matching: Mapping[str, Sequence[str]],
+) -> None:
+    """Raises ``PKC424`` where a mask has not the structure that ``lower`` demands of it, with the first group that breaks it.
+
+    ``matching``: the masked parameters that each glob names.
+    """
+    found: list[Diagnostic] = []
+    for glob, text in demands:
+        structure = structure_of(text)
+        assert structure is not None
+        names = matching[glob]
+        check_fits(structure, names, {n: tuple(masks[n].shape) for n in names}, sides)
+        broken = [(n, where) for n in names if (where := violation(structure, masks[n], sides[n]))]
+        if broken:
+            name, where = broken[0]
+            more = f", and {len(broken) - 1} more parameters" if len(broken) > 1 else ""
+            message = f"the mask of '{name}' is not {text}, as lower demands of \"{glob}\": {where}{more}"
+            found.append(Diagnostic("PKC424", message, notes=(f"prune it so: structure = {text} in the last stage",)))
+    raise_all(found)

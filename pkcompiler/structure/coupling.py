@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -103,10 +103,9 @@ class _Groups:
                 yield distinct
 
     def result(self) -> Coupling:
-        axes = tuple(
-            Axis(a.slot, a.role, a.dim, a.shape, a.side, np.where(a.units >= 0, self.number[a.units], -1)) for a in self.axes
-        )
-        axes = tuple(a for a in axes if (a.units >= 0).any())
+        number = np.append(self.number, -1)  # what has no class (a negative number) is in no group
+        every = (replace(a, units=number[np.maximum(a.units, -1)]) for a in self.axes)
+        axes = tuple(a for a in every if (a.units >= 0).any())
         groups = self._groups(axes, int(self.number.max(initial=-1)) + 1)
         return Coupling(groups, _layers(groups), self._excluded(), axes)
 

@@ -13,9 +13,10 @@ PACKAGE = ROOT / "pkcompiler"
 
 LAYERS = (
     ("cli",),
+    ("study",),
     ("pipeline",),
     ("show",),
-    ("analyses",),
+    ("analyses", "training"),
     ("pruning",),
     ("lowering", "rescaling", "structure"),
     ("kernel", "symbolic"),
@@ -37,6 +38,8 @@ AT_HOME = {
     "sympy": ("analysis/count.py", "symbolic/", "kernel/expected.py", "lang/curve_proof.py"),
     "scipy": ("kernel/", "rescaling/", "structure/"),
     "matplotlib": ("show/",),
+    "joblib": ("study/",),
+    "pyarrow": ("study/",),
     "bokeh": ("show/",),
     "click": ("cli/",),
     "rich": ("cli/", "pruning/progress.py"),

@@ -23,6 +23,7 @@ COMMANDS = {
     "prune": "prune",
     "analyze": "analyze",
     "rescale": "rescale",
+    "study": "study",
     "certify": "graph",
     "show": "artifacts",
     "compare": "artifacts",

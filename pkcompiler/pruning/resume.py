@@ -170,7 +170,7 @@ def _open(work: Work, force: bool, fresh: bool) -> None:
         if strange:
             raise fail("PKC621", f"'{partial}' is no unfinished run: it holds '{strange[0]}'", "give another folder: -o DIR")
     partial.mkdir(parents=True, exist_ok=True)
-    work._lock.append(_locked(partial / LOCK))
+    work._lock.append(locked(partial / LOCK))
     if _whole(partial, work):
         return
     before = read_object(partial / RECIPE)
@@ -212,7 +212,7 @@ def _same(before: Mapping[str, Any], now: Mapping[str, Any], message: str, remed
         raise fail("PKC622", f"{message}: {lines[0]}", *lines[1:], remedy)
 
 
-def _locked(path: Path) -> IO[str]:
+def locked(path: Path) -> IO[str]:
     """An open file that no other process can lock; the lock goes with the process. Raises ``PKC623``."""
     stream = path.open("w")
     try:

@@ -1,0 +1,211 @@
+"""One cell, in a worker process: prune, measure, train, write its file. The user's code runs here and nowhere else."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pkcompiler import pipeline, usercode
+from pkcompiler.analyses.run import analyse_capture
+from pkcompiler.analysis.topology import topology
+from pkcompiler.data import LoadedData, load_data
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.frontend.spec import set_seed
+from pkcompiler.lowering.apply import apply_masks
+from pkcompiler.pruning.candidates import candidates
+from pkcompiler.pruning.rounds import Collapsed
+from pkcompiler.study.grid import FORMAT, Cell
+from pkcompiler.study.store import Record, write_cell
+
+WATCH = 1.0
+"""Seconds between two looks at whether the process that started a worker is still there."""
+
+Train = Callable[[nn.Module, int, str], object]
+
+
+def start_worker(parent: int) -> None:
+    """What a worker process does first: leave interrupts to the process that started it, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def examine(cells: tuple[Cell, ...]) -> tuple[Diagnostic, ...]:
+    """What is wrong with the code and the data of a study, found before any work: every model, its loss, train, every data set.
+
+    ``cells``: one of each kind to be looked at.
+    """
+    found: list[Diagnostic] = []
+    checks: dict[object, Callable[[], object]] = {}
+    for cell in cells:
+        checks |= {("model", cell.model): partial(_opened, cell), ("train", cell.train): partial(load_train, cell.train)}
+        if cell.data is not None:
+            checks["data", cell.data_source] = partial(_data, cell)
+    for check in checks.values():
+        try:
+            check()
+        except PkcError as error:
+            found += error.diagnostics
+    return tuple(dict.fromkeys(found))
+
+
+def run_cell(cell: Cell, folder: Path, threads: int) -> Record:
+    """Do a cell and write its file, whatever happens in it; what is wrong with a cell is in its record."""
+    torch.set_num_threads(threads)
+    record: Record = {"format": FORMAT, "key": cell.key, "status": "done", "model": cell.model_name, "method": cell.method}
+    record |= {"compression": cell.compression, "seed": cell.seed}
+    seconds: dict[str, float] = {}
+    try:
+        _work(cell, record, seconds)
+    except Collapsed as error:
+        record |= {"status": "collapsed", "message": error.diagnostics[0].message}
+    except Exception as error:
+        record |= {"status": "failed", **_failure(error)}
+    record |= {"seconds": seconds, "threads": threads, "inputs": dict(cell.inputs)}
+    write_cell(folder, cell.file, record)
+    return record
+
+
+def _failure(error: Exception) -> Record:
+    """Code and message of what a cell failed with, and the traceback as text."""
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, PkcError):
+        first = error.diagnostics[0]
+        return {"code": first.code, "message": first.message, "help": list(first.notes), "traceback": trace}
+    return {"code": None, "message": f"{type(error).__name__}: {error}", "help": [], "traceback": trace}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Network:
+    """What was pruned (or not): the model with its masks, and what analyses read."""
+
+    module: nn.Module
+    masks: Mapping[str, Tensor]
+    captured: Capture
+    data: LoadedData | None
+    loss: Any
+    initialise: Any
+
+
+def _work(cell: Cell, record: Record, seconds: dict[str, float]) -> None:
+    started = time.monotonic()
+    network = _pruned(cell, record)
+    seconds["prune"] = round(time.monotonic() - started, 3)
+    started = time.monotonic()
+    record["analyses"] = {a.name: _measured(cell, network, a) for a in cell.analyses}
+    seconds["measure"] = round(time.monotonic() - started, 3)
+    started = time.monotonic()
+    if network.masks:
+        apply_masks(network.module, dict(network.masks))
+    set_seed(cell.seed)
+    record["results"] = trained(cell, network.module)
+    seconds["train"] = round(time.monotonic() - started, 3)
+
+
+def _opened(cell: Cell) -> pipeline.Opened:
+    return pipeline.open_model(cell.model, seed=cell.seed)
+
+
+def _data(cell: Cell) -> LoadedData | None:
+    if cell.data is None:
+        return None
+    return load_data(replace(cell.data, source=cell.data_source or cell.data.source), cell.seed)
+
+
+def _pruned(cell: Cell, record: Record) -> _Network:
+    """The network under the masks of its plan; puts what is kept into the record."""
+    opened = _opened(cell)
+    data = _data(cell)
+    loss, _ = pipeline.objective_of(opened, None)
+    if cell.plan is None:
+        opened.module.to(pipeline.find_device(cell.device))
+        captured = opened.capture(torch.float64)
+        masks: Mapping[str, Tensor] = {}
+        sizes = candidates(captured.graph).sizes
+        kept = total = sum(sizes.values())
+    else:
+        job = pipeline.job(opened, cell.plan, data_source=cell.data_source, device=cell.device)
+        captured, last = job.run.captured, None
+        for state in job.run.rounds():
+            last = state
+        assert last is not None
+        masks, kept, total = last.masks, last.kept, last.total
+        sizes = job.run.candidates(job.run.plan.stages[-1]).sizes
+    effective = topology(captured.graph, captured.tensors, masks).effective
+    on_paths = sum(int(effective[name].sum()) for name in sizes)
+    record["kept"] = {"weights": kept, "of": total, "on_paths": on_paths}
+    return _Network(opened.module, masks, captured, data, loss, opened.initialise)
+
+
+def _measured(cell: Cell, network: _Network, analysis: Any) -> dict[str, Any]:
+    """The lines of an analysis as JSON, by their texts."""
+    data = network.data if analysis.needs_data else None
+    report = analyse_capture(
+        network.captured,
+        analysis,
+        data=None if data is None else (data.x.to(cell.device), data.y.to(cell.device)),
+        masks=network.masks or None,
+        loss=network.loss,
+        batch=data.batch if data else None,
+        seed=cell.seed,
+        initialise=network.initialise,
+        name=cell.model_name,
+    )
+    return {row.label: row.to_json()["value"] for row in report.rows}
+
+
+def load_train(spec: str) -> tuple[Train, Path | None, Path]:
+    """The function that trains, its file, and the folder that is importable meanwhile. Raises ``PKC24x``, ``PKC477``."""
+    parsed = usercode.parse_spec(spec, "train function")
+    python = usercode.import_spec(parsed)
+    name = parsed.name or "train"
+    train = getattr(python, name, None)
+    if not callable(train):
+        known = [key for key, value in vars(python).items() if inspect.isfunction(value)]
+        hint = usercode.nearest(name, known) or "define train(model, seed, device) there"
+        raise fail("PKC477", f"{Path(parsed.place).name} has no function '{name}'", hint)
+    try:
+        inspect.signature(train).bind(None, 0, "cpu")
+    except TypeError as error:
+        message = f"{name} of {Path(parsed.place).name} cannot be called as {name}(model, seed, device): {error}"
+        raise fail("PKC477", message, "give it these three parameters, all others with defaults") from None
+    except ValueError:
+        pass
+    return train, usercode.source_of(python), parsed.folder
+
+
+def trained(cell: Cell, module: nn.Module) -> dict[str, float | None]:
+    """The numbers that train returns; None for one that is not finite. Raises ``PKC243`` for what it raises, ``PKC477``."""
+    train, source, folder = load_train(cell.train)
+    found = usercode.call(lambda: train(module, cell.seed, cell.device), {}, source, folder, "train(model, seed, device)")
+    if not isinstance(found, Mapping) or not found or not all(isinstance(key, str) for key in found):
+        shown = type(found).__name__ if not isinstance(found, Mapping) else "mapping without entries, or not from texts"
+        raise fail("PKC477", f"train returned a {shown}", "return a dict of numbers: return {'accuracy': accuracy}")
+    return {key: _number(key, value) for key, value in found.items()}
+
+
+def _number(key: str, value: object) -> float | None:
+    try:
+        number = float(value.item()) if isinstance(value, Tensor) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        raise fail("PKC477", f"'{key}' of train is a {type(value).__name__}, not a number", "return plain numbers") from None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,165 @@
+"""``run_study``: the cells that are left go to worker processes; each writes its own file, and the table is made from the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.lang.ast import Study
+from pkcompiler.pruning.files import unwritable
+from pkcompiler.pruning.resume import locked
+from pkcompiler.study.cell import examine, run_cell, start_worker
+from pkcompiler.study.grid import Cell, cells_of
+from pkcompiler.study.store import CELLS, LOCK, Record, prepare, read_cell
+from pkcompiler.study.table import Row, rows_of, write_tables
+
+INSTALL = "pip install 'pkcompiler[study]', or: pip install 'joblib>=1.4' 'pyarrow>=17'"
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+Update = Callable[[Cell, Record], None]
+"""Called after every cell that this run has done."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The cells of a study with the records that there are already (None: to be done)."""
+
+    cells: tuple[Cell, ...]
+    records: tuple[Record | None, ...]
+
+    def todo(self, retry_failed: bool = False) -> tuple[Cell, ...]:
+        """The cells without a record; with ``retry_failed`` those that failed, too."""
+        again = ("failed",) if retry_failed else ()
+        pairs = zip(self.cells, self.records, strict=True)
+        return tuple(cell for cell, record in pairs if record is None or record["status"] in again)
+
+    def count(self, status: str) -> int:
+        return sum(record is not None and record["status"] == status for record in self.records)
+
+
+@dataclass(frozen=True, slots=True)
+class Studied:
+    """What a run of a study ended with. ``rows``: of the table, one for each cell that has a record; ``ran``: cells of this run."""
+
+    out: Path
+    state: State
+    rows: list[Row]
+    ran: int
+
+    @property
+    def failures(self) -> list[Record]:
+        return [record for record in self.state.records if record is not None and record["status"] == "failed"]
+
+
+def require_study() -> None:
+    """Raise ``PKC476`` where a package of the extra is not installed."""
+    missing = [name for name in ("joblib", "pyarrow") if find_spec(name) is None]
+    if missing:
+        raise fail(
+            "PKC476", f"a study needs {' and '.join(missing)}, which {'are' if len(missing) > 1 else 'is'} not installed", INSTALL
+        )
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    import joblib
+
+    return max(1, int(joblib.cpu_count()))
+
+
+def state_of_study(study: Study, folder: Path, out: Path, device: str = "cpu") -> State:
+    """The cells, and what lies in ``out`` of them. Nothing is written."""
+    cells = cells_of(study, folder, device)
+    return State(cells, tuple(read_cell(out / CELLS, cell.file, cell.key) for cell in cells))
+
+
+def run_study(
+    study: Study,
+    out: Path,
+    *,
+    folder: Path | None = None,
+    jobs: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+    retry_failed: bool = False,
+    update: Update | None = None,
+    executor: Executor | None = None,
+) -> Studied:
+    """Do the cells of a study that are not done, and write ``results.csv`` and ``results.parquet`` into ``out``.
+
+    ``folder``: where the study's file lies, to which its paths are relative (default: the working directory). ``jobs``: worker
+    processes (default: one for each core); ``threads``: of each (default: cores / jobs). ``executor``: where cells run instead.
+    Failed cells are in the result, not raised. On an interrupt the workers end, and what is finished is kept and in the table.
+
+    Raises PkcError: ``PKC476`` without the extra, ``PKC479`` where a worker died, ``PKC481`` and ``PKC620`` for the folder,
+    ``PKC623`` where another process is at work there, and all that is wrong with the models, the data and train.
+    """
+    require_study()
+    where = folder or Path()
+    parallel = jobs or cores()
+    each = threads or max(1, cores() // parallel)
+    try:
+        cells_folder = prepare(out)
+    except OSError as error:
+        raise unwritable(out, error) from None
+    with locked(out / LOCK):
+        state = state_of_study(study, where, out, device)
+        todo = state.todo(retry_failed)
+        try:
+            if todo:
+                _run(todo, cells_folder, parallel, each, update, executor)
+        finally:
+            state = state_of_study(study, where, out, device)
+            rows = rows_of([record for record in state.records if record is not None])
+            if rows:
+                write_tables(out, rows)
+    return Studied(out, state, rows, len(todo))
+
+
+def _run(todo: Sequence[Cell], folder: Path, jobs: int, threads: int, update: Update | None, executor: Executor | None) -> None:
+    with _workers(jobs, threads) if executor is None else _given(executor) as pool:
+        try:
+            raise_all(_examined(pool, todo))
+            futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, folder, threads): cell for cell in todo}
+            for future in as_completed(futures):
+                record = future.result()
+                if update is not None:
+                    update(futures[future], record)
+        except BrokenProcessPool as error:
+            note = f"the same command goes on; with fewer --jobs ({max(1, jobs // 2)}) it needs less memory"
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise fail("PKC479", f"a worker process died: {reason}", note) from error
+
+
+def _examined(pool: Executor, todo: Sequence[Cell]) -> tuple[Diagnostic, ...]:
+    """What a look at one cell of every model and data set finds."""
+    kinds = {(cell.model, cell.data_source): cell for cell in todo}
+    return pool.submit(examine, tuple(kinds.values())).result()
+
+
+@contextmanager
+def _given(executor: Executor) -> Iterator[Executor]:
+    yield executor
+
+
+@contextmanager
+def _workers(jobs: int, threads: int) -> Iterator[Executor]:
+    """Fresh worker processes, ended without waiting where something is raised."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    settings = dict.fromkeys(THREADS, str(threads))
+    pool = ProcessPoolExecutor(max_workers=jobs, env=settings, initializer=start_worker, initargs=(os.getpid(),))
+    try:
+        yield pool
+    except BaseException:
+        with suppress(Exception):
+            pool.shutdown(wait=True, kill_workers=True)
+        raise
+    pool.shutdown(wait=True)

@@ -78,7 +78,7 @@ CODES: dict[str, str] = {
         "grad(F, u) needs a number F and, as u, exactly theta, mask, or the edge of F (after substitution of let). By "
         "theta it is the derivative by the effective weight theta * mask; grad(F, mask) = theta * grad(F, theta); grad(F, "
         "theta^2) is dF/dw of a functional whose edge is w = theta^2. Of several path functionals with different edges "
-        "only theta and mask are left."
+        "only theta and mask are left. F may hold derivatives, but no derivatives of derivatives."
     ),
     "PKC113": (
         "A stage has exactly one target: density (what is kept), sparsity (what is removed), compression (weights per kept "
@@ -245,6 +245,31 @@ CODES: dict[str, str] = {
         "A stage runs in training (at = end, epochs or steps), where only your own loop can call it: schedule.cycles in Python. "
         "pkc prune runs what comes before training."
     ),
+    "PKC450": (
+        "A schedule of which every stage runs before training leaves nothing to do in a loop of training. For such schedules there "
+        "is pkcompiler.prune."
+    ),
+    "PKC451": (
+        "A round of a schedule, or the moment to which it rewinds, lies where training never comes: after its last epoch or step, "
+        "or at a rewinding that is not before its round."
+    ),
+    "PKC452": (
+        "The loop of training calls a cycle out of order: cycle.step() after every optimizer.step(), cycle.epoch_end() last in "
+        "every epoch, all epochs of a cycle before the next."
+    ),
+    "PKC453": (
+        "A state within an epoch is to be recorded or gone back to, and only your loop knows how many batches it has read. Read "
+        "them through cycle.batches(loader)."
+    ),
+    "PKC454": (
+        "A checkpoint was written by a run with another schedule, model, optimizer or number of epochs. Nothing is taken from it."
+    ),
+    "PKC455": "A checkpoint exists, and the run was not asked to go on with it. It is never overwritten by another run.",
+    "PKC456": "The file is no checkpoint of training, or it is damaged.",
+    "PKC457": "A state_dict() that belongs into a checkpoint holds something that is neither a tensor nor a plain value.",
+    "PKC458": "An argument of schedule.cycles is missing or out of its range.",
+    "PKC459": "A round is due while a stage before its own has not come to its last one: stages run in the order of the text.",
+    "PKC460": "The optimizer was made from another model (or before the model's parameters were replaced): it would train nothing.",
     "PKC470": "A mask has a name that no parameter of the model has.",
     "PKC471": "A mask has another shape than its parameter.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",

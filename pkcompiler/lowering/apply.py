@@ -27,7 +27,7 @@ ATTRIBUTE = "_kept_masks"
 
 
 class Cell:
-    """A mask that may be tightened and that follows the device on which it is asked for."""
+    """A mask that may be tightened or replaced, and that follows the device on which it is asked for."""
 
     __slots__ = ("mask",)
 
@@ -50,9 +50,9 @@ class Keeper:
         self.masks: dict[str, Tensor] = {}
         self.parameters: dict[str, nn.Parameter] = {}
 
-    def keep(self, name: str, parameter: nn.Parameter, mask: Tensor) -> None:
+    def keep(self, name: str, parameter: nn.Parameter, mask: Tensor, *, anew: bool = False) -> None:
         self.parameters[name] = parameter
-        self.masks[name] = _attach(parameter, mask)
+        self.masks[name] = _attach(parameter, mask, anew)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -70,6 +70,18 @@ def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
         :class:`pkcompiler.Pruned`.
     :raises PkcError: as :func:`check_masks`.
     """
+    return _applied(module, masks, anew=False)
+
+
+def replace_masks(module: nn.Module, masks: Masks) -> nn.Module:
+    """As :func:`apply_masks`, but the masks given take the place of those so far: weights may come back, and start at 0.
+
+    :raises PkcError: as :func:`check_masks`.
+    """
+    return _applied(module, masks, anew=True)
+
+
+def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
     checked = check_masks(module, masks)
     keeper = module.__dict__.get(ATTRIBUTE)
     if keeper is None:
@@ -78,7 +90,7 @@ def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
     canonical = canonical_names(module)
     for name, parameter in module.named_parameters():
         if canonical[name] in checked:
-            keeper.keep(name, parameter, checked[canonical[name]])
+            keeper.keep(name, parameter, checked[canonical[name]], anew=anew)
     return module
 
 
@@ -96,14 +108,15 @@ def is_mask_hook(hook: object) -> bool:
 _CELLS = WeakTensorKeyDictionary()
 
 
-def _attach(parameter: nn.Parameter, mask: Tensor) -> Tensor:
+def _attach(parameter: nn.Parameter, mask: Tensor, anew: bool = False) -> Tensor:
     cell = _CELLS.get(parameter)
     if cell is None:
         cell = _CELLS[parameter] = Cell(mask.to(parameter.device, copy=True))
         _hook_gradient(parameter, cell)
         _hook_optimizers_once()
     else:
-        cell.mask = cell.on(parameter.device) & mask.to(parameter.device)
+        given = mask.to(parameter.device, copy=True)
+        cell.mask = given if anew else cell.on(parameter.device) & given
     zero_pruned(parameter, cell.mask)
     return cell.mask
 

@@ -1,0 +1,137 @@
+"""When a schedule prunes: its rounds laid out in the order of the text, each at a moment of training. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.lang.ast import At, Stage
+
+Kind = Literal["start", "epochs", "steps", "end"]
+Moment = tuple[str, int]
+"""``("epochs", 3)``: after epoch 3; ``("steps", 500)``: after step 500; ``("start", 0)`` and ``("end", 0)``."""
+
+UNITS = {"epoch": "epochs", "step": "steps"}
+
+
+@dataclass(frozen=True, slots=True)
+class Appointment:
+    """One round of a stage: ``stage`` from 0, ``round`` from 1, when, and where training goes back to afterwards."""
+
+    stage: int
+    round: int
+    moment: Moment
+    rewind: Moment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agenda:
+    """All rounds of a schedule in their order; ``stages`` have their ``rounds`` filled in."""
+
+    stages: tuple[Stage, ...]
+    appointments: tuple[Appointment, ...]
+
+    @classmethod
+    def of(cls, stages: Sequence[Stage]) -> Agenda:
+        return cls(tuple(stages), tuple(_laid_out(stages)))
+
+    @property
+    def rewinds(self) -> frozenset[Moment]:
+        """The moments whose state is to be recorded."""
+        return frozenset(a.rewind for a in self.appointments if a.rewind is not None)
+
+    @property
+    def by_step(self) -> bool:
+        """Whether the schedule counts steps anywhere."""
+        moments = [*(a.moment for a in self.appointments), *self.rewinds]
+        return any(kind == "steps" for kind, _ in moments)
+
+    def due(self, done: int, moment: Moment) -> Appointment | None:
+        """The round to do at a moment, after ``done`` rounds; None where there is none.
+
+        Raises ``PKC459`` where a round of a later stage is due, and an earlier one still waits for its moment.
+        """
+        waiting = self.appointments[done] if done < len(self.appointments) else None
+        if waiting is None:
+            return None
+        if waiting.moment == moment:
+            return waiting
+        if moment[0] in ("epochs", "steps"):
+            self._missed(done, waiting, moment)
+        return None
+
+    def _missed(self, done: int, waiting: Appointment, moment: Moment) -> None:
+        late = next((a for a in self.appointments[done:] if a.stage > waiting.stage and a.moment == moment), None)
+        if late is None:
+            return
+        name, other = self.stages[late.stage].pass_name, self.stages[waiting.stage].pass_name
+        raise fail(
+            "PKC459",
+            f"the stage '{name}' runs {shown(moment)}, but the stage '{other}' before it still waits for {counted(waiting.moment)}",
+            "stages run in the order of the text: give both in epochs, or both in steps",
+        )
+
+
+def stage_at(stage: Stage) -> At:
+    """When a stage runs: before training, unless it says otherwise."""
+    return stage.at or At("start")
+
+
+def trains(stage: Stage) -> bool:
+    """Whether a stage runs in training or after it."""
+    return stage_at(stage).kind != "start"
+
+
+def shown(moment: Moment) -> str:
+    """``after epoch 3``, ``after step 500``, ``before training``, ``after training``."""
+    return {"start": "before training", "end": "after training"}.get(moment[0]) or f"after {counted(moment)}"
+
+
+def counted(moment: Moment) -> str:
+    """``epoch 3``, ``step 500``."""
+    kind, number = moment
+    return f"{kind.removesuffix('s')} {number:,}" if kind in ("epochs", "steps") else f"the {kind} of training"
+
+
+def _laid_out(stages: Sequence[Stage]) -> Iterator[Appointment]:
+    for i, stage in enumerate(stages):
+        at = stage_at(stage)
+        back = None if stage.rewind is None else (UNITS[stage.rewind[0]], stage.rewind[1])
+        numbers = at.visits or (0,) * (stage.rounds or 1)
+        for k, number in enumerate(numbers, 1):
+            yield Appointment(i, k, (at.kind, number), back)
+
+
+def check_agenda(agenda: Agenda, epochs: int, steps: int | None) -> None:
+    """Refuse what training never comes to, before any work (``PKC451``); ``steps``: of all epochs, where that is known."""
+    length = {"epochs": epochs, "steps": steps}
+    errors = []
+    for i, stage in enumerate(agenda.stages):
+        last = next(a for a in reversed(agenda.appointments) if a.stage == i)
+        first = next(a for a in agenda.appointments if a.stage == i)
+        most = length.get(last.moment[0])
+        if most is not None and last.moment[1] > most:
+            note = f"train longer, or write at = {_fitting(stage_at(stage), most)}" if most else "train longer"
+            errors.append(_beyond(f"the stage '{stage.pass_name}' runs {shown(last.moment)}", last.moment[0], most, note))
+        if first.rewind is None:
+            continue
+        most = length.get(first.rewind[0])
+        if first.rewind[0] == first.moment[0] and first.rewind[1] >= first.moment[1]:
+            message = f"the stage '{stage.pass_name}' rewinds to {counted(first.rewind)}, but runs {shown(first.moment)} already"
+            errors.append(Diagnostic("PKC451", message, stage.span, notes=("rewind to an earlier moment",)))
+        elif most is not None and first.rewind[1] >= most:
+            what = f"the stage '{stage.pass_name}' rewinds to {counted(first.rewind)}"
+            errors.append(_beyond(what, first.rewind[0], most, "train longer, or rewind to an earlier moment"))
+    if errors:
+        raise PkcError(*errors)
+
+
+def _beyond(what: str, kind: str, most: int, note: str) -> Diagnostic:
+    return Diagnostic("PKC451", f"{what}, but training has {most:,} {kind if most != 1 else kind.removesuffix('s')}", notes=(note,))
+
+
+def _fitting(at: At, most: int) -> str:
+    every = f", every = {at.every}" if at.every != 1 else ""
+    return f"{at.kind}({min(at.first, most)}..{most}{every})"

@@ -1,0 +1,66 @@
+"""The checkpoint of a training run: one file, written whole or not at all, read without running anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.pruning.files import unwritable, write_whole
+from pkcompiler.training.tree import from_bytes, to_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """``recipe``: what a run must have in common with the one that wrote the file, word by word."""
+
+    path: Path
+    recipe: Mapping[str, Any]
+
+    def write(self, tree: Mapping[str, Any]) -> None:
+        """Replace the file. Raises ``PKC620`` where it cannot be written, ``PKC457`` for a state that is no plain value."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, to_bytes({"recipe": self.recipe, **tree}))
+        except OSError as error:
+            raise unwritable(self.path, error) from None
+
+    def read(self, resume: bool) -> dict[str, Any] | None:
+        """What was written last; None where there is nothing yet.
+
+        Raises ``PKC455`` where there is something and ``resume`` is False, ``PKC456`` for a damaged file, ``PKC454`` for the
+        checkpoint of another run.
+        """
+        if not self.path.exists():
+            return None
+        if not resume:
+            remedy = f"resume=True goes on with it; to start anew: rm '{self.path}'"
+            raise fail("PKC455", f"the checkpoint '{self.path}' exists", remedy)
+        try:
+            tree = from_bytes(self.path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise self._damaged(str(error)) from None
+        before = tree.get("recipe")
+        if not isinstance(before, dict):
+            raise self._damaged("it holds no recipe")
+        self._same(before)
+        return tree
+
+    def _same(self, before: Mapping[str, Any]) -> None:
+        keys = [k for k in {**self.recipe, **before} if self.recipe.get(k) != before.get(k)]
+        if not keys:
+            return
+        lines = [f"{key} was {_short(before.get(key))}, and is {_short(self.recipe.get(key))}" for key in keys]
+        remedy = f"give another checkpoint, or start anew: rm '{self.path}'"
+        raise fail("PKC454", f"the checkpoint '{self.path}' is of another run: {lines[0]}", *lines[1:], remedy)
+
+    def _damaged(self, reason: str) -> Exception:
+        first = next(iter(reason.splitlines()), "")
+        return fail("PKC456", f"'{self.path}' is no checkpoint of training: {first[:200]}", f"start anew: rm '{self.path}'")
+
+
+def _short(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,150 @@
+"""One cycle of training, as the user's loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from torch import Tensor
+
+from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.training.position import Midway, Position
+from pkcompiler.training.randomness import random_state, set_random_state
+from pkcompiler.training.visit import Visit
+
+if TYPE_CHECKING:
+    from pkcompiler.training.cycles import Cycles
+
+Batch = TypeVar("Batch")
+
+LOOP = "for epoch in cycle: for x, y in loader: ...; optimizer.step(); cycle.step(); then cycle.epoch_end()"
+
+
+class Cycle:
+    """Iterates over the epochs of one cycle, by their numbers from 1; after rewinding the first is not 1.
+
+    In the body of the loop, call :meth:`step` after every ``optimizer.step()`` and :meth:`epoch_end` last.
+    """
+
+    def __init__(self, run: Cycles, number: int) -> None:
+        self.number = number
+        self._run = run
+        self._open = False
+        self._first = True
+        self._reading: tuple[dict[str, Any], int] | None = None  # the random states before the first batch, batches read
+
+    def __repr__(self) -> str:
+        position = self._run.position
+        return f"Cycle({self.number}: epoch {position.epoch} of {self._run.epochs}, step {position.step})"
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The masks now, by parameter name: bool tensors on the CPU."""
+        return dict(self._run.masks)
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        position = self._run.position
+        if self._open:
+            raise _misused(
+                f"epoch {position.epoch + 1} has not ended", "call cycle.epoch_end() last in the body of the loop over epochs"
+            )
+        if self.over:
+            raise StopIteration
+        if self._first:
+            self._run.restore_random()
+        self._open, self._first, self._reading = True, False, None
+        return position.epoch + 1
+
+    @property
+    def over(self) -> bool:
+        """Whether the cycle has no further epoch: all are done, or training is to go back."""
+        return self._run.back is not None or self._run.position.epoch >= self._run.epochs
+
+    def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches of a loader, as iterating over it gives them.
+
+        Needed where a state within an epoch is gone back to (``rewind = step(500)``, ``checkpoint_steps``): what was read before
+        is read again and dropped. Ends early where a round within the epoch is followed by rewinding.
+        """
+        self._require_open("cycle.batches(loader)")
+        return self._batches(loader)
+
+    def _batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        generators, midway = self._run.trained.generators, self._run.position.midway
+        if midway is not None:
+            set_random_state(midway.before, generators)
+        before = random_state(generators)
+        batches = iter(loader)
+        read = 0
+        if midway is not None:
+            for read in range(1, midway.batches + 1):
+                if next(batches, _NOTHING) is _NOTHING:
+                    raise _misused(f"the loader has {read - 1} batches, {midway.batches} were read before", "give the same loader")
+            set_random_state(midway.now, generators)
+        self._reading = (before, read)
+        for batch in batches:
+            read += 1
+            self._reading = (before, read)
+            yield batch
+            if self._run.back is not None:
+                return
+
+    def step(self) -> Visit | None:
+        """A step of training has ended: the round that is due now, if any, is done."""
+        self._require_open("cycle.step()")
+        run = self._run
+        if run.back is not None:
+            raise _midway_needed("the last step was followed by rewinding, and the loop over batches went on")
+        step = run.position.step + 1
+        midway = self._midway() if run.needs_midway(step) else None
+        return run.reached(("steps", step), Position(run.position.epoch, step, midway))
+
+    def epoch_end(self) -> Visit | None:
+        """An epoch has ended: the round that is due now, if any, is done, and a checkpoint written."""
+        self._require_open("cycle.epoch_end()")
+        self._open = False
+        run, position = self._run, self._run.position
+        if run.back is not None:
+            run.save()
+            return None
+        if run.agenda.by_step and position.step == 0:
+            raise _misused("the schedule counts steps, and epoch 1 had none", "call cycle.step() after every optimizer.step()")
+        return run.reached(("epochs", position.epoch + 1), Position(position.epoch + 1, position.step))
+
+    def close(self) -> None:
+        """The loop asks for the next cycle. Raises ``PKC452`` where this one has not ended."""
+        if self._open or not self.over:
+            position = self._run.position
+            message = f"the loop left cycle {self.number} after epoch {position.epoch} of {self._run.epochs}"
+            raise _misused(message, "train all epochs of a cycle, or leave both loops", LOOP)
+
+    def _midway(self) -> Midway | None:
+        if self._reading is None:
+            return None
+        before, read = self._reading
+        return Midway(before, random_state(self._run.trained.generators), read)
+
+    def _require_open(self, call: str) -> None:
+        if not self._open or self._run.current is not self:
+            where = "before the first epoch or after the end of one" if self._run.current is self else "of a cycle that has ended"
+            raise _misused(f"{call} {where}", LOOP)
+
+
+_NOTHING = object()
+
+
+def _misused(message: str, *notes: str) -> PkcError:
+    return fail("PKC452", message, *notes)
+
+
+def _midway_needed(message: str) -> PkcError:
+    return fail("PKC453", message, "read the batches so: for x, y in cycle.batches(loader)")
+
+
+def require_midway(position: Position, what: str) -> None:
+    """Refuse (``PKC453``) to record a state within an epoch of which only the user's loop knows the place."""
+    if position.midway is None:
+        raise _midway_needed(f"{what} is within an epoch, and the batches are not read through the cycle")

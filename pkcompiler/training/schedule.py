@@ -1,0 +1,179 @@
+"""A schedule that prunes while a network trains: read, checked against the training, and driven from the user's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pkcompiler.data import load_data
+from pkcompiler.diagnostics import fail
+from pkcompiler.lang.ast import Schedule
+from pkcompiler.lang.library import find_schedule
+from pkcompiler.lowering.apply import applied_masks
+from pkcompiler.pruning.plan import Plan, plan_of
+from pkcompiler.pruning.score import as_pair
+from pkcompiler.pruning.workspace import Loss
+from pkcompiler.training.agenda import Agenda, check_agenda, stage_at, trains
+from pkcompiler.training.checkpoint import Checkpoint
+from pkcompiler.training.cycles import Cycles
+from pkcompiler.training.randomness import generators_of, untouched_random
+from pkcompiler.training.state import Stateful, Trained
+from pkcompiler.training.visit import Pruner
+
+LR_SCHEDULER = "lr_scheduler"
+
+
+def load_schedule(path_or_text: str | Path | Schedule, *, seed: int | None = None) -> TrainingSchedule:
+    """The schedule of a ``.pkc`` file (``file.pkc:name`` picks one of several) or of a text, to train by.
+
+    ``seed``: in place of the schedule's. Raises PkcError with everything wrong, and ``PKC450`` where no stage runs in training.
+    """
+    found = path_or_text if isinstance(path_or_text, Schedule) else find_schedule(str(path_or_text))
+    if not any(trains(s) for s in found.stages):
+        raise fail(
+            "PKC450",
+            f"every stage of the schedule '{found.name}' runs before training",
+            "pkcompiler.prune(model, example_inputs, schedule=...).masks, then train; or write at = epochs(2..20) in a stage",
+            span=found.span,
+        )
+    plan = plan_of(schedule=found, seed=seed)
+    stages = tuple(replace(s, rounds=len(stage_at(s).visits) or s.rounds) for s in plan.stages)
+    return TrainingSchedule(plan, Agenda.of(stages))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSchedule:
+    """A schedule with every setting filled in (``plan``), and its rounds laid out over training (``agenda``)."""
+
+    plan: Plan
+    agenda: Agenda
+
+    def __repr__(self) -> str:
+        rounds = len(self.agenda.appointments)
+        return f"TrainingSchedule({self.name}: {rounds} round{'s' * (rounds != 1)})"
+
+    @property
+    def name(self) -> str:
+        return self.plan.schedule.name
+
+    @property
+    def text(self) -> str:
+        """The resolved schedule, with the text of every pass."""
+        return self.plan.text
+
+    def cycles(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        example_inputs: Any = None,
+        *,
+        epochs: int,
+        loader: Iterable[Any] | None = None,
+        lr_scheduler: Stateful | None = None,
+        also: Mapping[str, Stateful] | None = None,
+        generators: Iterable[torch.Generator] = (),
+        data: Any = None,
+        loss: Loss | None = None,
+        dtype: torch.dtype = torch.float64,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
+        checkpoint_steps: int | None = None,
+    ) -> Cycles:
+        """Drive the schedule from a loop over ``epochs`` epochs::
+
+            for cycle in schedule.cycles(model, optimizer, x[:1], epochs=20, loader=loader):
+                for epoch in cycle:
+                    for x, y in loader:
+                        ...
+                        optimizer.step()
+                        cycle.step()
+                    cycle.epoch_end()
+
+        The model is pruned in place, as :func:`pkcompiler.apply_masks` does. ``example_inputs``: as of
+        :func:`pkcompiler.prune` (default: the first sample of ``data``). ``loader`` (and ``generators``): whose random states are
+        kept; ``lr_scheduler`` and ``also``: what else has ``state_dict`` and ``load_state_dict``. ``data``, ``loss``: for passes
+        that read them; a function of no arguments gives the data of each round. ``dtype``: of the sweeps. ``checkpoint``: a file,
+        written after every epoch (and every ``checkpoint_steps`` steps); with ``resume`` it is gone on with.
+
+        Raises PkcError: ``PKC451`` for moments that training does not come to, ``PKC454``-``PKC456`` for a checkpoint that does
+        not fit, ``PKC458`` for arguments, ``PKC460`` for another model's optimizer; else as :func:`pkcompiler.prune`.
+        """
+        _check_numbers(epochs, checkpoint_steps)
+        _check_optimizer(model, optimizer)
+        check_agenda(self.agenda, epochs, _steps(loader, epochs))
+        others = {**({} if lr_scheduler is None else {LR_SCHEDULER: lr_scheduler}), **(also or {})}
+        trained = Trained(model, optimizer, others, generators_of(loader, generators))
+        samples = self._data(data)
+        inputs = _example(samples) if example_inputs is None else example_inputs
+        masks = {n: m.cpu() for n, m in applied_masks(model).items()}
+        pruner = Pruner(model, inputs, self._stretched(), samples, loss, dtype, masks)
+        file = None if checkpoint is None else Checkpoint(Path(checkpoint), self._recipe(trained, epochs, dtype))
+        run = Cycles(trained, pruner, self.agenda, epochs, file, checkpoint_steps, masks)
+        found = file.read(resume) if file else None
+        if found is not None:
+            run.resume(found)
+        with untouched_random(trained.generators):
+            pruner.check()
+        return run
+
+    def _stretched(self) -> Plan:
+        """The plan with as many rounds as there are visits."""
+        return replace(self.plan, schedule=replace(self.plan.schedule, stages=self.agenda.stages))
+
+    def _data(self, given: Any) -> Any:
+        """The data of the rounds: what the caller gives, else what the schedule names, if anything reads it."""
+        spec = self.plan.schedule.data
+        if callable(given):
+            return given
+        if given is None and spec is not None and self.plan.needs_data:
+            given = load_data(spec, self.plan.seed)
+        return None if given is None else as_pair(given, self.plan.seed)
+
+    def _recipe(self, trained: Trained, epochs: int, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            "schedule": self.text,
+            "epochs": epochs,
+            "parameters": {n: list(p.shape) for n, p in trained.model.named_parameters()},
+            "buffers": {n: list(b.shape) for n, b in trained.model.named_buffers()},
+            "optimizer": type(trained.optimizer).__name__,
+            "others": sorted(trained.others),
+            "generators": len(trained.generators),
+            "dtype": str(dtype),
+        }
+
+
+def _check_numbers(epochs: int, checkpoint_steps: int | None) -> None:
+    for name, value in (("epochs", epochs), ("checkpoint_steps", 1 if checkpoint_steps is None else checkpoint_steps)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise fail("PKC458", f"{name} = {value!r}", "expected a whole number, at least 1")
+
+
+def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in model.parameters()):
+        raise fail(
+            "PKC460",
+            "the optimizer holds no parameter of the model",
+            "make it from this model, after moving it to its device: torch.optim.SGD(model.parameters(), lr=0.1)",
+        )
+
+
+def _steps(loader: object, epochs: int) -> int | None:
+    """The most steps that training has, where a loader tells its length."""
+    try:
+        return epochs * len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def _example(samples: Any) -> Any:
+    x = getattr(samples, "x", samples[0] if isinstance(samples, tuple | list) and samples else None)
+    if isinstance(x, Tensor):
+        return x[:1]
+    raise fail("PKC458", "no example inputs are given", "schedule.cycles(model, optimizer, example_inputs=x[:1], ...)")

@@ -1,0 +1,93 @@
+"""The state of a training run: recorded as copies on the CPU, restored in place, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+
+from pkcompiler.lowering.apply import applied_masks, replace_masks
+from pkcompiler.training.randomness import Generators, random_state, set_random_state
+
+Masks = Mapping[str, Tensor]
+
+
+class Stateful(Protocol):
+    """A learning-rate scheduler, a gradient scaler, an average of weights."""
+
+    def state_dict(self) -> Any: ...
+
+    def load_state_dict(self, state: Any, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trained:
+    """What training changes: a model, its optimizer, others that hold state (by name), and generators."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    others: Mapping[str, Stateful] = field(default_factory=dict)
+    generators: Generators = ()
+
+    def record(self) -> dict[str, Any]:
+        """Parameters, buffers (those that no ``state_dict`` holds, too), optimizer, others and random states, copied."""
+        return {
+            "parameters": {n: _copied(p) for n, p in self.model.named_parameters()},
+            "buffers": {n: _copied(b) for n, b in self.model.named_buffers()},
+            "extra": {path: _copied(m.get_extra_state()) for path, m in self._with_extra_state().items()},
+            "optimizer": _copied(self.optimizer.state_dict()),
+            "others": {name: _copied(other.state_dict()) for name, other in self.others.items()},
+            "random": random_state(self.generators),
+        }
+
+    def restore(self, recorded: Mapping[str, Any], masks: Masks) -> None:
+        """Go back to what was recorded, under ``masks``: what they prune is zero, in the optimizer's state too."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(recorded["parameters"][name])
+                parameter.grad = None
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(recorded["buffers"][name])
+        for path, module in self._with_extra_state().items():
+            module.set_extra_state(copy.deepcopy(recorded["extra"][path]))
+        self.optimizer.load_state_dict(copy.deepcopy(recorded["optimizer"]))
+        for name, other in self.others.items():
+            other.load_state_dict(copy.deepcopy(recorded["others"][name]))
+        self.keep(masks)
+        set_random_state(recorded["random"], self.generators)
+
+    def keep(self, masks: Masks) -> None:
+        """Hold the masks from now on: what they prune is zero, and so are its gradients and the optimizer's state of it.
+
+        What they regain starts at zero, with no history.
+        """
+        held = applied_masks(self.model)
+        some = {n: m for n, m in masks.items() if n in held or not bool(m.all())}
+        if not some:
+            return
+        replace_masks(self.model, some)
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            for name, mask in some.items():
+                self._forget(parameters[name], ~mask)
+
+    def _forget(self, parameter: Tensor, pruned: Tensor) -> None:
+        for value in self.optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
+                value.masked_fill_(pruned.to(value.device), 0)
+
+    def _with_extra_state(self) -> dict[str, nn.Module]:
+        plain = nn.Module.get_extra_state
+        return {path: m for path, m in self.model.named_modules() if type(m).get_extra_state is not plain}
+
+
+def _copied(state: Any) -> Any:
+    """A state with its tensors copied to the CPU and everything else copied deeply."""
+    moved = pytree.tree_map(lambda v: v.detach().to("cpu", copy=True) if isinstance(v, Tensor) else v, state)
+    return copy.deepcopy(moved)

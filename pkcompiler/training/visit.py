@@ -1,0 +1,90 @@
+"""One round of a schedule on the model as training has made it: its weights are copied, scored, and new masks chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pkcompiler.frontend.capture import Capture, capture, copied
+from pkcompiler.pruning.plan import Plan
+from pkcompiler.pruning.rounds import Round, Run
+from pkcompiler.pruning.score import as_pair
+from pkcompiler.pruning.workspace import Loss
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A round that was done. ``epoch``, ``step``: how many had ended; ``density``: what the curve asked for, of ``total`` weights.
+
+    ``cycle`` counts from 1, ``round`` of ``rounds`` too; ``stage`` is the pass that the stage names.
+    """
+
+    stage: str
+    round: int
+    rounds: int
+    cycle: int
+    epoch: int
+    step: int
+    density: float
+    kept: int
+    total: int
+
+    def __str__(self) -> str:
+        when = f"epoch {self.epoch}, step {self.step}" if self.epoch or self.step else "before training"
+        left = f"{self.kept:,} of {self.total:,} kept, density {self.kept / self.total:.4g}"
+        return f"{self.stage} {self.round}/{self.rounds} ({when}): {left}"
+
+
+@dataclass(slots=True, eq=False)
+class Pruner:
+    """Scores a model with a plan; the model itself is never touched.
+
+    ``data``: a pair, or a function of no arguments that gives one (or a Dataset) for each round. ``initial``: the first masks.
+    """
+
+    model: nn.Module
+    example_inputs: Any
+    plan: Plan
+    data: Any
+    loss: Loss | None
+    dtype: torch.dtype
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    _captured: Capture | None = None
+
+    def rounds(self, after: Round | None) -> Iterator[Round]:
+        """The rounds that follow ``after`` (None: the first), at the model's weights as they are now.
+
+        Raises PkcError as :func:`pkcompiler.prune`: ``PKC410`` for layer collapse, ``PKC405`` for weights that are not finite.
+        """
+        data = as_pair(self.data(), self.plan.seed) if callable(self.data) else self.data
+        return self._run(data).rounds(masks=self.initial, after=after)
+
+    def check(self) -> None:
+        """Refuse at once what would fail later: models that do not lift, globs without a match, targets out of reach, no data."""
+        self._run(self.data)
+
+    def _run(self, data: Any) -> Run:
+        return Run(self._refreshed(), self.plan, self.dtype, data, self.loss)
+
+    def _refreshed(self) -> Capture:
+        """The capture of a copy, which gets the model's values; captured anew where they may have changed the graph."""
+        if self._captured is None or not self._same_graph(self._captured):
+            self._captured = capture(copied(self.model), self.example_inputs, dtype=self.dtype)
+            return self._captured
+        module = self._captured.module
+        with torch.no_grad():
+            for mine, theirs in ((module.parameters(), self.model.parameters()), (module.buffers(), self.model.buffers())):
+                for copy, live in zip(mine, theirs, strict=True):
+                    copy.copy_(live)
+        return self._captured
+
+    def _same_graph(self, captured: Capture) -> bool:
+        """Whether the graph holds for other weights: it followed no branch on data, and no constant comes from a changed buffer."""
+        if captured.recorded:
+            return False
+        buffers = zip(captured.module.buffers(), self.model.buffers(), strict=True)
+        return not captured.lifted.constants or all(torch.equal(a, b.to(a.dtype)) for a, b in buffers)

@@ -203,7 +203,12 @@ def one_sweep(
 
 
 def prepare(
-    captured: Capture, tensors: Mapping[str, Tensor], chosen: Settings, samples: Sequence[Any] | None, input: str | Tensor
+    captured: Capture,
+    tensors: Mapping[str, Tensor],
+    chosen: Settings,
+    samples: Sequence[Any] | None,
+    input: str | Tensor,
+    kind: type[Sweep] = Sweep,
 ) -> tuple[Sweep, int]:
     """The sweep of a functional with what it observes at the samples (``tensors``: masked), and the batch that it carries."""
     observed, batch = None, captured.static_batch
@@ -213,7 +218,7 @@ def prepare(
         batch = example_batch(samples)
     if isinstance(input, Tensor) and captured.batched and input.shape[0] > 1:
         batch = int(input.shape[0])
-    sweep = Sweep(captured.graph, captured.tensors, chosen, observed=observed, batch=batch, device=device_of(captured))
+    sweep = kind(captured.graph, captured.tensors, chosen, observed=observed, batch=batch, device=device_of(captured))
     return sweep, batch
 
 

@@ -32,6 +32,7 @@ class Facts:
     model: bool = False  # needs the model itself: no graph with its tensors is enough
     figure: bool = False  # holds a figure of an analysis, which has no derivative here
     varies: bool = False  # of [param]: entries of one tensor may differ
+    deep: bool = False  # holds a derivative of a derivative that is not detached: grad goes no further
 
     def join(self, other: Facts, axes: Axes | None) -> Facts:
         """Both together, with these axes."""
@@ -44,6 +45,7 @@ class Facts:
             self.model or other.model,
             self.figure or other.figure,
             self.varies or other.varies,
+            self.deep or other.deep,
         )
 
 

@@ -15,7 +15,9 @@ from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Pass, Unary
 from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.format import print_expr
+from pkcompiler.lang.formula_draws import as_kept, drawn_lines
 from pkcompiler.lang.paths import DEFAULTS
+from pkcompiler.lang.second import has_entries, product_text
 
 _VALUE = {"abs(theta)": "|v_p|", "theta^2": "v_p^2", "theta": "v_p", "1": ""}
 _SQUARE = ("theta^2",)
@@ -49,8 +51,9 @@ def formula(pass_: Pass) -> str:
     if right is None:
         seen = []
         right = notation(pass_.score, lets)
-    lines = [f"score_i = {right}"]
+    lines = [f"score_i = {as_kept(pass_, right)}"]
     lines += _legend(seen, pass_, right)
+    lines += drawn_lines(pass_)
     return "\n".join(lines)
 
 
@@ -81,7 +84,7 @@ def _term(expr: Expr, lets: Mapping[str, Expr]) -> Term | None:
             return _term(inner, lets)
         case Call("grad", (functional, by), ()):
             return _derivative(functional, by, lets)
-        case Call("squares", (_, by), ()):
+        case Call("squares", (of, by), ()) if resolve(of, lets) == Name("output"):
             power = 2.0 if resolve(by, lets) == Name("mask") else 0.0
             return Term(power=power, mass=Mass("sum over samples n and outputs k of (d output_k(x_n) / d theta_i)^2", True))
         case Binary("*", left, right):
@@ -190,6 +193,10 @@ def notation(expr: Expr, lets: Mapping[str, Expr], index: str = "_i") -> str:
             return name + index
         case Call("abs", (inner,), ()):
             return f"|{notation(inner, lets, index)}|"
+        case Call("hvp" | "grad", (_, _, *_), ()) if (product := product_text(expr, lets, index, notation)) is not None:
+            return product
+        case Call("squares", (Name("losses"), by), ()) if index:
+            return f"sum over samples n of (d losses_n / d {notation(by, lets, index)})^2"
         case Call("grad", (functional, by), ()):
             return f"d {_operand(functional, lets, '')} / d {_operand(by, lets, index)}"
         case Call("sum" | "mean" | "norm2" | "max" | "dot", _, _) if index:
@@ -200,17 +207,21 @@ def notation(expr: Expr, lets: Mapping[str, Expr], index: str = "_i") -> str:
         case Unary(op, operand):
             return op + _operand(operand, lets, index)
         case Binary("^", left, right):
-            return f"{_operand(left, lets, index)}^{_operand(right, lets, index)}"
+            base = _operand(left, lets, index)
+            return f"{f'({base})' if base.startswith('d ') else base}^{_operand(right, lets, index)}"
         case Binary(op, left, right):
             return f"{_operand(left, lets, index)} {op} {_operand(right, lets, index)}"
-    if isinstance(expr, Name) and expr.value in lets and index and edge_of(expr, lets) in ("theta^2", "abs(theta)", "theta"):
-        return f"{expr.value}{index}"
-    return print_expr(expr)
+    if not isinstance(expr, Name) or expr.value not in lets or not index or not has_entries(expr, lets):
+        return print_expr(expr)
+    found = resolve(expr, lets)
+    derived = isinstance(found, Call) and found.function in ("grad", "hvp")
+    return notation(found, lets, index) if derived else f"{expr.value}{index}"
 
 
 def _operand(expr: Expr, lets: Mapping[str, Expr], index: str) -> str:
     text = notation(expr, lets, index)
-    return f"({text})" if isinstance(expr, Binary | Unary) else text
+    whole = isinstance(expr, Binary | Unary) or (text.startswith("sum over ") and isinstance(expr, Call))
+    return f"({text})" if whole else text
 
 
 def _legend(seen: list[Term], pass_: Pass, right: str) -> list[str]:
@@ -230,8 +241,10 @@ def _legend(seen: list[Term], pass_: Pass, right: str) -> list[str]:
         lines += [f"with {name} = {print_expr(expr)}" for name, expr in pass_.lets]
     if right == "u_i":
         lines.append("u_i is drawn uniformly from [0, 1), seeded per parameter name")
-    if "loss" in right:
+    if "loss" in right.replace("losses_n", ""):
         lines.append("loss = the mean loss over all samples, at theta * mask")
+    if "losses_n" in right:
+        lines.append("losses_n = the loss of sample n alone, at theta * mask")
     return lines
 
 

@@ -16,6 +16,7 @@ from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import path_facts
 from pkcompiler.lang.report import Findings
 from pkcompiler.lang.squares import square_facts
+from pkcompiler.lang.second import hvp_facts, second_facts, too_deep
 
 ARGUMENTS = {
     "grad": 2,
@@ -25,6 +26,7 @@ ARGUMENTS = {
     "distance": 2,
     "squares": 2,
     "uniform": 0,
+    "hvp": 2,
     "ntk": 0,
     "predicted_trace": 0,
     "expected_dynamics": 0,
@@ -88,7 +90,8 @@ class KindChecker:
         word = words.find(name, "name")
         if word is not None:
             axes = frozenset(word.kind.split())
-            return Facts(axes, theta=name != "data", data=name in ("data", "loss", "output"), varies="param" in axes)
+            moves, read = name in ("theta", "loss", "losses", "output"), name not in ("theta", "mask")
+            return Facts(axes, theta=moves, data=read, varies="param" in axes)
         function = words.find(name, "function")
         if function is not None and not function.due:
             self.findings.later(function, expr.span)
@@ -166,6 +169,8 @@ class KindChecker:
         return Facts(facts.axes, data=facts.data, model=facts.model, varies=facts.varies)
 
     def _unknown_function(self, call: Call) -> None:
+            case "hvp":
+                return hvp_facts(call, self.operand, self.findings)
         span = call.span and replace(call.span, end=call.span.start + len(call.function))
         if call.function in self.scope.facts or words.find(call.function, "name"):
             note = f"'{call.function}' is a value: write '{call.function} * (...)' to multiply"
@@ -254,7 +259,8 @@ class KindChecker:
         functional, by = call.args
         of = self.operand(functional)
         self._mark_used(by)
-        result = Facts(PARAM, of.edges, True, of.data, True, of.model, of.figure, True)
+        edge = edge_of(by, self.scope.lets)
+        result = second_facts(of, own_edge=edge not in ("", "theta") and of.edges == {edge} and not of.theta)
         if of.axes is None:
             return result
         shown = print_expr(functional)
@@ -267,10 +273,8 @@ class KindChecker:
         elif of.figure:
             message = f"{shown} holds a figure of an operator, which has no derivative here"
             self.findings.error("PKC112", message, functional.span, "has no derivative", "write detach(...) around the figure")
-        elif of.second:
-            message = "a derivative of a derivative is known, but not in this version"
-            note = "write detach(grad(...)) to take the inner derivative as a constant"
-            self.findings.error("PKC109", message, functional.span, "holds a grad() already", note)
+        elif of.deep:
+            too_deep(self.findings, functional)
         else:
             self._check_by(of, shown, by)
         return result

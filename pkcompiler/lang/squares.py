@@ -29,11 +29,11 @@ def square_facts(checker: Checker, call: Call) -> Facts:
     if facts.axes is None:
         return UNKNOWN
     lets, example = checker.scope.lets, "write squares(output, theta)"
-    if resolve(of, lets) != Name("output"):
+    if resolve(of, lets) not in (Name("output"), Name("losses")):
         message = f"squares() of {print_expr(of)}, which is {show_axes(facts.axes)}"
         note = "the square of one derivative is grad(F, theta)^2" if not facts.axes else example
-        checker.findings.error("PKC111", message, of.span, "needs output itself", note)
+        checker.findings.error("PKC111", message, of.span, "needs output or losses itself", note)
     elif resolve(by, lets) != Name("mask") and edge_of(by, lets) != "theta":
         message = f"squares() by '{print_expr(by)}'"
         checker.findings.error("PKC112", message, by.span, "must be theta or mask", example)
-    return Facts(PARAM, theta=True, data=True, second=True, varies=True)
+    return Facts(PARAM, theta=True, data=True, second=True, varies=True, deep=True)

@@ -151,7 +151,7 @@ WORDS: tuple[Word, ...] = (
     ),
     _function("margin", "margin", "the true class's logit minus the largest other one, of every sample", "margin(output)"),
     _function("squares", "squares", "the sum over samples and outputs of the squared derivative by u", "squares(output, theta)"),
-    _function("hvp", "", "a Hessian-vector product", "hvp(loss, grad(loss, theta))", due=False),
+    _function("hvp", "hvp", "the second derivative of the number F by theta, times v: H v", "hvp(loss, grad(loss, theta))"),
     _function("noise", "noise", "fresh Gaussian numbers: one sample after another of inputs, or one for every parameter entry", "noise()"),
     _function("model", "model", "the output of the model at another input, or at other weights times the mask", "model(noise())"),
     _function("walks", "", "biased random walks along the paths", "walks(abs(theta))", due=False),
@@ -212,6 +212,8 @@ WORDS: tuple[Word, ...] = (
     _name("mask", "param", "the 0/1 mask at the start of the round"),
     _name("data", "sample input", "the inputs of the data"),
     _name("loss", "", "the mean loss over all samples, at theta * mask"),
+    _name("losses", "sample", "the loss of every sample alone, at theta * mask"),
+    _name("samples", "", "how many samples the data have"),
     _name("output", "sample output", "the output of the model on the data, at theta * mask"),
     # Words as values.
     _value("largest", "order", "the largest scores are kept"),

@@ -21,7 +21,10 @@ from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.figures import quantile_part
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import DEFAULTS, LOSS_GRADIENT
-from pkcompiler.pruning import terms
+from pkcompiler.lang.second import as_grad as second_derivative
+from pkcompiler.lang.second import differs_under_grad, holds_derivative
+from pkcompiler.pruning import fresh, second, terms, unrolled
+from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.squares import squares
 from pkcompiler.pruning.terms import PARAM, Term
 from pkcompiler.pruning.workspace import Leaf, Workspace, reads_samples
@@ -42,9 +45,12 @@ class Evaluator:
     lets: Mapping[str, Expr]
     work: Workspace
     seed: int
-    _values: dict[tuple[str, bool], tuple[Term, list[Leaf]]] = field(default_factory=dict)
+    _values: dict[tuple[str, int], tuple[Term, list[Leaf]]] = field(default_factory=dict)
     _leaves: list[Leaf] = field(default_factory=list)
     _constant: bool = False  # inside detach(...): nothing is derived through what is evaluated
+    _again: bool = False  # inside grad(...): derivatives keep their graph, and theta is a leaf
+    draw: Draw | None = None  # of noise() and after(); None: those of the seed
+    _noises: dict[int, int] = field(default_factory=dict)  # the noise() calls met so far, by identity, in order
 
     def evaluate(self, expr: Expr) -> Term:
         """The value of an expression that has been checked."""
@@ -56,7 +62,7 @@ class Evaluator:
             case Unary(operand=operand):
                 return terms.negate(self.evaluate(operand))
             case Binary("*", factor, Call("grad", (functional, by))) | Binary("*", Call("grad", (functional, by)), factor) if (
-                self._is_own(factor, by)
+                not self._again and self._is_own(factor, by)
             ):
                 return self._grad(functional, by, times_itself=True)
             case Binary(op, left, right):
@@ -70,28 +76,47 @@ class Evaluator:
             return self._let(name)
         match name:
             case "theta":
-                return Term(PARAM, self.work.theta)
+                return self._stored() if self._again else Term(PARAM, self.work.theta)
             case "mask":
                 return Term(PARAM, self.work.mask)
             case "data":
                 return Term(frozenset({"sample", "input"}), self.work.data)
-            case "loss":
-                return self._leafy(self.work.loss())
-            case "output":
-                return self._leafy(self.work.output())
+            case "loss" | "losses" | "output":
+                return self._run(name)
+            case "samples":
+                return terms.number(self.work.count, self.work.dtype)
         raise fail("PKC103", f"'{name}' has no value here")
 
     def _let(self, name: str) -> Term:
         """A name's value, computed once; using it again stands on the same leaves."""
-        key = (name, self._constant and (name, False) not in self._values)
+        kind = 0 if self._constant else 2 if self._again and differs_under_grad(self.lets[name], self.lets) else 1
+        key = (name, next((k for k in range(kind, 3) if (name, k) in self._values), kind))
         if key not in self._values:
             outer, self._leaves = self._leaves, []
             value = self.evaluate(self.lets[name])
             self._values[key] = (value, self._leaves)
             self._leaves = outer
+        return self._known(key)
+
+    def _known(self, key: tuple[str, int]) -> Term:
         value, leaves = self._values[key]
         self._leaves = self._leaves + [leaf for leaf in leaves if leaf not in self._leaves]
         return value
+
+    def _run(self, name: str) -> Term:
+        """What the model's own run gives, computed once."""
+        key = (name, int(self.work.twice))
+        if key not in self._values:
+            runs = {"loss": self.work.loss, "losses": self.work.losses, "output": self.work.output}
+            value, leaf = runs[name]()
+            self._values[key] = (value, [leaf])
+        return self._known(key)
+
+    def _stored(self) -> Term:
+        if ("theta", 2) not in self._values:
+            value, leaf = second.stored(self.work)
+            self._values["theta", 2] = (value, [leaf])
+        return self._known(("theta", 2))
 
     def _leafy(self, made: tuple[Term, Leaf]) -> Term:
         if made[1] not in self._leaves:
@@ -105,12 +130,22 @@ class Evaluator:
                 return self._paths(kwargs)
             case "grad":
                 return self._grad(call.args[0], call.args[1])
+            case "hvp":
+                functional, by = second_derivative(call).args
+                return self._grad(functional, by)
             case "detach":
                 return self._detached(call.args[0])
             case "squares":
-                return Term(PARAM, squares(self.work, by_mask=resolve(call.args[1], self.lets) == Name("mask")))
+                of, by = (resolve(arg, self.lets) for arg in call.args)
+                return Term(PARAM, squares(self.work, of == Name("losses"), by_mask=by == Name("mask")))
             case "uniform":
                 return Term(PARAM, self._uniform())
+            case "noise":
+                return self._noise(call)
+            case "model":
+                return self._model(call)
+            case "after":
+                return self._after(call)
             case "dot":
                 return terms.dot(self.evaluate(call.args[0]), self.evaluate(call.args[1]))
             case "cross_entropy":
@@ -126,6 +161,37 @@ class Evaluator:
             case "margin":
                 return self.work.margin(self.evaluate(call.args[0]))
         return UNARY[call.function](self.evaluate(call.args[0]))
+
+    # drawn, and run elsewhere -----------------------------------------------------------------------------------------
+
+    def _sampled(self, input: Expr | None, source: str | Tensor) -> bool:
+        """Whether the weights of the input belong to one sample, not to all of them."""
+        return isinstance(source, Tensor) and len(source) == 1 and input is not None and "sample" in self.evaluate(input).axes
+
+    def _noise(self, call: Call) -> Term:
+        """Every noise() that is written is one draw, wherever and however often it is read."""
+        number, draw = self._noises.setdefault(id(call), len(self._noises)), self.draw or Draw(self.seed)
+        given = dict(call.kwargs)
+        if given.get("axes") == Name("param"):
+            return Term(PARAM, fresh.noise_like_parameters(self.work.theta, draw, number))
+        count = given.get("count")
+        size = int(count.value) if isinstance(count, Number) else None
+        return Term(frozenset({"sample", "input"}), fresh.noise_like_input(self.work.captured, self.work.dtype, size, draw, number))
+
+    def _model(self, call: Call) -> Term:
+        of, given = resolve(call.args[0], self.lets), dict(call.kwargs)
+        x = fresh.data_term(self.work) if of == Name("data") else self.evaluate(of)
+        if "theta" in given:
+            weights, leaf = fresh.shifted(self.work, self.evaluate(given["theta"]))
+        else:
+            weights = self.work.effective()
+            leaf = self.work.weights_leaf(weights)
+        return self._leafy((fresh.model_output(self.work, x, weights), leaf))
+
+    def _after(self, call: Call) -> Term:
+        """The number at the weights after training, evaluated on its own samples."""
+        work, leaf = unrolled.trained(self.work, dict(call.kwargs), self.draw or Draw(self.seed))
+        return self._leafy((Evaluator(self.lets, work, self.seed).evaluate(call.args[0]), leaf))
 
     # path functionals -------------------------------------------------------------------------------------------------
 
@@ -143,13 +209,15 @@ class Evaluator:
         )
         source = self._input(given.get("input"))
         weights = given.get("output", Name("ones"))
+        ends: str | Term
         if weights in (Name("ones"), Name("each")):
             ends = weights.value
         else:
             ends = self.work.loss_gradient() if weights == LOSS_GRADIENT else self.evaluate(weights)
         if self._constant and reads_samples(chosen, source):
             return self.work.constant(chosen, source, ends)
-        return self._leafy(self.work.functional(chosen, source, ends))
+        term = self._leafy(self.work.functional(chosen, source, ends))
+        return fresh.of_one_sample(term) if self._sampled(given.get("input"), source) else term
 
     def _input(self, expr: Expr | None) -> str | Tensor:
         """One of the words that also serve integer inputs, or the weights themselves."""
@@ -158,14 +226,15 @@ class Evaluator:
         words = print_expr(resolve(expr, self.lets)).replace(" ", "")
         if words in ("ones", "data", "data^2", "mean(data)", "mean(data^2)"):
             return words
-        term = self.evaluate(expr).plain().tensor
-        return term if "sample" in self.evaluate(expr).axes else term.unsqueeze(0)
+        term = self.evaluate(expr).plain()
+        return term.tensor if "sample" in term.axes else term.tensor.unsqueeze(0)
 
     def _detached(self, expr: Expr) -> Term:
         """An expression's value, which grad takes as a constant: no leaf of it is kept."""
-        leaves, before, self._constant = list(self._leaves), self._constant, True
+        before = list(self._leaves), self._constant, self._again
+        self._constant, self._again = True, False
         value = terms.detach(self.evaluate(expr))
-        self._leaves, self._constant = leaves, before
+        self._leaves, self._constant, self._again = before
         return value
 
     # derivatives ------------------------------------------------------------------------------------------------------
@@ -176,12 +245,20 @@ class Evaluator:
         return edge not in ("", "1") and edge == edge_of(by, self.lets)
 
     def _grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
-        outer, self._leaves = self._leaves, []
-        constant, self._constant = self._constant, False
+        outer, constant, again = self._leaves, self._constant, self._again
+        self._leaves, self._constant, self._again = [], False, True
+        self.work.twice = self.work.twice or holds_derivative(functional, self.lets)
         value = self.evaluate(functional)
-        leaves, self._leaves, self._constant = self._leaves, outer, constant
+        leaves, self._leaves, self._constant, self._again = self._leaves, outer, constant, again
         wanted = "mask" if resolve(by, self.lets) == Name("mask") else edge_of(by, self.lets)
-        parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves]
+        if again:
+            total, below = second.derivative(self.work, value, leaves, wanted)
+            self._leaves = self._leaves + [leaf for leaf in below if leaf not in self._leaves]
+            return total
+        with second.refusing():
+            parts = [
+                self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if second.depends(leaf, wanted)
+            ]
         if not parts:
             return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})
         total = parts[0]

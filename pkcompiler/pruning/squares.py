@@ -17,10 +17,11 @@ MEMORY = 256_000_000
 """Bytes that rows of the Jacobian are cut to; at least one row, and a sample's own activations, are held whatever it says."""
 
 
-def squares(work: Workspace, *, by_mask: bool = False) -> dict[str, Tensor]:
+def squares(work: Workspace, of_losses: bool = False, *, by_mask: bool = False) -> dict[str, Tensor]:
     """sum over samples n and outputs k of (d f_k(x_n) / d theta_i)^2, by the effective weight, for every wanted parameter.
 
-    ``by_mask``: by the mask instead, which is theta_i^2 times that.
+    ``of_losses``: of the loss of every sample alone instead of the outputs. ``by_mask``: by the mask instead, which is theta_i^2
+    times that.
 
     Exact, by a backward pass for every sample and output (many at once where the model can be vectorised). Raises ``PKC545`` in
     training mode, where an output depends on other samples, and ``PKC526`` where the model cannot be differentiated.
@@ -30,10 +31,10 @@ def squares(work: Workspace, *, by_mask: bool = False) -> dict[str, Tensor]:
     effective = work.effective()
     theta = {n: t.detach() for n, t in effective.items() if n in work.wanted}
     others = {n: t.detach() for n, t in effective.items() if n not in work.wanted}
-    function = _function(work, others)
+    function = _loss_function(work, others) if of_losses else _function(work, others)
     total = {n: torch.zeros_like(t) for n, t in theta.items()}
-    for samples, _ in work.batches():
-        _add(_map(function, theta, samples), total)
+    for samples, target in work.batches():
+        _add(_map(function, theta, [*samples, target] if of_losses else samples), total)
     return {n: t * work.theta[n].square() for n, t in total.items()} if by_mask else total
 
 
@@ -51,8 +52,17 @@ def _function(work: Workspace, others: Mapping[str, Tensor]) -> Any:
     return function
 
 
+def _loss_function(work: Workspace, others: Mapping[str, Tensor]) -> Any:
+    """The loss of one sample, whose target stands behind its inputs."""
+
+    def function(theta: Theta, sample: Sequence[Any]) -> Tensor:
+        return work.loss_of(work.call({**others, **theta}, sample[:-1]), sample[-1])
+
+    return function
+
+
 def _map(function: Any, theta: dict[str, Tensor], samples: Sequence[Any]) -> TangentMap:
-    """The model's outputs of one sample as a function of ``theta``."""
+    """The model's outputs (or loss) of one sample as a function of ``theta``."""
     varying = [isinstance(t, Tensor) and t.dim() > 0 for t in samples]
     units = tuple(t for t, varies in zip(samples, varying, strict=True) if varies)
 

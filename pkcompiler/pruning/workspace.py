@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,14 +16,22 @@ from pkcompiler.analysis.functional import device_of, masked, prepare
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import data_inputs, data_position, input_sources, unit_sources
+from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
+from pkcompiler.kernel.convolution import TwiceSweep
+from pkcompiler.kernel.network import computing
+from pkcompiler.pruning.batched import Piece, added, joined, same_draws
 from pkcompiler.pruning.constant import swept
 from pkcompiler.pruning.edges import Edges
 from pkcompiler.pruning.labels import a_number, cross_entropy, margins
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
 
 Loss = Callable[[Any, Any], Tensor]
+STORED = "stored"
+"""The edge of a leaf that is theta itself, which no mask multiplies."""
+SWITCH = "switch"
+"""The edge of a leaf that is the mask itself, where what it multiplies is not theta."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +53,8 @@ class Workspace:
     """A captured model with its masks, data and loss.
 
     ``wanted``: the parameters whose scores are asked for. ``samples`` are the model's flat inputs at the data, ``target`` the
-    targets; ``batch`` samples are run at a time.
+    targets; ``batch`` samples are run at a time. ``twice``: derivatives are
+    differentiated again.
     """
 
     captured: Capture
@@ -55,8 +66,11 @@ class Workspace:
     loss_function: Loss | None = None
     batch: int | None = None
     training: bool = False
+    twice: bool = False
+    initialise: Callable[[int], nn.Module] | None = None  # seed to a fresh model, where there is a factory
+    draws: int = 0  # the seed of what the model draws in training mode
     _mass: Scaled | None = None
-    _prepared: dict[tuple[Settings, str], tuple[Edges, dict[str, Tensor], bool]] = field(default_factory=dict)
+    _prepared: dict[tuple[Settings, str, bool], tuple[Edges, dict[str, Tensor], bool]] = field(default_factory=dict)
 
     @property
     def theta(self) -> dict[str, Tensor]:
@@ -76,13 +90,14 @@ class Workspace:
     @property
     def data(self) -> Tensor:
         """The samples of the input that data stands for, floating."""
-        samples = self._need_data()
+        samples = self.need_data()
         tensor: Tensor = samples[data_position(self.captured.call.flat)]
         if not tensor.is_floating_point():
             raise fail("PKC505", "this expression computes with data, which are integers here", "use input = data or mean(data)")
         return tensor.to(self.dtype)
 
-    def _need_data(self) -> Sequence[Any]:
+    def need_data(self) -> Sequence[Any]:
+        """The model's flat inputs at the data. Raises ``PKC502`` where there are none."""
         if self.samples is None:
             raise fail("PKC502", "this pass reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)")
         return self.samples
@@ -91,7 +106,7 @@ class Workspace:
 
     def constant(self, chosen: Settings, input: str | Tensor, output: str | Term) -> Term:
         """The value of ``paths(...)`` for every sample, with no derivative."""
-        value = swept(self.captured, chosen, self._need_data(), input, self.masks, self.batch)
+        value = swept(self.captured, chosen, self.need_data(), input, self.masks, self.batch)
         return self._weighted(value, output, reads_samples=True)
 
     def functional(self, chosen: Settings, input: str | Tensor, output: str | Term) -> tuple[Term, Leaf]:
@@ -111,19 +126,23 @@ class Workspace:
         size = abs(float(self._mass.tensor))
         return math.log10(size) + self._mass.exponent * math.log10(2) if size else -math.inf
 
+    def keep_mass(self, other: Workspace) -> None:
+        """Take over the last path functional of another workspace."""
+        self._mass = other._mass
+
     def _edges(self, chosen: Settings, input: str | Tensor) -> tuple[Edges, dict[str, Tensor], bool]:
         """The prepared sweep, its sources, and whether it carries the samples; kept while nothing but the mask changes."""
-        if isinstance(input, str) and (chosen, input) in self._prepared:
-            return self._prepared[chosen, input]
+        if isinstance(input, str) and (chosen, input, self.twice) in self._prepared:
+            return self._prepared[chosen, input, self.twice]
         by_sample = reads_samples(chosen, input)
         reads_data = chosen.reads_data or (isinstance(input, str) and input != "ones")
-        samples = self._need_data() if reads_data else None
+        samples = self.need_data() if reads_data else None
         tensors = masked(self.captured, self.masks) if chosen.reads_data else self.captured.tensors
-        sweep, batch = prepare(self.captured, tensors, chosen, samples, input)
+        sweep, batch = prepare(self.captured, tensors, chosen, samples, input, TwiceSweep if self.twice else Sweep)
         sources = self._sources(samples, input, batch, chosen.dtype)
         made = (Edges.of(sweep, self.wanted, self.masks), sources, by_sample)
         if isinstance(input, str) and not chosen.reads_data:
-            self._prepared[chosen, input] = made
+            self._prepared[chosen, input, self.twice] = made
         return made
 
     def _sources(self, samples: Sequence[Any] | None, input: str | Tensor, batch: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -156,7 +175,9 @@ class Workspace:
         2 theta^2 dF/dtheta^2.
         """
         names = [n for n in leaf.tensors if n in self.wanted]
-        grads = torch.autograd.grad(value.tensor, [leaf.tensors[n] for n in names], allow_unused=True, retain_graph=True)
+        grads: Sequence[Tensor | None] = [None] * len(names)
+        if value.tensor.requires_grad:
+            grads = torch.autograd.grad(value.tensor, [leaf.tensors[n] for n in names], allow_unused=True, retain_graph=True)
         found = dict(zip(names, own([leaf.tensors[n] for n in names], grads), strict=True))
         if times_itself or wanted == "mask":
             twice = wanted in ("theta", "mask") and leaf.edge == "theta^2"
@@ -170,11 +191,12 @@ class Workspace:
                 found[n] *= factor
         if wanted != leaf.edge:
             theta = self.theta
-            found = {n: self._by_theta(leaf.edge, theta[n], g) for n, g in found.items()}
+            found = {n: self.by_theta(leaf.edge, theta[n], g) for n, g in found.items()}
         return Term(PARAM, found, value.exponent, owned=True)
 
     @staticmethod
-    def _by_theta(edge: str, theta: Tensor, grad: Tensor) -> Tensor:
+    def by_theta(edge: str, theta: Tensor, grad: Tensor) -> Tensor:
+        """t'(theta) times the derivative by the edge t."""
         match edge:
             case "abs(theta)":
                 return theta.sign() * grad
@@ -191,7 +213,8 @@ class Workspace:
         named = dict(self.captured.module.named_parameters())
         return {n: (p.detach() * self._mask_of(n, p.detach())).requires_grad_() for n, p in named.items()}
 
-    def _weights_leaf(self, weights: Mapping[str, Tensor]) -> Leaf:
+    def weights_leaf(self, weights: Mapping[str, Tensor]) -> Leaf:
+        """The leaf of what is computed from ``effective()``."""
         return Leaf("theta", weights, {}, self.theta)
 
     def call(self, weights: Mapping[str, Tensor], samples: Sequence[Any]) -> Tensor:
@@ -199,15 +222,20 @@ class Workspace:
         module = self.captured.module
         buffers = {n: b.clone() for n, b in module.named_buffers()}
         args, kwargs = torch.utils._pytree.tree_unflatten(list(samples), self.captured.call.spec)
-        with _mode(module, self.training):
+        with _mode(module, self.training), computing() if self.twice else nullcontext():
             result = torch.func.functional_call(module, {**buffers, **weights}, args, kwargs, tie_weights=True)
         output: Tensor = torch.utils._pytree.tree_leaves(result)[self.captured.call.output]
         return output
 
+    @property
+    def count(self) -> int:
+        """How many samples the data have."""
+        return length(self.need_data())
+
     def batches(self) -> list[tuple[Sequence[Any], Tensor | None]]:
         """The samples and targets in batches."""
-        samples = self._need_data()
-        n = next(int(t.shape[0]) for t in samples if isinstance(t, Tensor) and t.dim())
+        samples = self.need_data()
+        n = length(samples)
         step = self.batch or n
         cut = [slice(i, i + step) for i in range(0, n, step)]
         return [
@@ -217,18 +245,27 @@ class Workspace:
 
     def loss(self) -> tuple[Term, Leaf]:
         """The mean loss over all samples, its derivative accumulated over batches (before any absolute value)."""
-        weights = self.effective()
-        total = sum(int(_length(s)) for s, _ in self.batches())
-        value, grads = torch.zeros((), dtype=self.dtype), [torch.zeros_like(w) for w in weights.values()]
-        for samples, target in self.batches():
-            with torch.enable_grad():
-                part = self._loss_of(self.call(weights, samples), target) * (_length(samples) / total)
-                made = torch.autograd.grad(part, list(weights.values()), allow_unused=True)
-            value = value.to(part) + part.detach()
-            grads = [g if m is None else g + m for g, m in zip(grads, made, strict=True)]
-        return Term(NUMBER, _Known.apply(value, grads, *weights.values())), self._weights_leaf(weights)
+        weights, total = self.effective(), self.count
+        pieces = self._pieces(lambda output, target, n: self.loss_of(output, target) * (n / total))
+        return Term(NUMBER, added(pieces, weights)), self.weights_leaf(weights)
 
-    def _loss_of(self, output: Tensor, target: Tensor | None) -> Tensor:
+    def losses(self) -> tuple[Term, Leaf]:
+        """The loss of every sample alone [sample]."""
+        weights = self.effective()
+        pieces = self._pieces(lambda output, target, _: torch.stack([self.loss_of(*one) for one in _singly(output, target)]))
+        return Term(frozenset({"sample"}), joined(pieces, weights)), self.weights_leaf(weights)
+
+    def _pieces(self, function: Callable[[Tensor, Tensor | None, int], Tensor]) -> list[Piece]:
+        """``function(output, target, samples)`` of every batch; in training mode with the same random numbers in every run."""
+
+        def piece(samples: Sequence[Any], target: Tensor | None, weights: Mapping[str, Tensor]) -> Tensor:
+            return function(self.call(weights, samples), target, length(samples))
+
+        pieces: list[Piece] = [partial(piece, samples, target) for samples, target in self.batches()]
+        return [same_draws(p, self.draws + i) for i, p in enumerate(pieces)] if self.training else pieces
+
+    def loss_of(self, output: Tensor, target: Tensor | None) -> Tensor:
+        """The loss of some samples' outputs."""
         if self.loss_function is not None:
             return a_number(self.loss_function(output, target))
         if target is None or target.is_floating_point():
@@ -244,20 +281,19 @@ class Workspace:
     def output(self) -> tuple[Term, Leaf]:
         """The model's output for all samples [sample, output], differentiable."""
         weights = self.effective()
-        with torch.enable_grad():
-            value = torch.cat([self.call(weights, samples) for samples, _ in self.batches()])
-        return Term(frozenset({"sample", "output"}), value), self._weights_leaf(weights)
+        value = joined(self._pieces(lambda output, target, n: output), weights)
+        return Term(frozenset({"sample", "output"}), value), self.weights_leaf(weights)
 
     def loss_gradient(self) -> Term:
         """The derivative of the mean loss over all samples by every output of every sample [sample, output], a constant."""
         weights = {n: w.detach() for n, w in self.effective().items()}
         batches = self.batches()
-        total = sum(_length(samples) for samples, _ in batches)
+        total = sum(length(samples) for samples, _ in batches)
         parts = []
         for samples, target in batches:
             with torch.enable_grad():
                 output = self.call(weights, samples).detach().requires_grad_()
-                loss = self._loss_of(output, target) * (_length(samples) / total)
+                loss = self.loss_of(output, target) * (length(samples) / total)
             parts.append(torch.autograd.grad(loss, output)[0])
         return Term(frozenset({"sample", "output"}), torch.cat(parts))
 
@@ -297,20 +333,13 @@ def own(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor
     return out
 
 
-class _Known(torch.autograd.Function):
-    """A number whose derivatives are known already."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grads: list[Tensor], *leaves: Tensor) -> Tensor:
-        ctx.grads = grads
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Any:
-        return (None, None, *(upstream * g for g in ctx.grads))
+def _singly(output: Tensor, target: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Outputs and targets sample by sample, each [1, ...]."""
+    return [(output[i : i + 1], None if target is None else target[i : i + 1]) for i in range(len(output))]
 
 
-def _length(samples: Sequence[Any]) -> int:
+def length(samples: Sequence[Any]) -> int:
+    """How many samples the model's flat inputs hold."""
     return next(int(t.shape[0]) for t in samples if isinstance(t, Tensor) and t.dim())
 
 

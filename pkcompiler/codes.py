@@ -376,6 +376,19 @@ CODES: dict[str, str] = {
         "Kernels on data and predictions are taken of the output that the model returns first, and --output chose another. Wrap "
         "the model so that it returns that output alone."
     ),
+    "PKC565": (
+        "model() and noise() go through the input that data stands for. Where the model takes integers, noise() draws rows of its "
+        "table of embeddings, all equally likely, and nothing can be computed with them before model() reads them."
+    ),
+    "PKC566": (
+        "repeat averages over what is drawn: noise(), init, and dropout with mode = train. Where nothing is drawn, every repetition "
+        "gives the same score. A warning."
+    ),
+    "PKC567": (
+        "after(F, ...) evaluates the number F anew at the weights after training: F is loss, or made of loss and output. With batches "
+        "= each, every step and F take a batch of their own, so there must be steps + 1 samples or more."
+    ),
+    "PKC569": "The steps of after(F, ...) left the finite numbers: the rate lr is too large for these weights and data.",
     "PKC601": "The installation lacks a folder that belongs to it. Reinstall it.",
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",

@@ -6,6 +6,7 @@ from pkcompiler.lang import words
 from pkcompiler.lang.ast import Block, Expr, Name, Pass, Setting
 from pkcompiler.lang.check_expressions import ExpressionChecker
 from pkcompiler.lang.declare import bare
+from pkcompiler.lang.draws import MOST_REPEATS, read_init, warn_of_repeat
 from pkcompiler.lang.facts import PARAM, Facts, Scope, show_axes
 from pkcompiler.lang.format import print_expr, print_item
 from pkcompiler.lang.kinds import KindChecker
@@ -27,8 +28,11 @@ class PassChecker(ExpressionChecker):
         mode = self.word(settings, "mode", "pass")
         among = self.word(settings, "among", "pass")
         common = self.common(settings, "pass")
+        repeat, init = self._repeated(settings)
         if self.findings.errors() == before:
             self.unused(block, scope)
+        if self.findings.errors() == before and repeat and repeat > 1 and score is not None:
+            warn_of_repeat(self.findings, settings["repeat"], [score, *dict(lets).values()], init is not None or mode == "train")
         if self.findings.errors() > before or block.damaged or score is None:
             return None
         assert isinstance(block.label, Name)
@@ -45,10 +49,19 @@ class PassChecker(ExpressionChecker):
             mode=mode or words.default("mode", "pass"),
             among=among or words.default("among", "pass"),
             scope=common.scope or words.default("scope", "pass"),
+            repeat=repeat or int(words.default("repeat", "pass")),
+            init=init,
             needs_data=facts.data,
+            needs_model=facts.model or facts.data,
             given=frozenset(settings),
             span=block.span,
         )
+
+    def _repeated(self, settings: dict[str, Setting]) -> tuple[int | None, Expr | None]:
+        word = words.find("repeat", "setting", "pass")
+        assert word is not None
+        repeat = self.reader.count(settings["repeat"], word, 1, MOST_REPEATS) if "repeat" in settings else None
+        return repeat, read_init(self.findings, settings["init"]) if "init" in settings else None
 
     def _score(self, block: Block, item: Setting | None, kinds: KindChecker) -> tuple[Expr | None, Facts]:
         if item is None:

@@ -7,6 +7,7 @@ from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Analysis, Pass
 from pkcompiler.lang.declare import article
+from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.formula import formula
 from pkcompiler.lang.formula_analysis import legend, line_formula, shown_kind
 from pkcompiler.lang.glossary import GLOSSARY, Term
@@ -89,6 +90,8 @@ def explain_pass(found: Pass) -> str:
     head += [f"  source  {found.source or 'not given'}", f"  reads   {reads(found)}"]
     settings = [("rounds", str(found.rounds)), ("curve", found.curve), ("scope", found.scope), ("order", found.order)]
     settings += [("among", found.among), ("mode", found.mode)]
+    settings += [("repeat", str(found.repeat))] if found.repeat > 1 else []
+    settings += [("init", print_expr(found.init))] if found.init is not None else []
     rows = [f"  {name:<7} {value}" + ("" if name in found.given else "  (default)") for name, value in settings]
     lines = formula(found).split("\n")
     shown = ["", f"  {lines[0]}", *(f"    {line}" for line in lines[1:]), ""]
@@ -112,7 +115,8 @@ def reads(found: Pass | Analysis) -> str:
     """``weights``, or ``weights and data``; ``model`` where weights alone are not enough."""
     if isinstance(found, Analysis) and found.needs_model and not found.needs_data:
         return "model"
-    return "weights and data" if found.needs_data else "weights"
+    weights = "fresh weights" if isinstance(found, Pass) and found.init is not None else "weights"
+    return f"{weights} and data" if found.needs_data else weights
 
 
 def _explain_term(term: Term) -> str:

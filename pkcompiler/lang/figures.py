@@ -175,7 +175,7 @@ def _collapse(checker: Checker, call: Call) -> Facts:
         checker.findings.error("PKC124", f"collapse() of {print_expr(named)}", named.span, "needs the name of a pass", note)
         return result
     found = checker.scope.find_pass(named.value, named.span)
-    return replace(result, data=found is not None and found.needs_data, model=found is not None and found.needs_data)
+    return replace(result, data=found is not None and found.needs_data, model=found is not None and found.needs_model)
 
 
 def largest(checker: Checker | None, expr: Expr) -> float:

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Range, Ratio, Text, Unary
+from pkcompiler.lang.draws import after_facts, model_facts, noise_facts
 from pkcompiler.lang.facts import MARKS, NUMBER, OVER, PARAM, UNKNOWN, Facts, Scope, edge_of, resolve, show_axes
 from pkcompiler.lang.figures import figure_facts, in_place, margin_facts, quantile_part
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import path_facts
 from pkcompiler.lang.report import Findings
-from pkcompiler.lang.squares import square_facts
 from pkcompiler.lang.second import hvp_facts, second_facts, too_deep
+from pkcompiler.lang.squares import square_facts
 
 ARGUMENTS = {
     "grad": 2,
@@ -25,8 +26,9 @@ ARGUMENTS = {
     "eigenvalues": 2,
     "distance": 2,
     "squares": 2,
-    "uniform": 0,
     "hvp": 2,
+    "uniform": 0,
+    "noise": 0,
     "ntk": 0,
     "predicted_trace": 0,
     "expected_dynamics": 0,
@@ -155,12 +157,20 @@ class KindChecker:
                 return self._reduction(call)
             case "uniform":
                 return Facts(PARAM, varies=True)
+            case "noise":
+                return noise_facts(self, call)
+            case "model":
+                return model_facts(self, call)
+            case "after":
+                return after_facts(self, call)
             case "quantile":
                 return self._reduction(call) if quantile_part(self, call) is not None else self._arguments_only(call)
             case "margin":
                 return margin_facts(self, call)
             case "squares":
                 return square_facts(self, call)
+            case "hvp":
+                return hvp_facts(call, self.operand, self.findings)
             case "cross_entropy":
                 return self._cross_entropy(call)
         facts = self.operand(call.args[0])
@@ -169,8 +179,6 @@ class KindChecker:
         return Facts(facts.axes, data=facts.data, model=facts.model, varies=facts.varies)
 
     def _unknown_function(self, call: Call) -> None:
-            case "hvp":
-                return hvp_facts(call, self.operand, self.findings)
         span = call.span and replace(call.span, end=call.span.start + len(call.function))
         if call.function in self.scope.facts or words.find(call.function, "name"):
             note = f"'{call.function}' is a value: write '{call.function} * (...)' to multiply"

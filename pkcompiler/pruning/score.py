@@ -14,10 +14,10 @@ from pkcompiler.analysis.sources import check_masks
 from pkcompiler.data import subset
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.evaluate import Evaluator
-from pkcompiler.pruning.terms import PARAM, Term
+from pkcompiler.pruning.repeat import repeated
 from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
 
 
@@ -53,17 +53,19 @@ def score(
     masks: Mapping[str, Tensor] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
+    initialise: Factory | None = None,
 ) -> Scores:
     """Score every parameter of a model by a pass (docs/theory.md, section 5), under ``masks``.
 
     ``pass_``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole and
-    in order, or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy. The
-    model is not changed. Raises PkcError: ``PKC1xx`` for the pass, ``PKC2xx`` for the model, ``PKC5xx`` for data and numbers.
+    in order, or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy.
+    ``initialise(seed)`` builds a fresh model, for ``init = fresh`` (default: ``reset_parameters`` of every module). The model is
+    not changed. Raises PkcError: ``PKC1xx`` for the pass, ``PKC2xx`` for the model, ``PKC5xx`` for data and numbers.
     """
     chosen = pass_ if isinstance(pass_, Pass) else find_pass(pass_)
     captured = capture(model, example_inputs, dtype=dtype)
     check_masks(captured.graph, masks)
-    work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed)
+    work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed, initialise=initialise)
     return refuse_nan(evaluate(chosen, work, seed), chosen.name)
 
 
@@ -77,6 +79,7 @@ def workspace(
     seed: int = 0,
     batch: int | None = None,
     wanted: frozenset[str] | None = None,
+    initialise: Factory | None = None,
 ) -> Workspace:
     """Everything that a pass is evaluated with (``wanted``: the parameters to score, default all).
 
@@ -90,7 +93,7 @@ def workspace(
     if data is not None and chosen.needs_data:
         samples, target = sample_inputs(captured, as_pair(data, seed))
     names = wanted if wanted is not None else frozenset(s.name for s in captured.graph.parameters)
-    return Workspace(captured, dtype, masks, names, samples, target, loss, batch, chosen.mode == "train")
+    return Workspace(captured, dtype, masks, names, samples, target, loss, batch, chosen.mode == "train", initialise=initialise)
 
 
 def as_pair(data: Any, seed: int) -> Any:
@@ -103,12 +106,12 @@ def as_pair(data: Any, seed: int) -> Any:
     return data
 
 
-def evaluate(chosen: Pass, work: Workspace, seed: int) -> Scores:
-    """Run a pass once, at the workspace's masks."""
-    term = Evaluator(dict(chosen.lets), work, seed).evaluate(chosen.score)
-    if term.axes != PARAM:
-        term = Term(PARAM, {n: term.tensor.expand_as(t) for n, t in work.theta.items()}, term.exponent)
-    return Scores({n: t.detach() for n, t in term.tensors.items()}, term.exponent, chosen.order)
+def evaluate(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] = (0, 0)) -> Scores:
+    """Run a pass at the workspace's masks: the mean over its repetitions. ``moment``: stage and round, for what is drawn."""
+    term = repeated(chosen, work, seed, moment)
+    if chosen.order != "magnitude":
+        return Scores(term.tensors, term.exponent, chosen.order)
+    return Scores({n: t.abs() for n, t in term.tensors.items()}, term.exponent)
 
 
 def refuse_nan(scores: Scores, name: str) -> Scores:

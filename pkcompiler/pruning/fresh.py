@@ -1,0 +1,144 @@
+"""What a pass draws afresh or evaluates elsewhere: initial weights (``init``), ``noise()``, ``model(INPUT, theta = E)``.
+
+The user's model, its buffers and the global random state are never touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from pkcompiler.analysis.sources import data_inputs, data_position, table_rows
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.ir.maps import Conv, Dense
+from pkcompiler.ir.types import PathGraph
+from pkcompiler.kernel.initial import drawn
+from pkcompiler.lang.ast import Call, Expr, Name, Number
+from pkcompiler.pruning.draws import Draw
+from pkcompiler.pruning.terms import Term
+from pkcompiler.pruning.workspace import SWITCH, Leaf, Workspace
+
+# initial weights --------------------------------------------------------------------------------------------------------
+
+
+def initialised(work: Workspace, init: Expr, draw: Draw) -> Workspace:
+    """The workspace of a copy of the model with fresh weights: ``fresh``, ``he()`` or ``normal(std = ...)``.
+
+    ``fresh`` is what ``work.initialise`` builds, else ``reset_parameters`` of every module, else ``he()``. Buffers, such as the
+    statistics of a normalisation, are fresh with ``fresh`` and the model's own otherwise.
+    """
+    module = _module(work, init, draw)
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    tensors = {name: named[name].detach() if name in named else t for name, t in work.captured.tensors.items()}
+    return replace(work, captured=replace(work.captured, module=module, tensors=tensors), _prepared={})
+
+
+def _module(work: Workspace, init: Expr, draw: Draw) -> nn.Module:
+    model = work.captured.module
+    if init == Name("fresh"):
+        make = drawn(model, work.initialise)
+        if not isinstance(make, str):
+            made = make(draw.number("init"))
+            like = next(model.parameters(), None)
+            return made if like is None else made.to(like.device, work.dtype)
+    std = None
+    if isinstance(init, Call) and init.function == "normal":
+        (given,) = (value for _, value in init.kwargs)
+        assert isinstance(given, Number)
+        std = float(given.value)
+    module = copy.deepcopy(model)
+    named = dict(module.named_parameters())
+    fans = fan_ins(work.captured.graph)
+    with torch.no_grad():
+        for slot in work.captured.graph.parameters:
+            if slot.prunable and slot.name in named:
+                scale = math.sqrt(2 / fans[slot.name]) if std is None else std
+                parameter = named[slot.name]
+                parameter.copy_(scale * draw.normal(parameter.shape, "init", slot.name))
+    return module
+
+
+def fan_ins(graph: PathGraph) -> dict[str, int]:
+    """How many weights enter one output unit, of every prunable parameter."""
+    sizes = {s.name: [d for d in s.type.shape if isinstance(d, int)] for s in graph.parameters if s.prunable}
+    outputs = {name: shape[0] for name, shape in sizes.items()}
+    for op in graph.ops:
+        match op.map:
+            case Conv(weight=name, transposed=True, groups=groups) if name in sizes:
+                outputs[name] = sizes[name][1] * groups
+            case Dense(weight=name, transposed=True) if name in sizes:
+                outputs[name] = sizes[name][1]
+    return {name: max(1, math.prod(shape) // outputs[name]) for name, shape in sizes.items()}
+
+
+# noise and the model ----------------------------------------------------------------------------------------------------
+
+
+def noise_like_input(captured: Capture, dtype: torch.dtype, count: int | None, draw: Draw, number: int) -> Tensor:
+    """``noise()``: N(0, 1) with the shape of the input that data stands for [count, ...]; of integers, rows of their table."""
+    like = captured.call.flat[data_position(captured.call.flat)]
+    shape = (like.shape[0] if count is None else count, *like.shape[1:])
+    if like.is_floating_point():
+        return draw.normal(shape, "noise", number).to(like.device, dtype)
+    return draw.rows(shape, _rows(captured), "noise", number).to(like)
+
+
+def _rows(captured: Capture) -> int:
+    position = captured.program.inputs[data_position(captured.call.flat)]
+    names = {n for n, placeholder in captured.lifted.inputs if placeholder == position}
+    value = next((v for v in captured.graph.inputs if v.name in names), None)
+    if value is None:
+        raise fail("PKC565", "noise() draws for the model's first input, which lies on no path", "write model(data)")
+    return table_rows(captured.graph, value)
+
+
+def noise_like_parameters(like: Mapping[str, Tensor], draw: Draw, number: int) -> dict[str, Tensor]:
+    """``noise(axes = param)``: N(0, 1) for every entry, a stream per parameter name."""
+    return {name: draw.normal(t.shape, "noise", number, name).to(t) for name, t in like.items()}
+
+
+def model_output(work: Workspace, given: Term, weights: Mapping[str, Tensor]) -> Term:
+    """The model's output at an input [sample, input] or [input], at effective weights: [sample, output] or [output]."""
+    x = given.plain().tensor
+    sampled = "sample" in given.axes
+    flat = work.captured.call.flat
+    like = flat[data_position(flat)]
+    if x.is_floating_point() and not like.is_floating_point():
+        raise fail("PKC565", "model() is given floating numbers, and the model takes integers", "write model(noise())")
+    samples = data_inputs(work.captured, x if sampled else x.unsqueeze(0))
+    with torch.enable_grad():
+        output = work.call(weights, samples)
+    return Term(given.axes - {"input"} | {"output"}, output if sampled else output.squeeze(0))
+
+
+def of_one_sample(term: Term) -> Term:
+    """A path functional whose input is one sample [1, ...], with the axis of the samples."""
+    return term if "sample" in term.axes else Term(term.axes | {"sample"}, term.tensor.unsqueeze(0), term.exponent)
+
+
+def data_term(work: Workspace) -> Term:
+    """``data`` as ``model(data)`` reads it: integers, too."""
+    tensor: Tensor = work.need_data()[data_position(work.captured.call.flat)]
+    return Term(frozenset({"sample", "input"}), tensor)
+
+
+def shifted(work: Workspace, value: Term) -> tuple[dict[str, Tensor], Leaf]:
+    """The effective weights E * mask of ``theta = E`` (all other parameters as they are), and the leaf of the mask in them.
+
+    The derivative by what E was computed from passes where the mask is 0, too; the one by the mask is E times the derivative by
+    the effective weight, everywhere.
+    """
+    chosen = value.plain()
+    switches = {name: mask.clone().requires_grad_() for name, mask in work.mask.items()}
+    weights: dict[str, Tensor] = {name: t.detach() for name, t in work.effective().items()}
+    with torch.enable_grad():
+        for name, t in chosen.tensors.items():
+            fixed, switch = t.detach(), switches[name]
+            weights[name] = fixed * switch.detach() + (t - fixed) + (switch - switch.detach()) * fixed
+    return weights, Leaf(SWITCH, switches, {}, {name: torch.ones_like(t) for name, t in switches.items()})

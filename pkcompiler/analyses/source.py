@@ -68,7 +68,9 @@ class Source:
         """What expressions are evaluated with, at the masks."""
         samples, target = (None, None) if self.data is None else sample_inputs(self.capture, self.data)
         names = frozenset(s.name for s in self.graph.parameters)
-        return Workspace(self.capture, self.dtype, self.masks, names, samples, target, self.loss, self.batch, initialise=self.initialise)
+        return Workspace(
+            self.capture, self.dtype, self.masks, names, samples, target, self.loss, self.batch, initialise=self.initialise
+        )
 
     def model(self) -> tuple[nn.Module, Inputs]:
         """The model and its example inputs. Raises ``PKC551`` where another output than its own first one is analysed."""

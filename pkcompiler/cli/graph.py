@@ -18,13 +18,21 @@ if TYPE_CHECKING:
 @click.option(
     "--format", "form", type=click.Choice(["text", "json", "dot"]), default="text", show_default=True, help="How to print it."
 )
-def ir(form: str, **model: Any) -> None:
+@click.option("--groups", is_flag=True, help="Print instead which units can only be removed together (text or json).")
+def ir(form: str, groups: bool, **model: Any) -> None:
     """Print the path graph of a model."""
+    from pkcompiler.cli.groups import write_groups
     from pkcompiler.ir.dot import to_dot
     from pkcompiler.ir.json import to_json
     from pkcompiler.ir.text import print_graph
 
-    graph = opened(**model).graph
+    if groups and form == "dot":
+        raise click.UsageError("--groups is written as text or json, not as dot.")
+    network = opened(**model)
+    if groups:
+        write_groups(network.captured, form == "json")
+        return
+    graph = network.graph
     if form == "json":
         write_json(to_json(graph))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -179,8 +180,9 @@ def _places(units: Ints) -> Iterable[tuple[int, tuple[int, ...]]]:
     order = np.argsort(units, kind="stable")
     order = order[units[order] >= 0]
     held, starts = np.unique(units[order], return_index=True)
-    for group, indices in zip(held.tolist(), np.split(order, starts[1:]), strict=True):
-        yield group, tuple(indices.tolist())
+    entries, bounds = order.tolist(), [*starts.tolist(), order.size]
+    for group, (start, end) in zip(held.tolist(), pairwise(bounds), strict=True):
+        yield group, tuple(entries[start:end])
 
 
 def _sizes(axes: tuple[Axis, ...], count: int) -> Ints:

@@ -34,7 +34,7 @@ from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.pruning.files import write_whole
 from pkcompiler.pruning.objective import load_loss
-from pkcompiler.pruning.plan import Plan
+from pkcompiler.pruning.plan import Plan, refuse_training
 from pkcompiler.pruning.progress import bar
 from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, state_of
 from pkcompiler.pruning.resume import COMMAND, Work, begin
@@ -206,6 +206,7 @@ def job(
     ``data_source``: where the plan's data really lies (the plan itself names no absolute path). Raises ``PKC411`` for a device
     that is not there, what :func:`~pkcompiler.data.load_data` raises, and what :class:`Run` raises.
     """
+    refuse_training(plan)
     where = find_device(device)
     spec = plan.schedule.data
     needed = plan.needs_data and spec is not None
@@ -218,7 +219,7 @@ def job(
     placed = Inputs(tuple(t.to(where) for t in opened.inputs.args), {n: t.to(where) for n, t in opened.inputs.kwargs.items()})
     captured = opened.capture(dtype, placed)
     pair = None if data is None else (data.x.to(where), data.y.to(where))
-    run = Run(captured, plan, dtype, pair, objective, data.batch if data else None)
+    run = Run(captured, plan, dtype, pair, objective, data.batch if data else None, state=state, initialise=opened.initialise)
     inputs = describe_inputs(opened.inputs)
     recipe = make_recipe(
         state,

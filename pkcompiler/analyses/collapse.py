@@ -73,4 +73,12 @@ def _run(source: Source, pass_: Pass, steps: list[int]) -> Run:
     """One stage of one round for each compression."""
     stages = tuple(Stage(pass_.name, 1 / compression(k), ("compression", compression(k)), rounds=1) for k in steps)
     schedule = Schedule(pass_.name, source.seed, None, stages, "", ((pass_.name, pass_),))
-    return Run(source.capture, plan_of(schedule=schedule), source.dtype, source.data, source.loss, source.batch)
+    return Run(
+        source.capture,
+        plan_of(schedule=schedule),
+        source.dtype,
+        source.data,
+        source.loss,
+        source.batch,
+        initialise=source.initialise,
+    )

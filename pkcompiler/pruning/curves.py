@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pkcompiler.lang.curves import curve_value
+
 
 def density_at(curve: str, k: int, n: int, rho: float, start: float = 1.0) -> float:
-    """The density after round k of n, from ``start`` to rho: exponential, linear or cubic.
+    """The density after round k of n, from ``start`` to rho: exponential, linear, cubic, or the text of an expression.
 
-    ``start`` is the density that the stage begins at; with 1 these are rho^(k/n), 1-(1-rho)k/n and 1-(1-rho)(1-(1-k/n)^3).
+    ``start`` is the density that the stage begins at; with 1 these are rho^(k/n), 1-(1-rho)k/n and 1-(1-rho)(1-(1-k/n)^3). An
+    expression is taken at rho / start and multiplied by start, which for the named curves comes to the same.
     """
     if k >= n:
         return rho
@@ -17,4 +20,5 @@ def density_at(curve: str, k: int, n: int, rho: float, start: float = 1.0) -> fl
             return start - (start - rho) * k / n
         case "cubic":
             return start - (start - rho) * (1 - (1 - k / n) ** 3)
-    raise AssertionError(f"unchecked curve {curve}")
+    part = min(1.0, rho / start)
+    return start * min(1.0, max(part, curve_value(curve, k, n, part)))

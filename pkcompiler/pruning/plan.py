@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pkcompiler.diagnostics import fail
-from pkcompiler.lang.ast import DataSpec, Pass, Schedule, Stage
+from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.lang.ast import DataSpec, Expr, Pass, Schedule, Stage
+from pkcompiler.lang.check_stage import ON_A_MODEL, conflicts, reads_data
+from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.library import find_pass, find_schedule, print_schedule
+from pkcompiler.lang.printing import at_expr
 
-CURVES = ("exponential", "linear", "cubic")
+SWAP = 0.3
+"""The part of the kept weights that a stage with ``regrow`` swaps, where it does not say."""
+
 SCOPES = ("global", "layer", "uniform", "erk")
 RULES = ("exact", "kth_le")
 
@@ -35,7 +41,13 @@ class Plan:
 
     @property
     def needs_data(self) -> bool:
-        return any(p.needs_data for p in self.passes)
+        return bool(self.reader)
+
+    @property
+    def reader(self) -> str:
+        """The first pass that reads data, or whose stage regrows by what does; '' where none does."""
+        pairs = zip(self.passes, self.stages, strict=True)
+        return next((p.name for p, s in pairs if p.needs_data or (s.regrow is not None and reads_data(s.regrow))), "")
 
 
 def plan_of(
@@ -47,6 +59,7 @@ def plan_of(
     curve: str | None = None,
     scope: str | None = None,
     select: str | None = None,
+    structure: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     seed: int | None = None,
@@ -54,13 +67,15 @@ def plan_of(
 ) -> Plan:
     """The plan of a pass and a target, or of a schedule (whose settings these arguments override).
 
-    ``target``: (``density`` | ``sparsity`` | ``compression``, value). Raises ``PKC404`` for settings that make no sense.
+    ``target``: (``density`` | ``sparsity`` | ``compression`` | ``flops`` | ``size``, value); ``curve``: a named one or the text of
+    an expression; ``structure``: canonical text. Raises ``PKC404`` and ``PKC421`` for settings that make no sense (together).
     """
     if (pass_ is None) == (schedule is None):
         raise fail("PKC404", "give either a pass or a schedule", 'prune(model, x, "synflow-l2", density=0.1)')
     if schedule is not None and target is not None:
         raise fail("PKC404", "a schedule names its own targets", "leave out the density, or give a pass instead of the schedule")
-    _check(rounds, curve, scope, select)
+    _check(rounds, scope, select)
+    curve, structure = _read("curve", curve), _read("structure", structure)
     rule = select.replace("-", "_") if select else None
     if schedule is not None:
         given = schedule if isinstance(schedule, Schedule) else find_schedule(schedule)
@@ -72,37 +87,54 @@ def plan_of(
     stages = tuple(
         replace(
             stage,
-            rounds=rounds or stage.rounds or p.rounds,
+            rounds=_rounds(stage, rounds, p),
             curve=curve or stage.curve or p.curve,
             scope=scope or stage.scope or p.scope,
             select=rule or stage.select or "exact",
+            structure=structure or stage.structure,
+            swap=stage.swap or (SWAP if stage.regrow is not None else None),
             include=(*stage.include, *include),
             exclude=(*stage.exclude, *exclude),
         )
         for stage, p in zip(given.stages, passes, strict=True)
     )
     for stage in stages:
-        if stage.floors and stage.select == "kth_le":
-            raise fail(
-                "PKC404",
-                f"a floor and select = kth_le exclude each other in the stage '{stage.pass_name}'",
-                "the published rule knows no floors: write select = exact",
-            )
+        _agree(stage)
     chosen_seed = seed if seed is not None else given.seed if given.seed is not None else 0
     named = tuple(dict.fromkeys((s.pass_name, p) for s, p in zip(stages, passes, strict=True)))
     full = replace(given, seed=chosen_seed, data=data or given.data, stages=stages, passes=named)
     return Plan(replace(full, text=print_schedule(full)), passes)
 
 
+def regrowing(stage: Stage, score: Expr) -> Pass:
+    """The score of ``regrow`` as a pass."""
+    return Pass(f"{stage.pass_name}-regrow", "", "", (), score, "", needs_data=reads_data(score))
+
+
+def refuse_training(plan: Plan) -> None:
+    """Raise ``PKC425`` where a stage does not run before training."""
+    late = next((s for s in plan.stages if s.at is not None and s.at.kind != "start"), None)
+    if late is None or late.at is None:
+        return
+    raise fail(
+        "PKC425",
+        f"the stage '{late.pass_name}' runs at = {print_expr(at_expr(late.at))}, in a training that pkcompiler does not run",
+        "drive it from your own loop: for cycle in schedule.cycles(model, optimizer): ...",
+    )
+
+
 def require_data(plan: Plan) -> None:
     """Raise ``PKC502`` where a pass reads data and the plan names none."""
-    reader = next((p.name for p in plan.passes if p.needs_data), None)
-    if reader is not None and plan.schedule.data is None:
-        raise fail("PKC502", f"the pass '{reader}' reads data, and none was given", "give data, e.g. --data digits")
+    if plan.reader and plan.schedule.data is None:
+        raise fail("PKC502", f"the pass '{plan.reader}' reads data, and none was given", "give data, e.g. --data digits")
 
 
 def density_of(word: str, value: float) -> float:
-    """The density that a target means. Raises ``PKC404`` outside (0, 1]."""
+    """The density that a target means, nan where only a model tells. Raises ``PKC404`` outside (0, 1]."""
+    if word in ON_A_MODEL:
+        if not 0 < value <= (1 if word == "flops" else math.inf):
+            raise fail("PKC404", f"{word} = {value:g}", "expected a part from 0 to 1 of flops, bytes above 0 of size")
+        return math.nan
     density = {"density": value, "sparsity": round(1 - value, 15)}.get(word, 1 / value if value else 0.0)
     if not 0 < density <= 1:
         raise fail("PKC404", f"{word} = {value:g} keeps a fraction of {density:g}", "expected a density above 0 and at most 1")
@@ -118,10 +150,41 @@ def _single(pass_: str | Pass, target: tuple[str, float] | None) -> Schedule:
     return Schedule(found.name, None, None, (stage,), "", ((name, found),))
 
 
-def _check(rounds: int | None, curve: str | None, scope: str | None, select: str | None) -> None:
+def _rounds(stage: Stage, rounds: int | None, found: Pass) -> int:
+    """The visits in training, else what is given."""
+    return len(stage.at.visits) if stage.at and stage.at.visits else rounds or stage.rounds or found.rounds
+
+
+def _agree(stage: Stage) -> None:
+    """Settings of a resolved stage that exclude each other (``PKC404``, ``PKC421``)."""
+    if stage.floors and stage.select == "kth_le":
+        raise fail(
+            "PKC404",
+            f"a floor and select = kth_le exclude each other in the stage '{stage.pass_name}'",
+            "the published rule knows no floors: write select = exact",
+        )
+    visits = stage.at is not None and bool(stage.at.visits)
+    for _, message, label, note in conflicts(replace(stage, rounds=None) if visits else stage):
+        raise fail("PKC421", f"{message} in the stage '{stage.pass_name}': {label}", note)
+
+
+def _read(word: str, value: str | None) -> str | None:
+    """The canonical text of a setting that was given in Python or on the command line, read as the language reads it."""
+    if value is None:
+        return None
+    try:
+        stage = find_schedule(f"schedule s {{ prune magnitude {{ density = 50%\n{word} = {value}\n}} }}").stages[0]
+    except PkcError as error:
+        first = error.diagnostics[0]
+        raise fail("PKC404" if first.code.startswith("PKC0") else first.code, first.message, *first.notes) from None
+    found: str | None = getattr(stage, word)
+    return found
+
+
+def _check(rounds: int | None, scope: str | None, select: str | None) -> None:
     if rounds is not None and rounds < 1:
         raise fail("PKC404", f"rounds = {rounds}", "expected at least 1")
-    choices = (("curve", curve, CURVES), ("scope", scope, SCOPES), ("select", select and select.replace("-", "_"), RULES))
+    choices = (("scope", scope, SCOPES), ("select", select and select.replace("-", "_"), RULES))
     for word, value, allowed in choices:
         if value is not None and value not in allowed:
             raise fail("PKC404", f"{word} = {value!r}", f"expected one of {', '.join(allowed)}")

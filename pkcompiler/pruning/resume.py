@@ -231,7 +231,10 @@ def locked(path: Path) -> IO[str]:
 def write_state(path: Path, state: Round, seconds: float, recipe: str) -> None:
     """A state as one file: the masks packed to bits, the rest as text beside them."""
     packed = {n: torch.from_numpy(np.packbits(m.numpy().reshape(-1))) for n, m in state.masks.items()}
-    facts = {name: repr(getattr(state, name)) for name in ("stage", "round", "rounds", "density", "kept", "total", "log10_mass")}
+    facts = {
+        name: repr(getattr(state, name)) for name in ("stage", "round", "rounds", "density", "kept", "total", "log10_mass", "start")
+    }
+    facts["stopped"] = state.stopped
     shapes = {f"shape {n}": "x".join(map(str, m.shape)) for n, m in state.masks.items()}
     write_whole(path, tensor_bytes(packed, {**facts, **shapes, "seconds": repr(seconds), "recipe": recipe}), durable=False)
 
@@ -247,7 +250,9 @@ def read_state(path: Path, recipe: str) -> tuple[Round, float] | None:
         masks = {n: _unpacked(found.get_tensor(n), facts[f"shape {n}"]) for n in found.keys()}  # noqa: SIM118
         mass = None if facts["log10_mass"] == "None" else float(facts["log10_mass"])
         stage, round_, rounds, kept, total = (int(facts[name]) for name in ("stage", "round", "rounds", "kept", "total"))
-        return Round(stage, round_, rounds, float(facts["density"]), kept, total, masks, mass), float(facts["seconds"])
+        start = None if facts["start"] == "None" else float(facts["start"])
+        state = Round(stage, round_, rounds, float(facts["density"]), kept, total, masks, mass, start, facts["stopped"])
+        return state, float(facts["seconds"])
     return None
 
 

@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.report import Report, analyze_graph
 from pkcompiler.analysis.sources import check_masks
 from pkcompiler.analysis.topology import has_path
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass, Schedule, Stage
-from pkcompiler.pruning.candidates import Candidates, candidates, check_reachable
+from pkcompiler.lang.second import reads_all
+from pkcompiler.pruning.aim import Aim, aim_of, globbed
+from pkcompiler.pruning.candidates import Candidates
+from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect, refuse_non_finite
 from pkcompiler.pruning.curves import density_at
-from pkcompiler.pruning.plan import Plan, plan_of
+from pkcompiler.pruning.plan import SWAP, Plan, plan_of, refuse_training, regrowing
 from pkcompiler.pruning.provenance import Provenance, origin_of
-from pkcompiler.pruning.score import as_pair, evaluate, workspace
-from pkcompiler.pruning.select import Masks, Survivors, select
+from pkcompiler.pruning.reachable import check_aim
+from pkcompiler.pruning.require import effective_paths, required_paths, shortfall
+from pkcompiler.pruning.score import Scores, as_pair, evaluate, workspace
+from pkcompiler.pruning.select import Masks, Survivors
+from pkcompiler.pruning.shapes import Block, check_demands, sides_of
+from pkcompiler.pruning.swap import swap
 from pkcompiler.pruning.workspace import Loss, Workspace
+
+__all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +49,8 @@ class Round:
     total: int
     masks: Masks
     log10_mass: float | None = None
+    start: float | None = None  # the part of its quantity at which the stage began
+    stopped: str = ""  # why the rest of the stage changes nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +64,7 @@ class Pruned:
     seconds: float
     total: int
     origin: Provenance | None = None
+    packed: tuple[str, ...] = ()  # the parameters of which a sparse file is written, where a target counts its bytes
     _report: list[Report] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -98,13 +110,15 @@ def prune(
     seed: int = 0,
     dtype: torch.dtype | None = None,
     progress: bool = False,
+    initialise: Factory | None = None,
 ) -> Pruned:
     """Prune a model by a pass to a density, or by a schedule. The model is not changed.
 
     ``pass_``: a name of the library, a ``.pkc`` file or its text; ``schedule``: a file or text. ``rounds``, ``curve``, ``scope``
     (``global``, ``layer``, ``uniform``, ``erk``) and ``select`` (``exact``, ``kth-le``) override what the pass says. ``data``: a
     pair (x, y), used whole, or a Dataset, from which a class-balanced subset is drawn. ``masks``: where to start from. ``dtype``:
-    of the sweeps, default float64. Raises PkcError: ``PKC4xx`` for targets and layer collapse, else as :func:`score`.
+    of the sweeps, default float64. ``initialise(seed)`` builds a fresh model, for passes with ``init = fresh``. Raises PkcError:
+    ``PKC4xx`` for targets and layer collapse, else as :func:`score`.
     """
     plan = plan_of(
         pass_,
@@ -116,16 +130,29 @@ def prune(
         select=select,
         seed=seed,
     )
+    refuse_training(plan)
     precision = dtype or torch.float64
     captured = capture(model, example_inputs, dtype=precision)
-    run = Run(captured, plan, precision, None if data is None else as_pair(data, plan.seed), loss)
+    run = Run(
+        captured,
+        plan,
+        precision,
+        None if data is None else as_pair(data, plan.seed),
+        loss,
+        state=model.state_dict(),
+        initialise=initialise,
+    )
     pruned = run.finish(masks, progress=progress)
     return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, run.data, loss))
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """A plan on a captured model: ``rounds()`` yields the state after every round, from any state on."""
+    """A plan on a captured model: ``rounds()`` yields the state after every round, from any state on.
+
+    ``state``: the model's own ``state_dict``, whose element types a target in bytes counts (default: that of the capture).
+    ``initialise``: seed to a fresh model, for passes with ``init = fresh``.
+    """
 
     captured: Capture
     plan: Plan
@@ -134,19 +161,34 @@ class Run:
     loss: Loss | None = None
     batch: int | None = None
     survivors: Survivors = field(default_factory=Survivors)
+    state: Mapping[str, Tensor] | None = None
+    initialise: Factory | None = None
+    aims: tuple[Aim, ...] = ()
 
     def __post_init__(self) -> None:
         if self.data is None and self.plan.needs_data:
-            name = next(p.name for p in self.plan.passes if p.needs_data)
             raise fail(
-                "PKC502", f"the pass '{name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)"
+                "PKC502",
+                f"the pass '{self.plan.reader}' reads data, and none was given",
+                "give data, e.g. --data digits, or data=(x, y)",
             )
         refuse_non_finite(self.captured)
-        for stage in self.plan.stages:
-            check_reachable(self.candidates(stage), stage.density, _target(stage))
+        state = self.captured.module.state_dict() if self.state is None else self.state
+        self.aims = tuple(aim_of(stage, self.captured.graph, state) for stage in self.plan.stages)
+        for aim in self.aims:
+            check_aim(aim)
+        self.demands(dict.fromkeys(n for aim in self.aims for n in aim.found.sizes))
 
     def candidates(self, stage: Stage) -> Candidates:
-        return candidates(self.captured.graph, stage.include, stage.exclude, stage.floors)
+        """What competes in a stage of the plan."""
+        return next(aim.found for aim in self.aims if aim.stage is stage)
+
+    def demands(self, masks: Mapping[str, Tensor | None]) -> None:
+        """What ``lower`` demands of masks (of names alone, where they are None): ``PKC402``, ``PKC422`` and ``PKC424``."""
+        lower = self.plan.schedule.lower
+        matching = globbed([glob for glob, _ in lower], list(masks))
+        shapes = {n: shape for aim in self.aims for n, shape in aim.found.shapes.items()}
+        check_demands(lower, masks, matching, shapes, sides_of(self.captured.graph))
 
     def finish(self, masks: Mapping[str, Tensor] | None = None, *, progress: bool = False) -> Pruned:
         """All rounds at once."""
@@ -158,63 +200,59 @@ class Run:
         return self.result(last, time.monotonic() - started)
 
     def result(self, last: Round, seconds: float) -> Pruned:
-        return Pruned(last.masks, self.plan, self.captured.graph, self.captured.tensors, seconds, last.total)
+        """The result of the last round. Raises ``PKC424`` where its masks are not as ``lower`` demands."""
+        self.demands(last.masks)
+        sized = [aim.found for aim in self.aims if aim.quantity.word == "size"]
+        packed = tuple(sized[-1].sizes) if sized else ()
+        return Pruned(last.masks, self.plan, self.captured.graph, self.captured.tensors, seconds, last.total, packed=packed)
 
     @property
     def total_rounds(self) -> int:
         return sum(s.rounds or 1 for s in self.plan.stages)
 
     def rounds(self, *, masks: Mapping[str, Tensor] | None = None, after: Round | None = None) -> Iterator[Round]:
-        """The state after each round, going on after ``after``; raises ``PKC410`` (with the last good state) on layer collapse."""
+        """The state after each round, going on after ``after``; raises ``PKC410`` (with the last good state) on layer collapse.
+
+        A stage whose requirement a round would break stops short of it, at the least that still meets it; the rest of its rounds
+        change nothing. Raises ``PKC423`` where not even the masks at the beginning meet that of the first stage.
+        """
         check_masks(self.captured.graph, masks)
         current: Masks = dict(after.masks) if after else {n: m.bool().cpu() for n, m in (masks or {}).items()}
         last = after
-        for i, (stage, pass_) in enumerate(zip(self.plan.stages, self.plan.passes, strict=True)):
+        for i, (aim, pass_) in enumerate(zip(self.aims, self.plan.passes, strict=True)):
             if after and i < after.stage:
                 continue
-            done = after.round if after and i == after.stage else 0
-            found = self.candidates(stage)
-            start = self._start(found, masks, i, after)
-            work = self._workspace(pass_, found, current)
-            for k in range(done + 1, (stage.rounds or 1) + 1):
-                state = self._round(i, k, stage, pass_, found, work, current, start)
+            before = after if after and i == after.stage else None
+            stage = _Stage(self, i, aim, pass_, self._start(aim, current, masks, i, before), self._met(aim, current, i, before))
+            for k in range((before.round if before else 0) + 1, stage.rounds + 1):
+                state = stage.round(k, current)
                 if not self._alive(state):
                     raise collapse(state, last, self._last_good(last), pass_.name)
                 current, last = state.masks, state
                 yield state
 
-    def _workspace(self, pass_: Pass, found: Candidates, current: Masks) -> Workspace:
-        names = frozenset(found.competing)
-        return workspace(self.captured, pass_, current, self.dtype, self.data, self.loss, self.plan.seed, self.batch, names)
-
-    def _start(self, found: Candidates, masks: Mapping[str, Tensor] | None, stage: int, after: Round | None) -> float:
-        """The density that a stage starts at: its predecessor's target, or that of the masks given."""
-        if stage > 0:
+    def _start(self, aim: Aim, current: Masks, masks: Mapping[str, Tensor] | None, stage: int, before: Round | None) -> float:
+        """The part that a stage starts at: its predecessor's target, that of the masks given, or what is there."""
+        if before is not None and before.start is not None:
+            return before.start
+        if stage > 0 and aim.plain and self.aims[stage - 1].quantity.word == "density":
             return self.plan.stages[stage - 1].density
-        pruned = sum(int((~m.bool()).sum()) for n, m in (masks or {}).items() if n in found.sizes)
-        return 1 - pruned / found.total
+        if stage > 0 or not aim.plain:
+            return aim.amount(current) / aim.quantity.whole
+        pruned = sum(int((~m.bool()).sum()) for n, m in (masks or {}).items() if n in aim.found.sizes)
+        return 1 - pruned / aim.found.total
 
-    def _round(
-        self, i: int, k: int, stage: Stage, pass_: Pass, found: Candidates, work: Workspace, current: Masks, start: float
-    ) -> Round:
-        rounds = stage.rounds or 1
-        density = density_at(stage.curve or "exponential", k, rounds, stage.density, start)
-        work.masks = current
-        scores = evaluate(pass_, work, self.plan.seed)
-        chosen = select(
-            scores,
-            current,
-            found,
-            density,
-            rule=stage.select or "exact",
-            scope=stage.scope or "global",
-            among=pass_.among,
-            order=pass_.order,
-            survivors=self.survivors,
-        )
-        masks = {**current, **chosen}
-        kept = sum(count(masks[n]) for n in found.sizes)
-        return Round(i, k, rounds, density, kept, found.total, masks, work.log10_mass())
+    def _met(self, aim: Aim, current: Masks, stage: int, before: Round | None) -> str:
+        """Why a stage has stopped already; '' where it has not. Raises ``PKC423``."""
+        least = required_paths(aim.stage)
+        if before is not None or not least:
+            return before.stopped if before else ""
+        have = effective_paths(self.captured.graph, self.captured.tensors, current)
+        if have >= least:
+            return ""
+        if stage == 0:
+            raise PkcError(shortfall(aim.stage, have))
+        return f"there are {have:,} paths before it, and it requires {least:,}"
 
     def _alive(self, state: Round) -> bool:
         """Whether a path from an input is left: by operations after every round, by entries at the end of a stage."""
@@ -227,81 +265,74 @@ class Run:
         return last if last and has_path(self.captured.graph, self.captured.tensors, last.masks) else None
 
 
-def operations_connect(graph: PathGraph, gone: frozenset[str]) -> bool:
-    """Whether an input reaches the output through operations whose weights are not all pruned (necessary, and quick)."""
-    reached = {v.name for v in graph.inputs}
-    for op in graph.ops:
-        weight = getattr(op.map, "weight", None)
-        if weight not in gone and any(name in reached for name in op.inputs):
-            reached.add(op.name)
-    return any(name in reached for name in graph.outputs)
+class _Stage:
+    """One stage of a run, from the part ``start`` on. ``stopped``: why it changes nothing any more."""
 
+    def __init__(self, run: Run, place: int, aim: Aim, pass_: Pass, start: float, stopped: str) -> None:
+        self.run, self.place, self.aim, self.pass_, self.start, self.stopped = run, place, aim, pass_, start, stopped
+        self.stage, self.graph, self.tensors = aim.stage, run.captured.graph, run.captured.tensors
+        self.rounds = self.stage.rounds or 1
+        self.passes = [pass_] if self.stage.regrow is None else [pass_, regrowing(self.stage, self.stage.regrow)]
+        self.works: list[Workspace] = []
 
-def count(mask: Tensor) -> int:
-    """The number of kept entries (numpy's count is an order of magnitude faster than a sum of booleans)."""
-    return int(np.count_nonzero(mask.numpy()))
+    def round(self, k: int, current: Masks) -> Round:
+        """The state after round k. Raises ``PKC507`` for NaN scores."""
+        part = density_at(self.stage.curve or "exponential", k, self.rounds, self.aim.part, self.start)
+        if self.stopped:
+            return self._state(k, part, current, None)
+        scores = self._scores(k, current)
+        masks = {**current, **self._chosen(scores, current, part)}
+        if self._short(masks):
+            masks = self._least(scores, current, part)
+            have, least = effective_paths(self.graph, self.tensors, masks), required_paths(self.stage)
+            self.stopped = f"it requires {least:,} paths, and {have:,} are left"
+        return self._state(k, part, masks, self.works[0].log10_mass())
 
+    def _scores(self, k: int, current: Masks) -> Sequence[Scores]:
+        run = self.run
+        if not self.works:
+            for p in self.passes:
+                names = None if reads_all(p) else frozenset(self.aim.found.competing)
+                given = (run.captured, p, current, run.dtype, run.data, run.loss, run.plan.seed, run.batch, names)
+                self.works.append(workspace(*given, initialise=run.initialise))
+        for work in self.works:
+            work.masks = current
+        return [evaluate(p, work, run.plan.seed, (self.place, k)) for p, work in zip(self.passes, self.works, strict=True)]
 
-def empty(state: Round) -> frozenset[str]:
-    """The parameters of which nothing is kept."""
-    return frozenset(n for n, m in state.masks.items() if not m.numpy().any())
+    def _chosen(self, scores: Sequence[Scores], current: Masks, part: float) -> Masks:
+        """The masks of the candidates at a part of the whole, swapped where the stage regrows."""
+        chosen = self.aim.choose(self.pass_, scores[0], current, part, self.run.survivors)
+        if len(scores) == 1:
+            return chosen
+        block = self.aim.structure if isinstance(self.aim.structure, Block) else None
+        scope, order = self.stage.scope or "global", self.pass_.order
+        part = self.stage.swap or SWAP
+        return swap(chosen, scores[0], scores[1], self.aim.found, part, scope=scope, order=order, block=block)
 
+    def _short(self, masks: Masks) -> bool:
+        """Whether masks break the requirement of the stage."""
+        least = required_paths(self.stage)
+        return bool(least) and effective_paths(self.graph, self.tensors, masks) < least
 
-def _target(stage: Stage) -> str:
-    word, value = stage.target
-    return f"{word} = {value:g}"
+    def _least(self, scores: Sequence[Scores], current: Masks, part: float) -> Masks:
+        """The masks of the least amount that were found to meet the requirement, from a part that breaks it to what is there."""
+        low, high, best = part, self.aim.amount(current) / self.aim.quantity.whole, current
+        while self.aim.budget(high) - self.aim.budget(low) > 1:
+            middle = (low + high) / 2
+            if not low < middle < high:
+                break
+            masks = {**current, **self._chosen(scores, current, middle)}
+            if self._short(masks):
+                low = middle
+            else:
+                high, best = middle, masks
+        return best
 
-
-def refuse_non_finite(captured: Capture) -> None:
-    """NaN or infinite parameters are refused by name (``PKC405``)."""
-    bad = [s.name for s in captured.graph.parameters if not bool(torch.isfinite(captured.tensors[s.name]).all())]
-    if bad:
-        raise PkcError(
-            *(
-                Diagnostic(
-                    "PKC405", f"parameter '{n}' holds NaN or infinite values", notes=("load other weights, or initialise it",)
-                )
-                for n in bad
-            )
-        )
-
-
-class Collapsed(PkcError):
-    """Layer collapse: no path is left.
-
-    ``state`` is the last good one (None when the first round collapsed), ``reached`` the one without a path.
-    """
-
-    def __init__(self, diagnostic: Diagnostic, state: Round | None, reached: Round) -> None:
-        super().__init__(diagnostic)
-        self.state, self.reached = state, reached
-
-
-CONSERVING = ("synflow", "synflow-l2")
-"""Passes of the library that conserve path mass over layers."""
-
-
-def collapse(state: Round, before: Round | None, good: Round | None, pass_name: str) -> Collapsed:
-    """The diagnosis: which layers are empty, what still worked, what else to try. ``good``: ``before``, if it has paths."""
-    gone = sorted(empty(state))
-    named = (
-        f"empty: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}" if gone else "no layer is empty, but they do not connect"
-    )
-    if good:
-        worked = f"round {good.round} at density {good.density:.4g} was the last good one"
-    else:
-        worked = f"round {before.round} had lost its last path already" if before else "no round was done before it"
-    others = ", ".join(name for name in CONSERVING if name != pass_name)
-    remedy = f'try a higher density, more rounds, a pass that conserves path mass ({others}), or a floor "GLOB" = 1% in a schedule'
-    return Collapsed(
-        Diagnostic(
-            "PKC410",
-            f"layer collapse in round {state.round} of {state.rounds} at density {state.density:.4g}: no path is left ({named})",
-            notes=(worked, remedy),
-        ),
-        good,
-        state,
-    )
+    def _state(self, k: int, part: float, masks: Masks, mass: float | None) -> Round:
+        found = self.aim.found
+        kept = sum(count(masks[n]) if n in masks else found.sizes[n] for n in found.sizes)
+        density = part if self.aim.plain and not self.stopped else kept / found.total
+        return Round(self.place, k, self.rounds, density, kept, found.total, masks, mass, self.start, self.stopped)
 
 
 def _shown(states: Iterator[Round], total: int, progress: bool) -> Iterator[Round]:

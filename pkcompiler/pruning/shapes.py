@@ -136,21 +136,22 @@ def violation(structure: Structure, mask: Tensor, sides: Sides) -> str:
 
 def check_demands(
     demands: Sequence[tuple[str, str]],
-    masks: Mapping[str, Tensor],
-    sides: Mapping[str, Sides],
+    masks: Mapping[str, Tensor | None],
     matching: Mapping[str, Sequence[str]],
+    shapes: Mapping[str, tuple[int, ...]],
+    sides: Mapping[str, Sides],
 ) -> None:
     """Raises ``PKC424`` where a mask has not the structure that ``lower`` demands of it, with the first group that breaks it.
 
-    ``matching``: the masked parameters that each glob names.
+    ``matching``: the parameters that each glob names; one whose mask is None may only not fit (``PKC422``).
     """
     found: list[Diagnostic] = []
     for glob, text in demands:
         structure = structure_of(text)
         assert structure is not None
-        names = matching[glob]
-        check_fits(structure, names, {n: tuple(masks[n].shape) for n in names}, sides)
-        broken = [(n, where) for n in names if (where := violation(structure, masks[n], sides[n]))]
+        check_fits(structure, matching[glob], shapes, sides)
+        given = [(n, mask) for n in matching[glob] if (mask := masks[n]) is not None]
+        broken = [(n, where) for n, mask in given if (where := violation(structure, mask, sides[n]))]
         if broken:
             name, where = broken[0]
             more = f", and {len(broken) - 1} more parameters" if len(broken) > 1 else ""

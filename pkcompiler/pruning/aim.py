@@ -1,0 +1,114 @@
+"""A stage on a model: what competes, what its target counts and at what part of the whole it ends, and how masks are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from torch import Tensor
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.ir.types import PathGraph
+from pkcompiler.lang.ast import Pass, Stage
+from pkcompiler.pruning import quantity as quantities
+from pkcompiler.pruning.candidates import Candidates, candidates
+from pkcompiler.pruning.channels import coupled_parameters, fewest, removal
+from pkcompiler.pruning.quantity import Quantity
+from pkcompiler.pruning.select import Masks, Survivors, select
+from pkcompiler.pruning.shapes import Structure, check_fits, structure_of
+from pkcompiler.structure import Coupling, coupling
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Aim:
+    """A stage, resolved. ``part``: where it ends, of the whole quantity; ``coupling``: of ``structure = channel``."""
+
+    stage: Stage
+    found: Candidates
+    quantity: Quantity
+    part: float
+    structure: Structure | None = None
+    coupling: Coupling | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether single weights are counted: a density, and no structure."""
+        return self.quantity.word == "density" and self.structure is None and self.coupling is None
+
+    def budget(self, part: float) -> int:
+        """The amount at a part of the whole; at the end of the stage its target, exactly."""
+        if self.quantity.word == "size" and part == self.part:
+            return int(self.stage.target[1])
+        return self.quantity.budget(part)
+
+    def amount(self, masks: Mapping[str, Tensor]) -> int:
+        """How much of the quantity masks keep."""
+        return self.quantity.at({n: int(np.count_nonzero(masks[n].cpu().numpy())) for n in self.found.sizes if n in masks})
+
+    def choose(
+        self,
+        pass_: Pass,
+        scores: Mapping[str, Tensor],
+        masks: Mapping[str, Tensor],
+        part: float,
+        survivors: Survivors | None = None,
+    ) -> Masks:
+        """The masks of all candidates at a part of the whole."""
+        if self.coupling is not None:
+            order = removal(self.coupling, scores, masks, self.found, pass_.order)
+            most = self.budget(part)
+            return fewest(order, lambda chosen: self.amount(chosen) <= most)
+        return select(
+            scores,
+            masks,
+            self.found,
+            part,
+            rule=self.stage.select or "exact",
+            scope=self.stage.scope or "global",
+            among=pass_.among,
+            order=pass_.order,
+            survivors=survivors,
+            structure=self.structure,
+            quantity=None if self.plain else self.quantity,
+            budget=None if self.plain else self.budget(part),
+        )
+
+
+def aim_of(stage: Stage, graph: PathGraph, state: Mapping[str, Tensor]) -> Aim:
+    """The stage on a model. ``state``: its ``state_dict``, whose element types a target in bytes counts.
+
+    Raises ``PKC402`` for globs that match nothing, ``PKC422`` for parameters that a structure does not fit.
+    """
+    units = coupling(graph) if stage.structure == "channel" else None
+    coupled = coupled_parameters(units) if units is not None else ()
+    found = candidates(graph, (*stage.include, *map(_exactly, coupled)), stage.exclude, stage.floors)
+    structure = structure_of(stage.structure)
+    if structure is not None:
+        check_fits(structure, found.competing, found.shapes, found.sides)
+    word, value = stage.target
+    if word == "flops":
+        return Aim(stage, found, quantities.flops(graph, found.sizes), value, structure, units)
+    if word == "size":
+        counted = quantities.size(state, found.sizes)
+        return Aim(stage, found, counted, min(1.0, value / counted.whole), structure, units)
+    return Aim(stage, found, quantities.weights(found.sizes), stage.density, structure, units)
+
+
+def _exactly(name: str) -> str:
+    """A glob that matches a name and nothing else."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in name)
+
+
+def globbed(globs: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """The names that each glob matches. Raises ``PKC402`` where one matches none."""
+    found = {glob: [n for n in names if fnmatchcase(n, glob)] for glob in globs}
+    for glob, hits in found.items():
+        if not hits:
+            raise fail(
+                "PKC402",
+                f'structure "{glob}" of lower matches no masked parameter',
+                f"masked are {', '.join(list(names)[:4])}, ...",
+            )
+    return found

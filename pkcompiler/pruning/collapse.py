@@ -1,0 +1,88 @@
+"""Layer collapse: when no path is left, which layers are empty, and what else to try; and weights that are not finite."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pkcompiler.diagnostics import Diagnostic, PkcError
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.ir.types import PathGraph
+
+if TYPE_CHECKING:
+    from pkcompiler.pruning.rounds import Round
+
+
+def operations_connect(graph: PathGraph, gone: frozenset[str]) -> bool:
+    """Whether an input reaches the output through operations whose weights are not all pruned (necessary, and quick)."""
+    reached = {v.name for v in graph.inputs}
+    for op in graph.ops:
+        weight = getattr(op.map, "weight", None)
+        if weight not in gone and any(name in reached for name in op.inputs):
+            reached.add(op.name)
+    return any(name in reached for name in graph.outputs)
+
+
+def count(mask: Tensor) -> int:
+    """The number of kept entries (numpy's count is an order of magnitude faster than a sum of booleans)."""
+    return int(np.count_nonzero(mask.numpy()))
+
+
+def empty(state: Round) -> frozenset[str]:
+    """The parameters of which nothing is kept."""
+    return frozenset(n for n, m in state.masks.items() if not m.numpy().any())
+
+
+def refuse_non_finite(captured: Capture) -> None:
+    """NaN or infinite parameters are refused by name (``PKC405``)."""
+    bad = [s.name for s in captured.graph.parameters if not bool(torch.isfinite(captured.tensors[s.name]).all())]
+    if bad:
+        raise PkcError(
+            *(
+                Diagnostic(
+                    "PKC405", f"parameter '{n}' holds NaN or infinite values", notes=("load other weights, or initialise it",)
+                )
+                for n in bad
+            )
+        )
+
+
+class Collapsed(PkcError):
+    """Layer collapse: no path is left.
+
+    ``state`` is the last good one (None when the first round collapsed), ``reached`` the one without a path.
+    """
+
+    def __init__(self, diagnostic: Diagnostic, state: Round | None, reached: Round) -> None:
+        super().__init__(diagnostic)
+        self.state, self.reached = state, reached
+
+
+CONSERVING = ("synflow", "synflow-l2")
+"""Passes of the library that conserve path mass over layers."""
+
+
+def collapse(state: Round, before: Round | None, good: Round | None, pass_name: str) -> Collapsed:
+    """The diagnosis: which layers are empty, what still worked, what else to try. ``good``: ``before``, if it has paths."""
+    gone = sorted(empty(state))
+    named = (
+        f"empty: {', '.join(gone[:3])}{' ...' if len(gone) > 3 else ''}" if gone else "no layer is empty, but they do not connect"
+    )
+    if good:
+        worked = f"round {good.round} at density {good.density:.4g} was the last good one"
+    else:
+        worked = f"round {before.round} had lost its last path already" if before else "no round was done before it"
+    others = ", ".join(name for name in CONSERVING if name != pass_name)
+    remedy = f'try a higher density, more rounds, a pass that conserves path mass ({others}), or a floor "GLOB" = 1% in a schedule'
+    return Collapsed(
+        Diagnostic(
+            "PKC410",
+            f"layer collapse in round {state.round} of {state.rounds} at density {state.density:.4g}: no path is left ({named})",
+            notes=(worked, remedy),
+        ),
+        good,
+        state,
+    )

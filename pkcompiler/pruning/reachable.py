@@ -1,0 +1,115 @@
+"""Targets that cannot be reached are refused before any work, with the number by which they miss."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from pkcompiler.diagnostics import fail
+from pkcompiler.lang.check_schedule import show_target
+from pkcompiler.pruning.aim import Aim
+from pkcompiler.pruning.candidates import check_reachable, quotas
+from pkcompiler.pruning.channels import removal
+from pkcompiler.pruning.shapes import Block, Ratio, groups_of
+from pkcompiler.structure import Coupling
+
+
+def check_aim(aim: Aim) -> None:
+    """Refuse a target that cannot be reached, before any work, with the number by which it misses: ``PKC403`` where ``except`` and
+    floors protect too much, ``PKC423`` where a structure, or what no mask changes, makes it so.
+    """
+    named = show_target(aim.stage.target)
+    if aim.quantity.word == "density":
+        check_reachable(aim.found, aim.part, named)
+    else:
+        _check_least(aim, named)
+    if isinstance(aim.structure, Ratio) and aim.quantity.word == "density":
+        _check_ratio(aim, aim.structure, named)
+    if isinstance(aim.structure, Block):
+        _check_block(aim, aim.structure, named)
+    if aim.coupling is not None:
+        _check_channels(aim, aim.coupling, named)
+
+
+def _check_least(aim: Aim, named: str) -> None:
+    """What is kept whatever the scores say must fit into the budget."""
+    found = aim.found
+    kept = {n: found.sizes[n] if n in found.protected else found.floors.get(n, 0) for n in found.sizes}
+    least, most = aim.quantity.at(kept), aim.budget(aim.part)
+    if least <= most:
+        return
+    what = {"flops": "multiply-adds", "size": "bytes"}[aim.quantity.word]
+    where = (
+        "'except', floors and what has no prunable weight"
+        if aim.quantity.word == "flops"
+        else "'except', floors, masks and the rest"
+    )
+    ask = (
+        f"flops = {math.ceil(10_000 * least / aim.quantity.whole) / 10_000:g}"
+        if aim.quantity.word == "flops"
+        else f"size = {least}"
+    )
+    raise fail(
+        "PKC423",
+        f"{named} is {most:,} of {aim.quantity.whole:,} {what}, but {where} take {least:,}: {least - most:,} too many",
+        f"write {ask} or more, or protect less",
+    )
+
+
+def _check_ratio(aim: Aim, structure: Ratio, named: str) -> None:
+    """N:M keeps at most N of M: of every parameter where each has its own share, else of all that compete."""
+    found = aim.found
+    most = {n: found.sizes[n] * structure.kept // structure.of for n in found.competing}
+    shares = quotas(found, aim.part, aim.stage.scope or "global")
+    kept = sum(found.sizes[n] for n in found.protected)
+    wanted = found.kept_at(aim.part) if shares is None else kept + sum(max(shares[n], found.floors.get(n, 0)) for n in most)
+    reached = kept + sum(most.values())
+    if wanted > reached:
+        ask = math.floor(1e6 * reached / found.total) / 1e6
+        raise fail(
+            "PKC423",
+            f"{named} keeps {wanted:,} of {found.total:,} weights, but {structure} keeps at most {reached:,}: "
+            f"{wanted - reached:,} too few",
+            f"write density = {ask:g} or less",
+        )
+    over = {n: max(shares[n] if shares else 0, found.floors.get(n, 0)) - most[n] for n in most}
+    for name, excess in over.items():
+        if excess > 0:
+            raise fail(
+                "PKC423",
+                f"{named} asks for {excess:,} weights of '{name}' more than the {most[name]:,} that {structure} keeps",
+                "write scope = global, a lower floor, or a lower density",
+            )
+
+
+def _check_block(aim: Aim, structure: Block, named: str) -> None:
+    """At least one block has to fit."""
+    found, smallest = aim.found, math.inf
+    base = aim.quantity.at({n: found.sizes[n] if n in found.protected else 0 for n in found.sizes})
+    for name in found.competing:
+        groups, count = groups_of(structure, found.shapes[name], found.sides[name])
+        smallest = min(smallest, int(np.bincount(groups, minlength=count).min()) * max(1, aim.quantity.costs[name]))
+    left = aim.budget(aim.part) - base
+    if left < smallest:
+        raise fail(
+            "PKC423",
+            f"{named} leaves {left:,} for what competes, the smallest {structure} takes {smallest:,}: {smallest - left:,} more",
+            "ask for more, or write smaller blocks",
+        )
+
+
+def _check_channels(aim: Aim, units: Coupling, named: str) -> None:
+    """What is left where every layer has one unit must fit into the budget."""
+    ones = {n: torch.ones(shape) for n, shape in aim.found.shapes.items()}
+    order = removal(units, ones, {}, aim.found)
+    least, most = aim.amount(order.masks(len(order.order))), aim.budget(aim.part)
+    if least > most:
+        what = {"density": "weights", "flops": "multiply-adds", "size": "bytes"}[aim.quantity.word]
+        raise fail(
+            "PKC423",
+            f"{named} is {most:,} of {aim.quantity.whole:,} {what}, but where every layer keeps a unit {least:,} are left: "
+            f"{least - most:,} too many",
+            f"ask for at least {math.ceil(10_000 * least / aim.quantity.whole) / 100:g}%, or structure = unstructured",
+        )

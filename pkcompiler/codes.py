@@ -359,6 +359,7 @@ CODES: dict[str, str] = {
         "The analysis runs the model, and there is only its graph with its tensors (an artifact holds no code). Analyse the model "
         "itself: pkc analyze MODEL --with NAME."
     ),
+    "PKC534": "A number of eigenpairs, nodes, probes or samples has to be a whole number, and at least the one named.",
     "PKC535": (
         "A graph has too many paths, or a matrix too many entries, to be written as expressions. The message says how many. "
         "closed_forms gives symbolic widths for any dense model, path_functional and path_kernel give numbers."
@@ -376,6 +377,20 @@ CODES: dict[str, str] = {
         "Kernels on data and predictions are taken of the output that the model returns first, and --output chose another. Wrap "
         "the model so that it returns that output alone."
     ),
+    "PKC560": (
+        "walks(E) hops with a probability proportional to E, which must be finite and not below 0 everywhere: walks(abs(theta)). With "
+        "a number for E every weight that leads on is equally likely."
+    ),
+    "PKC561": "Walks cannot cross a convolution whose kernel is computed from parameters: store the kernel itself as the parameter.",
+    "PKC562": (
+        "A walk visits only what lies on a path from an input to an output along weights other than 0, and the target keeps more than "
+        "that. The message says how many there are."
+    ),
+    "PKC563": (
+        "The chance of a weight to be visited is proportional to its size, so the smallest ones take very many walks. A pass of walks "
+        "is for low densities; of a scope other than global, every layer must be visited as often as it keeps."
+    ),
+    "PKC564": "No walk leads from an input to an output: some layer has no weight left, or its weights are all 0.",
     "PKC565": (
         "model() and noise() go through the input that data stands for. Where the model takes integers, noise() draws rows of its "
         "table of embeddings, all equally likely, and nothing can be computed with them before model() reads them."

@@ -18,6 +18,7 @@ from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.formula_draws import as_kept, drawn_lines
 from pkcompiler.lang.paths import DEFAULTS
 from pkcompiler.lang.second import has_entries, product_text
+from pkcompiler.lang.walks import visit_text, walk_lines
 
 _VALUE = {"abs(theta)": "|v_p|", "theta^2": "v_p^2", "theta": "v_p", "1": ""}
 _SQUARE = ("theta^2",)
@@ -51,8 +52,10 @@ def formula(pass_: Pass) -> str:
     if right is None:
         seen = []
         right = notation(pass_.score, lets)
+    right = visit_text(pass_.score, lets) or right
     lines = [f"score_i = {as_kept(pass_, right)}"]
     lines += _legend(seen, pass_, right)
+    lines += walk_lines(pass_.score, lets, lambda along: notation(along, lets))
     lines += drawn_lines(pass_)
     return "\n".join(lines)
 

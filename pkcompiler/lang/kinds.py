@@ -18,6 +18,7 @@ from pkcompiler.lang.paths import path_facts
 from pkcompiler.lang.report import Findings
 from pkcompiler.lang.second import hvp_facts, second_facts, too_deep
 from pkcompiler.lang.squares import square_facts
+from pkcompiler.lang.walks import walk_facts
 
 ARGUMENTS = {
     "grad": 2,
@@ -169,6 +170,8 @@ class KindChecker:
                 return margin_facts(self, call)
             case "squares":
                 return square_facts(self, call)
+            case "walks":
+                return walk_facts(self, call)
             case "hvp":
                 return hvp_facts(call, self.operand, self.findings)
             case "cross_entropy":

@@ -157,7 +157,7 @@ def reads_all(pass_: Pass | Analysis) -> bool:
 
 def _reads_all(expr: Expr, lets: Lets) -> bool:
     match expr:
-        case Call("hvp" | "dot", _, _) | Call("model", _, (_, *_)):
+        case Call("hvp" | "dot" | "walks", _, _) | Call("model", _, (_, *_)):
             return True
         case Call("grad", (functional, _), _) if holds_derivative(functional, lets):
             return True

@@ -154,7 +154,7 @@ WORDS: tuple[Word, ...] = (
     _function("hvp", "hvp", "the second derivative of the number F by theta, times v: H v", "hvp(loss, grad(loss, theta))"),
     _function("noise", "noise", "fresh Gaussian numbers: one sample after another of inputs, or one for every parameter entry", "noise()"),
     _function("model", "model", "the output of the model at another input, or at other weights times the mask", "model(noise())"),
-    _function("walks", "", "biased random walks along the paths", "walks(abs(theta))", due=False),
+    _function("walks", "walks", "minus the order in which biased random walks visit the weights", "walks(abs(theta))"),
     _function("after", "after", "the number F after a few steps of SGD on the loss", "after(loss, steps = 3, lr = 0.1)"),
     # Functions of an analysis. kind: a case of operators.py.
     _function("gram", "gram", "the operator G = J^T J on parameters of a squared path functional: the Path Kernel's", "gram(R)"),
@@ -206,6 +206,7 @@ WORDS: tuple[Word, ...] = (
     _argument("axes", "noise", "word", "what gets a number each", default="input"),
     _argument("count", "noise", "count", "how many samples are drawn; without it, as many as the example input has"),
     _argument("theta", "model", "weights", "the weights at which the model is run, times the mask", default="theta"),
+    _argument("keep", "walks", "word", "what a hop along a convolution visits", default="weights"),
     _argument("until", "collapse", "factor", "the largest compression that is tried", default="10000x"),
     # Reserved names. kind: their axes.
     _name("theta", "param", "the stored, unmasked value of every floating parameter"),
@@ -267,6 +268,8 @@ WORDS: tuple[Word, ...] = (
     _value("same", "batches", "every step, and F, take all samples"),
     _value("input", "axes", "every entry of every sample of the input"),
     _value("param", "axes", "every entry of every parameter"),
+    _value("weights", "keep", "one weight, which its probability is proportional to"),
+    _value("kernels", "keep", "the whole kernel between two channels"),
     _value("discrete", "time", "gradient descent, step by step"),
     _value("flow", "time", "gradient flow at the times lr * step"),
     _value("bias", "include except", "every bias"),

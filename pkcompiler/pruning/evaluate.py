@@ -23,10 +23,12 @@ from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.paths import DEFAULTS, LOSS_GRADIENT
 from pkcompiler.lang.second import as_grad as second_derivative
 from pkcompiler.lang.second import differs_under_grad, holds_derivative
+from pkcompiler.lang.walks import KERNELS
 from pkcompiler.pruning import fresh, second, terms, unrolled
 from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.squares import squares
 from pkcompiler.pruning.terms import PARAM, Term
+from pkcompiler.pruning.walks.score import visits
 from pkcompiler.pruning.workspace import Leaf, Workspace, reads_samples
 
 UNARY: dict[str, Callable[[Term], Term]] = {
@@ -140,6 +142,9 @@ class Evaluator:
                 return Term(PARAM, squares(self.work, of == Name("losses"), by_mask=by == Name("mask")))
             case "uniform":
                 return Term(PARAM, self._uniform())
+            case "walks":
+                whole = kwargs.get("keep") == KERNELS
+                return visits(self.work, self.evaluate(call.args[0]), self.draw or Draw(self.seed), whole=whole)
             case "noise":
                 return self._noise(call)
             case "model":

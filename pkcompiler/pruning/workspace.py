@@ -26,6 +26,7 @@ from pkcompiler.pruning.constant import swept
 from pkcompiler.pruning.edges import Edges
 from pkcompiler.pruning.labels import a_number, cross_entropy, margins
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
+from pkcompiler.pruning.walks.goal import Goal
 
 Loss = Callable[[Any, Any], Tensor]
 STORED = "stored"
@@ -69,6 +70,7 @@ class Workspace:
     twice: bool = False
     initialise: Callable[[int], nn.Module] | None = None  # seed to a fresh model, where there is a factory
     draws: int = 0  # the seed of what the model draws in training mode
+    goal: Goal | None = None  # how many entries this round keeps, where that is known
     _mass: Scaled | None = None
     _prepared: dict[tuple[Settings, str, bool], tuple[Edges, dict[str, Tensor], bool]] = field(default_factory=dict)
 

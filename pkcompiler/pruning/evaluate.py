@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -96,7 +96,7 @@ class Evaluator:
         if key not in self._values:
             outer, self._leaves = self._leaves, []
             value = self.evaluate(self.lets[name])
-            self._values[key] = (value, self._leaves)
+            self._values[key] = (replace(value, owned=False), self._leaves)
             self._leaves = outer
         return self._known(key)
 
@@ -261,9 +261,7 @@ class Evaluator:
             self._leaves = self._leaves + [leaf for leaf in below if leaf not in self._leaves]
             return total
         with second.refusing():
-            parts = [
-                self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if second.depends(leaf, wanted)
-            ]
+            parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if second.depends(leaf, wanted)]
         if not parts:
             return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})
         total = parts[0]

@@ -12,7 +12,7 @@ import click
 
 from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, say, typed
-from pkcompiler.cli.targets import Factor, Part, Word, short
+from pkcompiler.cli.targets import Bytes, Factor, Part, Word, short
 
 if TYPE_CHECKING:
     from pkcompiler.lang.ast import DataSpec, Schedule
@@ -30,13 +30,16 @@ PASS = "synflow-l2"
 @click.option("--sparsity", type=Part(zero=True, one=False), help="What is removed: 98% or 0.98.")
 @click.option("--density", type=Part(zero=False, one=True), help="What is kept: 2% or 0.02.")
 @click.option("--compression", type=Factor(), help="Weights per kept weight: 50x or 50.")
+@click.option("--flops", type=Part(zero=False, one=True), help="Multiply-adds that are left: 30% or 0.3.")
+@click.option("--size", type=Bytes(), help="Bytes of the sparse file of the weights: 4MB, 500KB.")
 @click.option("--data", metavar="DATA", help="Samples: digits, mnist5k, file.npz, module:factory, with (per_class = 10).")
 @click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples per forward pass.  [default: all]")
 @click.option("--loss", metavar="SPEC", help="path/file.py:function, called with output and target.")
 @click.option("--rounds", type=click.IntRange(min=1), metavar="N", help="Rounds of every stage.  [default: those of the pass]")
-@click.option("--curve", type=click.Choice(["exponential", "linear", "cubic"]), help="Densities over the rounds.")
+@click.option("--curve", metavar="CURVE", help="Over the rounds: exponential, linear, cubic, or in k, n, rho: 'rho^(k/n)'.")
 @click.option("--scope", type=click.Choice(["global", "layer", "uniform", "erk"]), help="Where weights compete.")
 @click.option("--select", type=Word(["exact", "kth-le"]), help="How survivors are chosen.")
+@click.option("--structure", metavar="SHAPE", help="What goes together: 2:4, 'block(16, 16)', channel, unstructured.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Prune these parameters too (or: bias, norm, embedding).")
 @click.option("--except", "exclude", multiple=True, metavar="GLOB", help="Keep these parameters whole.")
 @click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True, help="Of the scores.")
@@ -45,17 +48,20 @@ PASS = "synflow-l2"
 @click.option("--force", is_flag=True, help="Replace the artifact, or the unfinished run, that is there.")
 @click.option("--fresh", is_flag=True, help="Begin an unfinished run again.")
 @click.option("--dry-run", is_flag=True, help="Print the density of every layer at every round; write nothing.")
+@click.option("--plot", metavar="DIR", help="With --dry-run: draw these densities there, densities.png and densities.svg.")
 @click.option("--print-schedule", is_flag=True, help="Print the schedule that equals these options; do nothing.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON (- is stdout, in place of the text).")
 @click.pass_context
 def prune(ctx: click.Context, /, force: bool, fresh: bool, json_file: str | None, **given: Any) -> None:
     """Prune a model: score its weights, keep the best, write an artifact.
 
-    Give a pass with one of --sparsity, --density and --compression, or a schedule. The same command again goes on where an
-    unfinished run stopped.
+    Give a pass with one of --sparsity, --density, --compression, --flops and --size, or a schedule. The same command
+    again goes on where an unfinished run stopped.
     """
     if force and fresh:
         raise click.UsageError("--force and --fresh exclude each other: --force replaces whatever is there, type only --force.")
+    if given["plot"] and not given["dry_run"]:
+        raise click.UsageError("--plot draws the densities of a dry run: type --dry-run --plot DIR.")
     model = {key: given.pop(key) for key in ("model", "args", "inputs", "output", "seed", "weights", "plugins", "gates")}
     chosen_seed = model["seed"] if ctx.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT else None
     plan, source = planned(seed=chosen_seed, model=model["model"], **given)
@@ -65,7 +71,7 @@ def prune(ctx: click.Context, /, force: bool, fresh: bool, json_file: str | None
     network = opened(**{**model, "seed": plan.seed})
     task = _job(network, plan, source, given)
     if given["dry_run"]:
-        _rehearse(task, json_file)
+        _rehearse(task, json_file, given["plot"])
         return
     out = Path(given["out"] or default_folder(network.name, plan))
     _run(task, out, force, fresh, json_file, model["model"])
@@ -78,6 +84,8 @@ def planned(
     sparsity: float | None,
     density: float | None,
     compression: float | None,
+    flops: float | None,
+    size: float | None,
     data: str | None,
     batch: int | None,
     seed: int | None,
@@ -87,7 +95,7 @@ def planned(
     **options: Any,
 ) -> tuple[Plan, str | None]:
     """The plan of the options, and where its data lie (the plan names no absolute path). Raises a usage error, or ``PkcError``."""
-    targets = {"sparsity": sparsity, "density": density, "compression": compression}
+    targets = {"sparsity": sparsity, "density": density, "compression": compression, "flops": flops, "size": size}
     target = _target(model, pass_, schedule, {word: value for word, value in targets.items() if value is not None})
     from pkcompiler.data import parse_data
     from pkcompiler.lang.library import find_schedule
@@ -105,7 +113,7 @@ def planned(
         exclude=[_glob(g) for g in exclude],
         seed=seed,
         data=named,
-        **{key: options[key] for key in ("rounds", "curve", "scope", "select")},
+        **{key: options[key] for key in ("rounds", "curve", "scope", "select", "structure")},
     )
     require_data(plan)
     return plan, spec.source if spec else None
@@ -170,7 +178,7 @@ def _job(network: Opened, plan: Plan, source: str | None, given: dict[str, Any])
     return job(network, plan, data_source=source, loss=given["loss"], dtype=dtype, device=given["device"])
 
 
-def _rehearse(task: Job, json_file: str | None) -> None:
+def _rehearse(task: Job, json_file: str | None, folder: str | None) -> None:
     from pkcompiler.cli.summary import densities, densities_json
     from pkcompiler.pipeline import rehearse
 
@@ -183,6 +191,10 @@ def _rehearse(task: Job, json_file: str | None) -> None:
     say(f"{rounds} round{'s' if rounds > 1 else ''} took {time.monotonic() - started:.1f} s; the real run takes about as long")
     if deliver_json({"schema": 1, "rounds": states}, json_file):
         densities(states)
+    if folder is not None:
+        from pkcompiler.show.densities import write_densities
+
+        say(f"plots: {', '.join(str(path) for path in write_densities(folder, states))}")
 
 
 def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None, spec: str) -> None:

@@ -9,6 +9,9 @@ import click
 
 NUMBER = re.compile(r"(?P<value>\d{1,40}(?:\.\d{1,40})?|\.\d{1,40})(?P<unit>%|x)?")
 
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+AMOUNT = re.compile(r"(?P<value>\d{1,15}(?:\.\d{1,9})?)(?P<unit>KB|MB|GB)?")
+
 
 class Part(click.ParamType[float]):
     """A part of all: ``98%`` or ``0.98``; ``98`` is refused. ``lowest`` and ``highest`` say which end is allowed."""
@@ -52,7 +55,22 @@ class Factor(click.ParamType[float]):
         return float(match["value"])
 
 
+class Bytes(click.ParamType[float]):
+    """``4MB``, ``500KB``, or plain bytes: whole bytes."""
+
+    name = "BYTES"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = AMOUNT.fullmatch(str(value))
+        amount = float(f"{float(match['value']) * UNITS[match['unit'] or '']:.15g}") if match else 0.0
+        if not 1 <= amount <= 1e15 or amount != int(amount):
+            self.fail(f"'{value}' is no amount of bytes: type --size 4MB, 500KB or 123456", param, ctx)
+        return amount
+
+
 def short(target: tuple[str, float]) -> str:
     """A target as part of a folder's name: ``sparsity98``, ``density2.5``, ``50x``."""
     word, value = target
+    if word == "size":
+        return f"size{int(value)}"
     return f"{value:.12g}x" if word == "compression" else f"{word}{float(f'{value * 100:.10g}'):.12g}"

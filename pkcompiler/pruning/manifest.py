@@ -19,7 +19,8 @@ FORMAT_VERSION = 1
 MASKS, WEIGHTS, CONSTANTS = "masks.safetensors", "weights.safetensors", "constants.safetensors"
 SCHEDULE, GRAPH, REPORT, README = "schedule.pkc", "graph.pkir", "report.json", "README.txt"
 NEEDED = (MASKS, WEIGHTS, SCHEDULE, GRAPH, REPORT, README)
-KNOWN = (*NEEDED, CONSTANTS)
+SPARSE = "sparse.safetensors"
+KNOWN = (*NEEDED, CONSTANTS, SPARSE)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -23,6 +23,9 @@ for name, mask in load_file("masks.safetensors").items():
     weight.register_hook(lambda gradient, mask=mask: torch.where(mask, gradient, 0))
 """
 
+SPARSE_LINE = (
+    "sparse.safetensors     of every pruned parameter its kept values and one bit per entry: what a target in bytes counts\n"
+)
 CONSTANTS_LINE = "constants.safetensors  tensors of the graph that no state_dict holds\n"
 
 
@@ -37,7 +40,7 @@ A sparse network: {made}, pruned by {passes}.
 
 masks.safetensors      bool tensors by parameter name, True = kept
 weights.safetensors    the state_dict that was scored, dense and unmasked: train from these
-{CONSTANTS_LINE if constants else ""}\
+{SPARSE_LINE if pruned.packed else ""}{CONSTANTS_LINE if constants else ""}\
 schedule.pkc           what was done, with the text of each pass
 graph.pkir             the path graph of the model, printed
 report.json            what the masks leave of it

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,20 @@ from torch import Tensor
 VALUES, KEPT = ":values", ":kept"
 
 
-def pack(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the sparse file."""
+def pack(state: Mapping[str, Tensor], masks: Mapping[str, Tensor], names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of the sparse file. ``names``: the parameters that are packed (default: those with a mask); other masked ones
+    are stored whole, with zeros."""
     out: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name not in masks:
-            out[name] = tensor.detach().cpu().contiguous()
-            continue
-        mask = masks[name].detach().cpu().bool()
-        out[name + VALUES] = tensor.detach().cpu()[mask]
-        out[name + KEPT] = torch.from_numpy(np.packbits(mask.numpy().reshape(-1)))
+        plain = tensor.detach().cpu().contiguous()
+        mask = masks[name].detach().cpu().bool() if name in masks else None
+        if mask is None:
+            out[name] = plain
+        elif names is not None and name not in names:
+            out[name] = plain.masked_fill(~mask, 0)
+        else:
+            out[name + VALUES] = plain[mask]
+            out[name + KEPT] = torch.from_numpy(np.packbits(mask.numpy().reshape(-1)))
     return out
 
 

@@ -25,11 +25,13 @@ from pkcompiler.pruning.manifest import (
     README,
     REPORT,
     SCHEDULE,
+    SPARSE,
     WEIGHTS,
 )
 from pkcompiler.pruning.provenance import Provenance
 from pkcompiler.pruning.readme import readme
 from pkcompiler.pruning.recipe import recipe_hash, versions
+from pkcompiler.pruning.saved import pack
 
 if TYPE_CHECKING:
     from pkcompiler.pruning.rounds import Pruned
@@ -82,6 +84,8 @@ def _contents(pruned: Pruned, origin: Provenance) -> dict[str, bytes]:
         REPORT: json_text(pruned.report.to_json()).encode(),
         README: readme(pruned, origin, bool(constants)).encode(),
     }
+    if pruned.packed:
+        contents[SPARSE] = tensor_bytes(pack(origin.state, pruned.masks, pruned.packed))
     return contents | ({CONSTANTS: tensor_bytes(constants)} if constants else {})
 
 

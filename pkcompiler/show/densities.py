@@ -1,0 +1,43 @@
+"""The densities of a dry run as files: every layer and the whole over the rounds, by matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pkcompiler.show.nodes import shorten
+from pkcompiler.show.plots import blank, save
+from pkcompiler.show.theme import LIGHT
+
+NAMED = 12
+"""So many layers are named beside their lines; of more, only the whole is."""
+
+
+def write_densities(folder: str | Path, states: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Write ``densities.png`` and ``densities.svg``. ``states``: per round ``density`` and ``layers``, name to density.
+
+    Returns the paths. Raises ``PKC632`` where matplotlib is missing, ``PKC634`` where a file cannot be written.
+    """
+    paths = [Path(folder) / f"densities.{form}" for form in ("png", "svg")]
+    for path in paths:
+        save(path, lambda: densities(states))
+    return paths
+
+
+def densities(states: Sequence[Mapping[str, Any]]) -> Any:
+    """One line per layer from 1 before the first round, the whole drawn thicker; densities on a logarithmic axis."""
+    figure, axes = blank(7.0, 3.6)
+    axis = axes[0, 0]
+    rounds = range(len(states) + 1)
+    names = list(dict.fromkeys(name for state in states for name in state["layers"]))
+    for name in names:
+        values = [1.0, *(state["layers"].get(name, 1.0) or float("nan") for state in states)]
+        axis.plot(rounds, values, linewidth=1.0, alpha=0.75, label=shorten(name, 26) if len(names) <= NAMED else None)
+    whole = [1.0, *(state["density"] for state in states)]
+    axis.plot(rounds, whole, color=LIGHT["text"], linewidth=2.0, label="all")
+    axis.set_yscale("log")
+    axis.set_xlabel("round")
+    axis.set_ylabel("density")
+    axis.legend(loc="lower left", fontsize=7, ncols=2)
+    return figure

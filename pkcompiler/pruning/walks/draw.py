@@ -57,7 +57,3 @@ class Groups:
         return np.asarray(
             self.members[self.starts[keys] + np.minimum((random.random(keys.size) * counts).astype(np.int64), counts - 1)]
         )
-
-    def of(self, key: int) -> Ints:
-        """All members of one group."""
-        return np.asarray(self.members[self.starts[key] : self.starts[key] + self.counts[key]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,6 +151,8 @@ class AnalysisEvaluator(Evaluator):
         given = dict(call.kwargs)
         rate, steps = self._steps(given)
         flow = given.get("time") == Name("flow")
+        if not math.isfinite(rate):
+            return self._no_curve(rate, steps, text)
         kernel = self._operator(call.args[0]).kernel
         model, _ = self.source.model()
         verify = self.source.verify and not flow
@@ -166,10 +169,16 @@ class AnalysisEvaluator(Evaluator):
 
     def _expected_dynamics(self, call: Call, text: str) -> Term:
         rate, steps = self._steps(dict(call.kwargs))
+        if not math.isfinite(rate):
+            return self._no_curve(rate, steps, text)
         found = self._prediction_of()
         curve = architecture_curve(found.trace, self.source.outputs, rate, range(steps + 1))
         self._marks[text] = Mark(curve.status, curve.note)
         return Term(STEP, curve.lower)
+
+    def _no_curve(self, rate: float, steps: int, text: str) -> Term:
+        self._marks[text] = Mark("not predicted", f"the learning rate is {rate:g}")
+        return Term(STEP, torch.full((steps + 1,), torch.nan, dtype=torch.float64))
 
     def _steps(self, given: Mapping[str, Expr]) -> tuple[float, int]:
         """The values of ``lr`` and ``steps``."""

@@ -37,6 +37,15 @@ def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, 
     raise_all(found)
 
 
+def check_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> None:
+    """Parameters hold neither NaN nor infinite values; those that do are named at once (``PKC405``)."""
+    raise_all(
+        Diagnostic("PKC405", f"parameter '{s.name}' holds NaN or infinite values", notes=("load other weights, or initialise it",))
+        for s in graph.parameters
+        if not bool(torch.isfinite(tensors[s.name]).all())
+    )
+
+
 def data_inputs(captured: Capture, data: Any) -> list[Any]:
     """The model's flat inputs with the first floating (or else the first integer) one replaced by the samples.
 

@@ -53,7 +53,10 @@ class Found:
 @click.option("--html", metavar="FILE", help="Write the report as a page to look at: one file, without network access.")
 @click.option("--plot", metavar="DIR", help="Write the figures of the page as PNG and SVG.")
 @click.option(
-    "--eigenvalues", type=click.IntRange(0), metavar="K", help="How many, in the page: 10 by default, 0 to leave the spectrum out."
+    "--eigenvalues",
+    type=click.IntRange(0, 1000),
+    metavar="K",
+    help="How many, in the page: 10 by default, 0 to leave the spectrum out.",
 )
 def analyze(
     json_file: str | None,

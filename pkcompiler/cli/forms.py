@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +38,19 @@ def of(graph: PathGraph, tensors: Mapping[str, Tensor], variances: str) -> Close
 
 def text(closed: ClosedForms) -> str:
     """The table, and how the three grow."""
-    return "\n".join([str(closed), "growth, in leading order", *(f"  {line}" for line in growth(closed))])
+    lines = growth(closed) or ["none: no width is hidden, and no block repeats"]
+    return "\n".join([str(closed), "growth, in leading order", *(f"  {line}" for line in lines)])
 
 
 def growth(closed: ClosedForms) -> list[str]:
     """One line per form: with all hidden widths, and with the depth where blocks repeat."""
     from pkcompiler.diagnostics import PkcError
 
-    lines = [str(g) for g in closed.growth("widths")]
-    try:
-        return [*lines, *(str(g) for g in closed.growth("depth"))]
-    except PkcError:
-        return lines
+    lines: list[str] = []
+    for by in ("widths", "depth"):
+        with suppress(PkcError):
+            lines += [str(g) for g in closed.growth(by)]
+    return lines
 
 
 def pieces(closed: ClosedForms) -> list[tuple[str, str, str]]:

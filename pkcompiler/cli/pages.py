@@ -23,11 +23,18 @@ LARGE = 10**9
 
 
 def prepare(html: str | None, plot: str | None) -> None:
-    """Say what is missing before anything long begins. Raises ``PKC632``."""
+    """Say what is missing before anything long begins. Raises ``PKC632``, ``PKC634``."""
+    from pathlib import Path
+
+    from pkcompiler.diagnostics import fail
     from pkcompiler.show.library import need
 
     if html is not None:
         need("bokeh", "--html")
+        if not Path(html).parent.is_dir():
+            raise fail(
+                "PKC634", f"'{html}' cannot be written: there is no folder '{Path(html).parent}'", f"mkdir -p {Path(html).parent}"
+            )
     if plot is not None:
         need("matplotlib", "--plot")
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pkcompiler.data.sources import read
-from pkcompiler.data.subset import PER_CLASS, LoadedData, Quota, balanced
+from pkcompiler.data.subset import PER_CLASS, LoadedData, Quota, balanced, is_labels, whole
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.lang.ast import DataSpec
 from pkcompiler.usercode import nearest
@@ -17,7 +17,8 @@ OPTION_TEXT = re.compile(r"\s*(?P<key>\w+)\s*=\s*(?P<value>[0-9]+)\s*")
 
 
 def load_data(spec: DataSpec | str, seed: int = 0) -> LoadedData:
-    """A class-balanced subset of the source that ``spec`` names, drawn with ``seed`` (10 of each class without an option).
+    """A class-balanced subset of the source that ``spec`` names, drawn with ``seed`` (10 of each class without an option). Samples
+    whose targets are no class labels, but numbers, are all taken.
 
     Options: ``per_class = N`` or ``count = N``, and ``batch = N``, which is carried through. Raises ``PkcError``: PKC660 to
     PKC662 for the source, PKC663 to PKC666 for its samples, PKC667 for the options.
@@ -25,7 +26,11 @@ def load_data(spec: DataSpec | str, seed: int = 0) -> LoadedData:
     if isinstance(spec, str):
         spec = parse_data(spec)
     quota, batch = _options(spec)
-    return balanced(read(spec.source), quota, seed, _plain_name(spec.source), batch)
+    found, name = read(spec.source), _plain_name(spec.source)
+    drawn = {"per_class", "count"} & {key for key, _ in spec.options}
+    if isinstance(found, tuple) and len(found) == 2 and not drawn and not is_labels(found[1]):
+        return whole(found, name, batch)
+    return balanced(found, quota, seed, name, batch)
 
 
 def parse_data(text: str) -> DataSpec:

@@ -137,7 +137,7 @@ def _decomposed(theta: NTK | FrozenKernel, residual: Tensor, c: float, lr: float
     values, vectors = (t.double() for t in theta.spectrum())
     energies = c * (vectors.T @ residual.double()).square()
     times = torch.arange(steps + 1, dtype=torch.float64)
-    rate, live = 2 * c * lr * values, energies > 0
+    rate, live = 2 * c * lr * values, energies != 0
     rate, energies_left = rate[live], energies[live]
     shrink = (1 - rate).abs()
     discrete = torch.stack([(energies_left * shrink.pow(2 * int(t))).sum() for t in times]).cpu()
@@ -171,7 +171,7 @@ def _note(theta: NTK | FrozenKernel, lr: float, stable: Measured) -> str:
 
 def _deviation(predicted: Tensor, trained: Tensor) -> Tensor:
     apart = (predicted - trained).abs() / trained
-    return torch.where(predicted == trained, torch.zeros_like(apart), apart.nan_to_num(nan=math.inf))
+    return torch.where((predicted == trained) & trained.isfinite(), torch.zeros_like(apart), apart.nan_to_num(nan=math.inf))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pkcompiler.analysis.measured import Measured, not_predicted
 from pkcompiler.analysis.scaled import Scaled
-from pkcompiler.analysis.sources import check_masks
+from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.coherence import Verdict, coherence
@@ -83,6 +83,7 @@ def predict_trace(
     raise_all(_wrong_arguments(mean, second_moment, draws, method))
     captured = capture(model, example_inputs, dtype=torch.float64)
     check_masks(captured.graph, masks)
+    check_finite(captured.graph, captured.tensors)
     inputs = Inputs(mean, second_moment)
     _check_moments(captured, inputs)
     fresh = drawn(model, initialise)

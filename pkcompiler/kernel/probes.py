@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pkcompiler.diagnostics import fail
+
 _SPREAD, _OFFSET = 2654435761, 97
 """Knuth's multiplicative hash of 32 bits, and an offset so that seed 0 is moved too."""
 
@@ -13,6 +15,13 @@ def stream(seed: int) -> torch.Generator:
     """A generator on the CPU. Signs drawn from torch's own stream of seed 0 were seen to estimate a network of that seed 4 standard
     errors off; the seed is hashed, therefore."""
     return torch.Generator().manual_seed((seed * _SPREAD + _OFFSET) % 2**32)
+
+
+def at_least(least: int, name: str, given: int) -> int:
+    """``given``, a whole number of products, probes or pairs. Raises ``PKC534``."""
+    if isinstance(given, bool) or not isinstance(given, int) or given < least:
+        raise fail("PKC534", f"{name} = {given!r}", f"expected a whole number, at least {least}")
+    return given
 
 
 def signs(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.measured import Measured, not_predicted, worst
+from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.lanczos import eigenpairs
-from pkcompiler.kernel.probes import signs, stream
+from pkcompiler.kernel.probes import at_least, signs, stream
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
@@ -39,7 +40,14 @@ def leading(kernel: PathKernel, k: int, tolerance: float, memory: int) -> Eigenp
 
     In the frame of the parameters' signs G has no negative entry, so its first vector is positive there, as theta is.
     """
-    k = min(k, kernel.size)
+    k = min(at_least(1, "k", k), kernel.size)
+    if kernel.size > DENSE and k > kernel.size // 2 and 3 * kernel.size**2 * kernel.dtype.itemsize > memory:
+        size = 3 * kernel.size**2 * kernel.dtype.itemsize / 2**30
+        raise fail(
+            "PKC525",
+            f"{k:,} eigenpairs of {kernel.size:,} need the whole matrix, {size:.3g} GB, and memory is {memory / 2**30:.3g} GB",
+            f"ask for at most {kernel.size // 2:,}, for density(n), or give more memory=",
+        )
     if kernel.size <= DENSE or k > kernel.size // 2:
         values, vectors = torch.linalg.eigh(kernel.dense())
         return _checked(kernel, values.flip(0)[:k].clamp(min=0), vectors.flip(1)[:, :k], kernel.size)
@@ -64,6 +72,7 @@ def _checked(kernel: PathKernel, values: Tensor, vectors: Tensor, products: int)
 
 def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:
     """||G||_F: see ``PathKernel.frobenius``."""
+    at_least(2, "samples", samples)
     if kernel.size <= DENSE:
         return kernel._measured(float(torch.linalg.matrix_norm(kernel.dense())))
     generator = stream(seed)

@@ -12,6 +12,7 @@ from pkcompiler.analysis.measured import Measured, not_predicted
 from pkcompiler.kernel.jacobian import Jacobian
 from pkcompiler.kernel.lanczos import eigenpairs
 from pkcompiler.kernel.network import require_finite
+from pkcompiler.kernel.probes import at_least
 from pkcompiler.kernel.spectrum import Eigenpairs
 from pkcompiler.kernel.targets import require
 
@@ -82,14 +83,14 @@ class TangentKernel:
         return Measured(float(torch.linalg.matrix_norm(self.kernel)))
 
     def effective_rank(self) -> Measured:
-        """Tr^2 / ||Theta||_F^2 (0 for a kernel that is zero)."""
+        """Tr^2 / ||Theta||_F^2 (not predicted for a kernel that is zero)."""
         trace, norm = float(self.trace()), float(self.frobenius())
-        return Measured((trace / norm) ** 2 if norm else 0.0)
+        return Measured((trace / norm) ** 2) if norm else not_predicted("the kernel is zero")
 
     def stable_rank(self) -> Measured:
-        """Tr / lambda_max (0 for a kernel that is zero)."""
+        """Tr / lambda_max (not predicted for a kernel that is zero)."""
         trace, largest = float(self.trace()), self.largest_eigenvalue()
-        return Measured(trace / largest if largest else 0.0)
+        return Measured(trace / largest) if largest else not_predicted("the kernel is zero")
 
     # spectrum ---------------------------------------------------------------------------------------------------------
 
@@ -110,7 +111,7 @@ class TangentKernel:
         Of the matrix where it is small or was made already (``products`` is 0 then), else matrix-free: then at most n k - 1 pairs
         can be had (``PKC525`` otherwise).
         """
-        k = min(k, self.size)
+        k = min(at_least(1, "k", k), self.size)
         if self._written_out(k):
             values, vectors = (self.spectrum()[0][:k], self.spectrum()[1][:, :k])
             return Eigenpairs(values, vectors, _residuals(self.kernel @ vectors, values, vectors), 0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from pkcompiler.diagnostics import fail
@@ -182,12 +183,12 @@ def _density(axis: Any, shown: Spectrum) -> None:
 
 def loss(shown: Dynamics) -> Any:
     """Predicted and true losses."""
-    figure, axes = blank(7.0, 3.4)
+    figure, axes = blank(7.0, 3.2 + 0.3 * len(shown.curves))
     axis = axes[0, 0]
     for curve, colour in zip(shown.curves, ("accent", "second", "third", "muted", "text"), strict=False):
         style = {"line": "-", "dashed": "--", "dots": "o"}[curve.style]
-        axis.plot(curve.x, curve.y, style, color=LIGHT[colour], linewidth=1.6, markersize=3.5, label=curve.label)
+        axis.plot(curve.x, curve.y, style, color=LIGHT[colour], linewidth=1.6, markersize=3.5, label=fill(curve.label, 80))
     axis.set_xlabel(shown.x_label)
     axis.set_ylabel(shown.y_label)
-    _legend(axis)
+    axis.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=1, borderaxespad=0.2)
     return figure

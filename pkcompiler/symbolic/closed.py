@@ -247,11 +247,12 @@ def closed_forms(
     symbols = Symbols(widths, found.symbols, squaring.factors, found.fans)
     traced = squared.differentiated(SLOT + s.name for s in graph.parameters)
     scheme = variances if isinstance(variances, str) else "given"
+    replaced = bool(squaring.statistics)
     return ClosedForms(
         graph.name,
         ClosedForm("paths", counted.bound({}), symbols),
-        ClosedForm("E[R_2]", squared.bound(found.bindings), symbols, *_status(graph, chosen, found, False)),
-        ClosedForm("E[Tr Pi]", traced.bound(found.bindings), symbols, *_status(graph, chosen, found, True)),
+        ClosedForm("E[R_2]", squared.bound(found.bindings), symbols, *_status(graph, chosen, found, False, replaced)),
+        ClosedForm("E[Tr Pi]", traced.bound(found.bindings), symbols, *_status(graph, chosen, found, True, replaced)),
         symbols,
         scheme,
         {slot.removeprefix(SLOT): m for slot, m in found.bindings.items()},
@@ -288,13 +289,15 @@ def _widths(groups: Groups) -> tuple[Width, ...]:
     return tuple(Width(f"n{i}", a.size, tuple(of.get(id(a), [a.origin])), id(a) not in outer) for i, a in named)
 
 
-def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool) -> tuple[Status, str]:
-    """Approximate where centring is dropped; a bound where moments above the second enter."""
+def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool, replaced: bool) -> tuple[Status, str]:
+    """Approximate where centring is dropped or statistics are ``replaced``; a bound where moments above the second enter."""
     present = {s.removeprefix(SLOT) for s, m in found.bindings.items() if m.coefficient}
     twice = crossed_twice(graph, chosen, present if derivative else present - found.fixed)
     why = []
     if any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops):
         why.append("the centring of normalisations is dropped and their deviations are 1")
+    if replaced:
+        why.append("statistics that differ between channels are replaced by mean 0 and variance 1")
     if twice:
         shown = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more" if len(twice) > 3 else "")
         why.append(f"a lower bound: a path may cross {shown} more than once, and moments above the second are not closed")

@@ -44,6 +44,8 @@ def growth(forms: ClosedForms, by: str) -> tuple[Growth, ...]:
     chosen = {w.symbol for w in forms.widths if by == w.symbol or (by == "widths" and w.hidden)}
     if not chosen:
         known = ", ".join(w.symbol for w in forms.widths)
+        if by == "widths":
+            raise fail("PKC538", f"{forms.name} has no hidden width to scale", f"name a width: growth('n1'); it has {known}")
         raise fail("PKC538", f"{forms.name} has no width '{by}' to scale", f"expected 'widths' or one of {known}")
     return tuple(_grown(form, chosen, SCALE if by == "widths" else by) for form in forms.forms)
 

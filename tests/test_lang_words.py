@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pkcompiler.lang import words
+from pkcompiler.lang.check_stage import TARGETS
 from pkcompiler.lang.explain import explain
 from pkcompiler.lang.library import find_analysis, find_pass, find_schedule, find_study
 from pkcompiler.lang.parse import parse
@@ -27,7 +28,7 @@ def test_rows_are_whole() -> None:
 
 
 def test_values_belong_to_settings_or_arguments() -> None:
-    owners = {w.name for w in words.WORDS if w.role in ("setting", "argument")} | {"data-option"}
+    owners = {w.name for w in words.WORDS if w.role in ("setting", "argument", "labelled")} | {"data-option"}
     for row in words.rows("value"):
         assert set(row.of) <= owners
 
@@ -81,8 +82,10 @@ def test_examples_of_settings_are_accepted(row: words.Word) -> None:
         elif place == "schedule":
             assert find_schedule(f"schedule s {{ {row.example}\n prune snip {{ density = 2% }} }}")
         else:
-            extra = "" if row.name in ("density", "sparsity", "compression") else "density = 2%"
-            assert find_schedule(f"schedule s {{ prune snip {{ {row.example}\n{extra} }} }}")
+            needs = {"swap": "regrow = abs(theta)", "rewind": "at = end"}
+            extra = "" if row.name in TARGETS else f"density = 2%\n{needs.get(row.name, '')}"
+            within = "prune snip { density = 2% }\n lower" if place == "lower" else "prune snip"
+            assert find_schedule(f"schedule s {{ {within} {{ {row.example}\n{extra if place == 'prune' else ''} }} }}")
 
 
 @pytest.mark.parametrize("row", [w for w in words.rows("function") if w.due], ids=lambda w: w.name)
@@ -90,7 +93,7 @@ def test_examples_of_functions_are_accepted(row: words.Word) -> None:
     each = ", output = each" if row.name == "sum" else ""
     lets = f"let R = paths(edge = theta^2{each}) let Q = paths(edge = theta^2) let G = gram(Q) let T = ntk() let F = frozen(T)"
     reduced = f"trace({row.example})" if row.name in ("gram", "ntk", "frozen") else row.example
-    reduced = f"dot({reduced}, {reduced})" if row.example == "mean(data)" else reduced
+    reduced = f"dot({reduced}, {reduced})" if row.example in ("mean(data)", "noise()") else reduced
     for line in (f'let E = theta report "a" = {reduced}', f'let E = output report "a" = {reduced}'):
         assert find_analysis(f"analysis a {{ {lets} {line} }}").reports
 

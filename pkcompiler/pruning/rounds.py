@@ -32,6 +32,7 @@ from pkcompiler.pruning.score import Scores, as_pair, evaluate, workspace
 from pkcompiler.pruning.select import Masks, Survivors
 from pkcompiler.pruning.shapes import Block, check_demands, sides_of
 from pkcompiler.pruning.swap import swap
+from pkcompiler.pruning.walks.goal import goal_of
 from pkcompiler.pruning.workspace import Loss, Workspace
 
 __all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
@@ -280,7 +281,7 @@ class _Stage:
         part = density_at(self.stage.curve or "exponential", k, self.rounds, self.aim.part, self.start)
         if self.stopped:
             return self._state(k, part, current, None)
-        scores = self._scores(k, current)
+        scores = self._scores(k, current, part)
         masks = {**current, **self._chosen(scores, current, part)}
         if self._short(masks):
             masks = self._least(scores, current, part)
@@ -288,15 +289,17 @@ class _Stage:
             self.stopped = f"it requires {least:,} paths, and {have:,} are left"
         return self._state(k, part, masks, self.works[0].log10_mass())
 
-    def _scores(self, k: int, current: Masks) -> Sequence[Scores]:
-        run = self.run
+    def _scores(self, k: int, current: Masks, part: float) -> Sequence[Scores]:
+        run, scope = self.run, self.stage.scope or "global"
+        known = self.aim.plain and len(self.passes) == 1 and not self.stage.requires
+        goal = goal_of(self.aim.found, part, scope) if known else None
         if not self.works:
             for p in self.passes:
                 names = None if reads_all(p) else frozenset(self.aim.found.competing)
                 given = (run.captured, p, current, run.dtype, run.data, run.loss, run.plan.seed, run.batch, names)
                 self.works.append(workspace(*given, initialise=run.initialise))
         for work in self.works:
-            work.masks = current
+            work.masks, work.goal = current, goal
         return [evaluate(p, work, run.plan.seed, (self.place, k)) for p, work in zip(self.passes, self.works, strict=True)]
 
     def _chosen(self, scores: Sequence[Scores], current: Masks, part: float) -> Masks:

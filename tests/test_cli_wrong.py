@@ -36,7 +36,8 @@ __all__ = ["home", "pruned"]
         (("--pass", "synflow", "--sparsity", "90%", "--force", "--fresh"), "type only --force"),
         (("--pass", "synflow", "--sparsity", "90%", "--batch", "4"), "type --data"),
         (("--pass", "synflow", "--sparsity", "90%", "--rounds", "0"), "--rounds"),
-        (("--pass", "synflow", "--sparsity", "90%", "--curve", "steep"), "exponential"),
+        (("--pass", "synflow", "--size", "4TB"), "--size 4MB"),
+        (("--pass", "synflow", "--sparsity", "90%", "--plot", "plots"), "--dry-run --plot DIR"),
         (("--pass", "synflow", "--sparsity", "90%", "--select", "best"), "kth-le"),
     ],
 )

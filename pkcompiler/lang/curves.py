@@ -42,7 +42,7 @@ def check_words(expr: Expr, findings: Findings) -> bool:
         case Unary(_, operand):
             return check_words(operand, findings)
         case Binary(_, left, right):
-            return check_words(left, findings) and check_words(right, findings)
+            return check_words(left, findings) & check_words(right, findings)
         case Call(function, (argument,), ()) if function in FUNCTIONS:
             return check_words(argument, findings)
         case Name(name) if any(part in VARIABLES for part in name.split("-")) and "-" in name:

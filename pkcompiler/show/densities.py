@@ -27,6 +27,8 @@ def write_densities(folder: str | Path, states: Sequence[Mapping[str, Any]]) -> 
 
 def densities(states: Sequence[Mapping[str, Any]]) -> Any:
     """One line per layer from 1 before the first round, the whole drawn thicker; densities on a logarithmic axis."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
     figure, axes = blank(7.0, 3.6)
     axis = axes[0, 0]
     rounds = range(len(states) + 1)
@@ -37,6 +39,11 @@ def densities(states: Sequence[Mapping[str, Any]]) -> Any:
     whole = [1.0, *(state["density"] for state in states)]
     axis.plot(rounds, whole, color=LIGHT["text"], linewidth=2.0, label="all")
     axis.set_yscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    lowest = min(v for line in axis.lines for v in line.get_ydata() if v > 0)
+    axis.yaxis.set_major_formatter(plain)
+    axis.yaxis.set_minor_formatter(plain if lowest > 0.1 else NullFormatter())
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("round")
     axis.set_ylabel("density")
     axis.legend(loc="lower left", fontsize=7, ncols=2)

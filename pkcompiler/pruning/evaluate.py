@@ -250,6 +250,9 @@ class Evaluator:
         return edge not in ("", "1") and edge == edge_of(by, self.lets)
 
     def _grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
+        known = (f"grad({print_expr(functional)}, {print_expr(by)})", 2)
+        if known in self._values and not times_itself:
+            return self._known(known) if self._again else terms.detach(self._values[known][0])
         outer, constant, again = self._leaves, self._constant, self._again
         self._leaves, self._constant, self._again = [], False, True
         self.work.twice = self.work.twice or holds_derivative(functional, self.lets)
@@ -258,8 +261,8 @@ class Evaluator:
         wanted = "mask" if resolve(by, self.lets) == Name("mask") else edge_of(by, self.lets)
         if again:
             total, below = second.derivative(self.work, value, leaves, wanted)
-            self._leaves = self._leaves + [leaf for leaf in below if leaf not in self._leaves]
-            return total
+            self._values[known] = (total, below)
+            return self._known(known)
         with second.refusing():
             parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if second.depends(leaf, wanted)]
         if not parts:

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx
 
 from pkcompiler.analysis.reindex import window_winners
+from pkcompiler.analysis.semiring import Settings
 from pkcompiler.frontend.export import Program
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import ProgramRun, run_inputs
-from pkcompiler.ir.maps import Gate, Normalise, Window
+from pkcompiler.ir.maps import Frozen, Gate, Normalise, Product, Window
 from pkcompiler.ir.types import Op
 
 
@@ -30,16 +31,32 @@ class _Keep(ProgramRun):
 
 
 def observe(
-    program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor]
+    program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor], chosen: Settings | None = None
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Run the program at ``flat`` with the given parameters and buffers; the observations by operation name, and the output."""
-    wanted = {n for r in lifted.records.values() for n in (r.node, r.source) if n}
+    """Run the program at ``flat`` with the given parameters and buffers; the observations by operation name, and the output.
+
+    ``chosen``: only what a functional with these settings reads is recorded.
+    """
+    ops = {op.name: op for op in lifted.graph.ops}
+    records = {name: r for name, r in lifted.records.items() if chosen is None or is_read(ops[name], chosen)}
+    wanted = {n for r in records.values() for n in (r.node, r.source) if n}
     run = _Keep(program.module, frozenset(wanted))
     with torch.no_grad():
         (output,) = run.run(*run_inputs(program, flat, tensors))
-        ops = {op.name: op for op in lifted.graph.ops}
-        seen = {name: observation(ops[name], record, run.kept) for name, record in lifted.records.items() if record.node}
+        seen = {name: observation(ops[name], record, run.kept) for name, record in records.items() if record.node}
     return seen, output
+
+
+def is_read(op: Op, chosen: Settings) -> bool:
+    """Whether a sweep reads what is recorded of an operation."""
+    match op.map:
+        case Normalise() | Frozen(kind="norm"):
+            return chosen.norms == "data"
+        case Window():
+            return chosen.pools == "data"
+        case Product():
+            return chosen.gates != "open" and chosen.products == "value"
+    return chosen.gates != "open"
 
 
 def observation(op: Op, record: Record, kept: Mapping[str, Any]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from itertools import combinations
 
@@ -21,6 +22,13 @@ def coupled(model: nn.Module, inputs) -> Coupling:
     return coupling(captured.graph, captured.lifted.watched)
 
 
+@functools.cache
+def opened(family):
+    """A family's model, inputs and coupling."""
+    model, inputs = family()
+    return model, inputs, coupled(model, inputs)
+
+
 def every_atom(model: nn.Module) -> list[tuple[str, int, int]]:
     return [(n, axis, i) for n, p in model.named_parameters() for axis, size in enumerate(p.shape) for i in range(size)]
 
@@ -28,8 +36,8 @@ def every_atom(model: nn.Module) -> list[tuple[str, int, int]]:
 @pytest.mark.parametrize("family", EXHAUSTED, ids=lambda f: f.__name__)
 def test_groups_are_the_least_sets_that_can_be_removed(family):
     """Of all sets of at most three atoms: those that can go, and have no other such set inside, are the groups."""
-    model, inputs = family()
-    groups = {atoms_of(g) for g in coupled(model, inputs).groups}
+    model, inputs, coupled_units = opened(family)
+    groups = {atoms_of(g) for g in coupled_units.groups}
     found: list[frozenset] = []
     for size in range(1, min(3, max(map(len, groups))) + 1):
         for chosen in map(frozenset, combinations(every_atom(model), size)):
@@ -41,8 +49,7 @@ def test_groups_are_the_least_sets_that_can_be_removed(family):
 
 @pytest.mark.parametrize("family", (*EXHAUSTED, *SAMPLED), ids=lambda f: f.__name__)
 def test_a_group_goes_whole_and_no_part_of_it_goes_alone(family):
-    model, inputs = family()
-    found = coupled(model, inputs)
+    model, inputs, found = opened(family)
     assert found.groups
     draw = random.Random(0)
     for layer in found.layers:
@@ -57,8 +64,7 @@ def test_a_group_goes_whole_and_no_part_of_it_goes_alone(family):
 @pytest.mark.parametrize("family", (*EXHAUSTED, *SAMPLED), ids=lambda f: f.__name__)
 def test_groups_are_disjoint_and_leave_only_what_is_excluded(family):
     """Every entry that makes a unit is in one group, or counted among the excluded."""
-    model, inputs = family()
-    found = coupled(model, inputs)
+    found = opened(family)[2]
     atoms = [a for g in found.groups for a in atoms_of(g)]
     assert len(atoms) == len(set(atoms))
     excluded = {made: 0 for e in found.excluded for made in e.made}
@@ -70,13 +76,13 @@ def test_groups_are_disjoint_and_leave_only_what_is_excluded(family):
 
 
 def test_the_units_of_the_output_and_the_input_stay():
-    (outputs,) = coupled(*chain()).excluded
+    (outputs,) = opened(chain)[2].excluded
     assert (outputs.made, outputs.count, outputs.reason) == ((("5.weight", 0), ("5.bias", 0)), 2, "the model's output")
 
 
 def test_sizes_count_entries_of_two_dimensions_once():
-    model, inputs = residual()
-    for group in coupled(model, inputs).groups:
+    model, _, found = opened(residual)
+    for group in found.groups:
         gone = {n: torch.zeros(p.shape, dtype=torch.bool) for n, p in model.named_parameters()}
         for member in group.members:
             gone[member.parameter].index_fill_(member.axis, torch.tensor(member.indices), True)
@@ -84,14 +90,14 @@ def test_sizes_count_entries_of_two_dimensions_once():
 
 
 def test_names_say_which_entries():
-    found = coupled(*fused())
+    found = opened(fused)[2]
     assert [g.name for g in found.groups] == [
         f"qkv.weight[{{{i}, {i + 1}, {i + 6}, {i + 7}, {i + 12}, {i + 13}}}]" for i in (0, 2, 4)
     ]
 
 
 def test_queries_that_share_keys_go_together():
-    found = coupled(*shared_keys())
+    found = opened(shared_keys)[2]
     assert [len(m.indices) for m in found.groups[0].members if m.parameter in ("q.weight", "k.weight")] == [4, 2]
 
 

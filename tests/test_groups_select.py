@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from groups_models import attention, concat, cut, residual
@@ -15,6 +17,7 @@ from pkcompiler.structure import Coupling, coupling, group_scores, kept_of, mask
 FAMILIES = (residual, concat, attention, cut)
 
 
+@functools.cache
 def coupled(family) -> tuple[nn.Module, Coupling]:
     model, inputs = family()
     return model, coupling(capture(model, inputs).graph)
@@ -96,6 +99,12 @@ def test_each_slice_of_a_weight_keeps_a_unit():
 def test_equal_scores_go_by_position_the_last_first():
     _, found = coupled(residual)
     assert removal_order(found, torch.zeros(7)).tolist() == [6, 5, 4, 2, 1]
+
+
+def test_what_must_stay_is_the_unit_that_its_layer_keeps():
+    _, found = coupled(residual)
+    stays = torch.tensor([False, True, False] + [False] * 4)
+    assert removal_order(found, torch.arange(7.0), stays=stays).tolist() == [0, 2, 3, 4, 5]
 
 
 def test_no_more_is_removed_than_the_target_needs():

@@ -98,20 +98,21 @@ def kept_of(found: Coupling, masks: Mapping[str, Tensor]) -> Tensor:
     return kept
 
 
-def removal_order(found: Coupling, scores: Tensor, kept: Tensor | None = None) -> Tensor:
+def removal_order(found: Coupling, scores: Tensor, kept: Tensor | None = None, stays: Tensor | None = None) -> Tensor:
     """Positions of groups, the first to remove first: by score, among equal ones the last in position first.
 
-    What ``kept`` [groups] says is gone is left out. No prefix removes all units of a layer: where a group is the last of one,
-    it is left out.
+    What ``kept`` [groups] says is gone is left out, and what ``stays`` [groups] says must not go. No prefix removes all units of a
+    layer: where a group is the last of one, it is left out.
     """
     alive = torch.ones(len(found.groups), dtype=torch.bool) if kept is None else kept.cpu().bool()
     left: dict[int, int] = {}
-    for group, stays in zip(found.groups, alive.tolist(), strict=True):
+    for group, present in zip(found.groups, alive.tolist(), strict=True):
         for layer in group.within:
-            left[layer] = left.get(layer, 0) + stays
+            left[layer] = left.get(layer, 0) + present
     order = len(scores) - 1 - torch.argsort(scores.cpu().flip(0), stable=True)
     out = []
-    for position in order[alive[order]].tolist():
+    may = alive if stays is None else alive & ~stays.cpu().bool()
+    for position in order[may[order]].tolist():
         within = found.groups[position].within
         if all(left[layer] > 1 for layer in within):
             out.append(position)

@@ -299,7 +299,8 @@ CODES: dict[str, str] = {
         "A stage of a schedule runs during or after training (at = epochs(...), at = end), or rewinds. A study prunes before "
         "it trains; such a schedule is driven from your own training loop."
     ),
-    "PKC481": "The folder of a study holds something else, or another process is at work in it.",
+    "PKC481": "The folder of a study holds something else.",
+    "PKC482": "The code of a model or of train() changed while the study ran, so that nobody could tell which of both a cell shows.",
     "PKC501": "An argument of a path functional has a value that does not exist. The message lists those that do.",
     "PKC502": "What is computed reads data, and none was given: --data digits, or data=(x, y) in Python.",
     "PKC503": (

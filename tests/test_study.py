@@ -160,6 +160,15 @@ def test_failed_cells_are_kept_with_their_error_and_redone_on_demand(tmp_path: P
     assert calls == 2 and mended.failures == []
 
 
+def test_code_that_changes_while_it_runs_makes_no_result(tmp_path: Path) -> None:
+    study = files(tmp_path, STUDY.replace("1, 2, 40", "1").replace("0..1", "0"))
+    text = (tmp_path / "fit.py").read_text()
+    note = "    Path(__file__).with_name('helper.py').write_text('STEPS = 6')\n"
+    (tmp_path / "fit.py").write_text(text.replace("    accuracy =", note + "    accuracy ="))
+    done, _ = run(tmp_path, study)
+    assert [(r["code"], r["message"]) for r in done.failures] == [("PKC482", "'helper.py' changed while the study ran")]
+
+
 def test_damaged_and_half_written_files_are_done_again(done: Studied, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "cells"
     first, second, third, *_ = sorted(folder.iterdir())

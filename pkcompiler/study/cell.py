@@ -29,6 +29,7 @@ from pkcompiler.lowering.apply import apply_masks
 from pkcompiler.pruning.candidates import candidates
 from pkcompiler.pruning.rounds import Collapsed
 from pkcompiler.study.grid import FORMAT, Cell
+from pkcompiler.study.sources import source_hashes
 from pkcompiler.study.store import Record, write_cell
 
 WATCH = 1.0
@@ -119,6 +120,18 @@ def _work(cell: Cell, record: Record, seconds: dict[str, float]) -> None:
     set_seed(cell.seed)
     record["results"] = trained(cell, network.module)
     seconds["train"] = round(time.monotonic() - started, 3)
+    _unchanged(cell)
+
+
+def _unchanged(cell: Cell) -> None:
+    """Raise ``PKC482`` where the code is no longer that of the cell's key."""
+    before = {**cell.inputs["model sources"], **cell.inputs["train sources"]}
+    now = {**source_hashes(cell.model), **source_hashes(cell.train)}
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        raise fail(
+            "PKC482", f"'{changed[0]}' changed while the study ran", "run the study again: the new code has cells of its own"
+        )
 
 
 def _opened(cell: Cell) -> pipeline.Opened:

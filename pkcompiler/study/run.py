@@ -76,7 +76,10 @@ def cores() -> int:
 
 def state_of_study(study: Study, folder: Path, out: Path, device: str = "cpu") -> State:
     """The cells, and what lies in ``out`` of them. Nothing is written."""
-    cells = cells_of(study, folder, device)
+    return _state(cells_of(study, folder, device), out)
+
+
+def _state(cells: tuple[Cell, ...], out: Path) -> State:
     return State(cells, tuple(read_cell(out / CELLS, cell.file, cell.key) for cell in cells))
 
 
@@ -116,7 +119,7 @@ def run_study(
             if todo:
                 _run(todo, cells_folder, parallel, each, update, executor)
         finally:
-            state = state_of_study(study, where, out, device)
+            state = _state(state.cells, out)
             rows = rows_of([record for record in state.records if record is not None])
             if rows:
                 write_tables(out, rows)

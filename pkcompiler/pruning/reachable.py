@@ -109,7 +109,7 @@ def _check_channels(aim: Aim, units: Coupling, named: str) -> None:
         what = {"density": "weights", "flops": "multiply-adds", "size": "bytes"}[aim.quantity.word]
         raise fail(
             "PKC423",
-            f"{named} is {most:,} of {aim.quantity.whole:,} {what}, but where every layer keeps a unit {least:,} are left: "
-            f"{least - most:,} too many",
+            f"{named} is {most:,} of {aim.quantity.whole:,} {what}, but where every layer keeps a unit, and what 'except' "
+            f"protects stays, {least:,} are left: {least - most:,} too many",
             f"ask for at least {math.ceil(10_000 * least / aim.quantity.whole) / 100:g}%, or structure = unstructured",
         )

@@ -52,7 +52,7 @@ class Checkpoint:
         keys = [k for k in {**self.recipe, **before} if self.recipe.get(k) != before.get(k)]
         if not keys:
             return
-        lines = [f"{key} was {_short(before.get(key))}, and is {_short(self.recipe.get(key))}" for key in keys]
+        lines = [_difference(key, before.get(key), self.recipe.get(key)) for key in keys]
         remedy = f"give another checkpoint, or start anew: rm '{self.path}'"
         raise fail("PKC454", f"the checkpoint '{self.path}' is of another run: {lines[0]}", *lines[1:], remedy)
 
@@ -61,6 +61,22 @@ class Checkpoint:
         return fail("PKC456", f"'{self.path}' is no checkpoint of training: {first[:200]}", f"start anew: rm '{self.path}'")
 
 
-def _short(value: object) -> str:
-    text = " ".join(str(value).split())
+def _difference(key: str, before: object, now: object) -> str:
+    """``epochs was 5, and is 6``; of texts and mappings the first line in which they differ."""
+    was, is_ = (_lines(value) for value in (before, now))
+    place = next((i for i, (a, b) in enumerate(zip(was, is_, strict=False)) if a != b), min(len(was), len(is_)))
+    old, new = (_short(lines[place]) if place < len(lines) else "at its end" for lines in (was, is_))
+    if len(was) == len(is_) == 1:
+        return f"{key} was {old}, and is {new}"
+    return f"{key} differs: it was {old}, and is {new}"
+
+
+def _lines(value: object) -> list[str]:
+    if isinstance(value, dict):
+        return [f"{name} {part}" for name, part in value.items()] or [""]
+    return str(value).splitlines() or [""]
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -114,6 +114,7 @@ class Cycles:
             self._rounds(("end", 0))
         if self.back is None:
             self._refuse_unmet()
+            self.pruner.conclude(self.masks)
             self.finished = True
         else:
             self._rewind(self.back)

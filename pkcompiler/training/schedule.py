@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from pkcompiler.data import load_data
 from pkcompiler.diagnostics import fail
+from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Schedule
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.lowering.apply import applied_masks
@@ -80,6 +81,7 @@ class TrainingSchedule:
         generators: Iterable[torch.Generator] = (),
         data: Any = None,
         loss: Loss | None = None,
+        initialise: Factory | None = None,
         dtype: torch.dtype = torch.float64,
         checkpoint: str | Path | None = None,
         resume: bool = False,
@@ -98,8 +100,9 @@ class TrainingSchedule:
         The model is pruned in place, as :func:`pkcompiler.apply_masks` does. ``example_inputs``: as of
         :func:`pkcompiler.prune` (default: the first sample of ``data``). ``loader`` (and ``generators``): whose random states are
         kept; ``lr_scheduler`` and ``also``: what else has ``state_dict`` and ``load_state_dict``. ``data``, ``loss``: for passes
-        that read them; a function of no arguments gives the data of each round. ``dtype``: of the sweeps. ``checkpoint``: a file,
-        written after every epoch (and every ``checkpoint_steps`` steps); with ``resume`` it is gone on with.
+        that read them; a function of no arguments gives the data of each round. ``initialise``: a fresh model from a seed, for
+        passes with ``init = fresh``. ``dtype``: of the sweeps. ``checkpoint``: a file, written after every epoch (and every
+        ``checkpoint_steps`` steps); with ``resume`` it is gone on with.
 
         Raises PkcError: ``PKC451`` for moments that training does not come to, ``PKC454``-``PKC456`` for a checkpoint that does
         not fit, ``PKC458`` for arguments, ``PKC460`` for another model's optimizer; else as :func:`pkcompiler.prune`.
@@ -112,7 +115,7 @@ class TrainingSchedule:
         samples = self._data(data)
         inputs = _example(samples) if example_inputs is None else example_inputs
         masks = {n: m.cpu() for n, m in applied_masks(model).items()}
-        pruner = Pruner(model, inputs, self._stretched(), samples, loss, dtype, masks)
+        pruner = Pruner(model, inputs, self._stretched(), samples, loss, dtype, initialise, masks)
         file = None if checkpoint is None else Checkpoint(Path(checkpoint), self._recipe(trained, epochs, dtype))
         run = Cycles(trained, pruner, self.agenda, epochs, file, checkpoint_steps, masks)
         found = file.read(resume) if file else None

@@ -20,7 +20,9 @@ from torch import Tensor
 from pkcompiler.diagnostics import fail
 
 FORMAT = "pkcompiler.training/1"
+"""The one key of the metadata (several would be written in any order)."""
 PLAIN = (type(None), bool, int, float, str)
+DTYPES = {str(found): found for found in vars(torch).values() if isinstance(found, torch.dtype)}
 SHAPES: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
 
 
@@ -28,7 +30,7 @@ def to_bytes(tree: Mapping[str, Any]) -> bytes:
     """A tree as the bytes of a file. Raises ``PKC457`` for what is neither a plain value nor a tensor."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_encoded(tree, tensors, ""))
-    return tensor_bytes(tensors, {"format": FORMAT, "tree": text})
+    return tensor_bytes(tensors, {FORMAT: text})
 
 
 def from_bytes(content: bytes) -> dict[str, Any]:
@@ -37,9 +39,9 @@ def from_bytes(content: bytes) -> dict[str, Any]:
         tensors = read_tensors(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         metadata = header.get("__metadata__", {})
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"the format is {metadata.get('format')!r}, expected {FORMAT!r}")
-        tree = _decoded(json.loads(metadata["tree"]), tensors)
+        if FORMAT not in metadata:
+            raise ValueError(f"it is not in the format {FORMAT}")
+        tree = _decoded(json.loads(metadata[FORMAT]), tensors)
     except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     if not isinstance(tree, dict):
@@ -70,7 +72,7 @@ def _encoded(value: Any, tensors: dict[str, Tensor], place: str) -> Any:
         case bytes():
             return {"bytes": value.hex()}
         case torch.dtype():
-            return {"dtype": str(value).removeprefix("torch.")}
+            return {"dtype": str(value)}
         case torch.device():
             return {"device": str(value)}
         case int() | float() | str():
@@ -105,7 +107,7 @@ def _decoded(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case "bytes":
             return bytes.fromhex(inner)
         case "dtype":
-            return getattr(torch, inner)
+            return DTYPES[inner]
         case "device":
             return torch.device(inner)
     return SHAPES[kind](_decoded(v, tensors) for v in inner)

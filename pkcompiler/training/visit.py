@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import Capture, capture, copied
+from pkcompiler.kernel.initial import Factory
 from pkcompiler.pruning.plan import Plan
 from pkcompiler.pruning.rounds import Round, Run
 from pkcompiler.pruning.score import as_pair
@@ -52,6 +53,7 @@ class Pruner:
     data: Any
     loss: Loss | None
     dtype: torch.dtype
+    initialise: Factory | None = None
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     _captured: Capture | None = None
 
@@ -67,8 +69,15 @@ class Pruner:
         """Refuse at once what would fail later: models that do not lift, globs without a match, targets out of reach, no data."""
         self._run(self.data)
 
+    def conclude(self, masks: Mapping[str, Tensor]) -> None:
+        """After the last round: raises ``PKC424`` where the masks are not as ``lower`` demands."""
+        if self.plan.schedule.lower:
+            self._run(self.data).demands(masks)
+
     def _run(self, data: Any) -> Run:
-        return Run(self._refreshed(), self.plan, self.dtype, data, self.loss)
+        return Run(
+            self._refreshed(), self.plan, self.dtype, data, self.loss, state=self.model.state_dict(), initialise=self.initialise
+        )
 
     def _refreshed(self) -> Capture:
         """The capture of a copy, which gets the model's values; captured anew where they may have changed the graph."""

@@ -291,7 +291,8 @@ class _Stage:
 
     def _scores(self, k: int, current: Masks, part: float) -> Sequence[Scores]:
         run, scope = self.run, self.stage.scope or "global"
-        known = self.aim.plain and len(self.passes) == 1 and not self.stage.requires
+        counted = self.aim.quantity.word == "density" and self.aim.coupling is None
+        known = counted and len(self.passes) == 1 and not self.stage.requires
         goal = goal_of(self.aim.found, part, scope) if known else None
         if not self.works:
             for p in self.passes:

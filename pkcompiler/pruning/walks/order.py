@@ -83,7 +83,7 @@ class Order:
 
 
 def order_of(walker: Walker, goal: Goal | None, draw: Draw) -> Order:
-    """Walk until the goal is met; without one, twice as many walks as the largest parameter has entries.
+    """Walk until the goal is met; without one, half as many walks as the largest parameter has entries.
 
     With a goal for the total alone, the walks from the first on that would pass it add only what joins units that are already on a
     path, so that everything visited lies on one. Raises ``PKC562`` for a goal beyond what lies on paths, ``PKC563`` for one
@@ -99,7 +99,7 @@ def order_of(walker: Walker, goal: Goal | None, draw: Draw) -> Order:
         )
     if goal is not None:
         _possible(order, goal)
-    limit = (EFFORT if goal else 2) * largest + SMALLEST
+    limit = (EFFORT * largest if goal else largest // 2) + SMALLEST
     most = goal.total if goal and not goal.each else None
     number = 0
     while order.walks < limit and not _met(order, goal):

@@ -1,4 +1,4 @@
-"""What a target counts: weights, multiply-adds at the example input, or bytes of the saved weights (docs/theory.md, section 7).
+"""What a target counts: weights, multiply-adds at the example input, or bytes of the saved weights (docs/schedules.md).
 
 Each is a whole number: what is there whatever the masks keep, and so much for every entry that they keep.
 """

@@ -7,8 +7,8 @@ A cell is a process of its own at one thread: the model is built and captured, t
 float32. Its time is the median round in process time, by the best of three plain passes in the same process right afterwards; its
 memory is the growth of the peak resident set over the captured model (Linux), by that of a plain pass in a fresh process. Tracing
 and lifting are shown apart. The plain pass computes the loss of the whole batch, forward and backward. A cell that fails, or is
-not done within ``--limit`` seconds, says why below the tables. For px the last line compares with what it should cost: two forward
-passes at the batch without derivatives, and a forward and backward pass at batch 1.
+not done within ``--limit`` seconds of process time, says why below the tables. For px the last line compares with what it should
+cost: two forward passes at the batch without derivatives, and a forward and backward pass at batch 1.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
+import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -136,10 +139,9 @@ def pass_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, 
 def run_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, Any]:
     """A cell in a process of its own; ``{"why": ...}`` where it fails."""
     command = [sys.executable, __file__, "--cell", name, pass_name, "--batch", str(batch), "--limit", str(limit)]
-    try:
-        out = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return {"why": f"not done within {limit:g} s"}
+    out = subprocess.run(command, capture_output=True, text=True)
+    if out.returncode == -signal.SIGXCPU:
+        return {"why": f"not done within {limit:g} s of process time"}
     if out.returncode:
         lines = [line for line in out.stderr.strip().splitlines() if line.strip()]
         named = next((line for line in reversed(lines) if "PKC" in line), lines[-1] if lines else f"ended with {out.returncode}")
@@ -186,12 +188,13 @@ def main() -> None:
     parser.add_argument("--models", default=",".join(BATCH), help="names separated by commas; default: all")
     parser.add_argument("--passes", default="", help="names separated by commas; default: the library")
     parser.add_argument("--batch", type=int, help="samples, instead of the model's own number")
-    parser.add_argument("--limit", type=float, default=600, help="seconds that a cell may take")
+    parser.add_argument("--limit", type=float, default=600, help="seconds of process time that a cell may take")
     parser.add_argument("--json", type=Path, help="also write all numbers to this file")
     parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.cell:
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(given.limit), resource.RLIM_INFINITY))
         name, pass_name = given.cell
         found = plain_cell(name, given.batch) if pass_name == "-" else pass_cell(name, pass_name, given.batch, given.limit)
         print(json.dumps(found))

@@ -213,6 +213,49 @@ def bottleneck():
     return Bottleneck().double().eval(), torch.randn(1, 2, 8, 8, dtype=torch.float64)
 
 
+class Flattened(nn.Module):
+    """Samples and positions in one dimension for a while, as GPT-2 has them: its size is a multiple of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x.reshape(-1, 3)).relu().reshape(-1, 5, 4)).mean(1)
+
+
+def test_positions_beside_samples():
+    torch.manual_seed(0)
+    pruned = prune(Flattened(), torch.randn(1, 5, 3), "phew", density=0.5)
+    left = topology(pruned.graph, pruned.tensors, pruned.masks)
+    assert pruned.kept == 10 == sum(int(left.fed[n].sum()) for n in pruned.masks)
+
+
+class Unbiased(nn.Module):
+    """Attention and a gated product without a bias: no factor of a product is kept from 0 by a constant but the softmax."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Embedding(9, 6)
+        self.query, self.key, self.value, self.gate, self.up, self.down = (nn.Linear(6, 6, bias=False) for _ in range(6))
+        self.head = nn.Linear(6, 3, bias=False)
+
+    def forward(self, tokens):
+        x = self.rows(tokens)
+        x = x + F.scaled_dot_product_attention(self.query(x), self.key(x), self.value(x))
+        x = x + self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.head(x)
+
+
+def test_products_without_biases():
+    torch.manual_seed(1)
+    model, tokens = Unbiased(), torch.tensor([[1, 4, 0, 8]])
+    pruned = prune(model, tokens, "phew", density=0.4, dtype=torch.float32)
+    left = topology(pruned.graph, pruned.tensors, pruned.masks)
+    assert all(int(pruned.masks[n].sum()) > 2 for n in pruned.masks)
+    assert pruned.kept == round(0.4 * pruned.total) == sum(int(left.fed[n].sum()) for n in pruned.masks)
+
+
 @pytest.mark.parametrize("density", [0.1, 0.3, 0.6])
 def test_effective_is_direct_sparsity(density):
     model, x = bottleneck()

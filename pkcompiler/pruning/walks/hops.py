@@ -177,13 +177,13 @@ def _relation(i: int, op: Op, found: Live, slots: Any) -> Relation:
     """The pairs that join an input's live entry to a live entry of the result."""
     sizes = [math.prod(found.shapes[n]) for n in op.inputs]
     shape = found.shapes[op.name]
-    ins, outs = _pairs(op, [found.shapes[n] for n in op.inputs], shape, slots)
+    ins, outs = _pairs(op, [found.shapes[n] for n in op.inputs], shape, found.batch, slots)
     usable = np.concatenate([found.fed[n] & found.uses[i, p] for p, n in enumerate(op.inputs)])
     good = usable[ins] & found.ends[op.name][outs]
     return Relation(sizes, math.prod(shape), ins[good], outs[good])
 
 
-def _pairs(op: Op, inputs: Sequence[tuple[int, ...]], shape: tuple[int, ...], slots: Any) -> tuple[Ints, Ints]:
+def _pairs(op: Op, inputs: Sequence[tuple[int, ...]], shape: tuple[int, ...], batch: int, slots: Any) -> tuple[Ints, Ints]:
     """Flat entries of the inputs end to end, and of the result, that an operation without weights joins."""
     x = inputs[0]
     match op.map:
@@ -203,7 +203,7 @@ def _pairs(op: Op, inputs: Sequence[tuple[int, ...]], shape: tuple[int, ...], sl
                 torch.arange(int(start) + 1, int(end) + 1, dtype=torch.float64).reshape(s)
                 for start, end, s in zip(starts, starts[1:], inputs, strict=False)
             ]
-            source = apply_reindex(op.map, numbered, 1 if not shape else _batch(x), slots).numpy().reshape(-1).astype(np.int64) - 1
+            source = apply_reindex(op.map, numbered, batch, slots).numpy().reshape(-1).astype(np.int64) - 1
             outs = np.flatnonzero(source >= 0)
             return source[outs], outs
         case Window(kernel=(), dims=dims):
@@ -220,10 +220,6 @@ def _pairs(op: Op, inputs: Sequence[tuple[int, ...]], shape: tuple[int, ...], sl
             return _spread(combined(along, near), math.prod(x[:-rank]), math.prod(near), math.prod(far))
         case _:
             return _broadcast(inputs, shape)
-
-
-def _batch(shape: Sequence[int]) -> int:
-    return int(shape[0]) if shape else 1
 
 
 def _reduced(shape: tuple[int, ...], dims: set[int]) -> tuple[Ints, Ints]:

@@ -37,7 +37,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Live:
-    """Flat boolean arrays over the entries of every value.
+    """Flat boolean arrays over the entries of every value, ``batch`` samples at once.
 
     ``fed``: an input reaches the entry. ``free``: of factors of products, it is not 0 even where every weight that walks hop along
     is removed (a bias, a softmax, a sigmoid). ``uses``: by operation and input position, an output is reached through this use.
@@ -46,6 +46,7 @@ class Live:
     moved about.
     """
 
+    batch: int
     shapes: dict[str, tuple[int, ...]]
     fed: dict[str, Bits]
     free: dict[str, Bits]
@@ -129,6 +130,7 @@ class _Pass:
         for (i, position), name in ((key, self.graph.ops[key[0]].inputs[key[1]]) for key in uses):
             ends[name] |= found[i, position]
         return Live(
+            self.batch,
             {name: tuple(t.shape) for name, t in values.items()},
             {name: _bits(t) for name, t in values.items()},
             {name: _bits(t) for name, t in free.items()},

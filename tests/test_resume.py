@@ -118,11 +118,11 @@ def slow(*args: str) -> subprocess.Popen[str]:
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pkcompiler.pruning import resume, rounds\n"
+        "from pkcompiler.pruning import aim, resume\n"
         "resume.CHECKPOINT_EVERY = 0.0\n"
-        "select = rounds.select\n"
+        "select = aim.select\n"
         "def slower(*a, **k):\n    time.sleep(0.05)\n    return select(*a, **k)\n"
-        "rounds.select = slower\n"
+        "aim.select = slower\n"
         "from pkcompiler.cli import main\nmain(sys.argv[1:])\n"
     )
     return subprocess.Popen(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +11,8 @@ import torch
 from oracle.families import FAMILIES, Case
 from torch import Tensor, nn
 
-from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.lang.explain import explain
-from pkcompiler.lang.library import check_files, find_pass
+from pkcompiler.lang.library import find_pass
 from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.repeat import single
 from pkcompiler.pruning.score import evaluate, score, workspace
@@ -354,91 +350,3 @@ def test_nothing_outside_is_touched(name: str) -> None:
 
 
 # wrong input ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("body", "code", "said"),
-    [
-        ("score = grad(sum(model(theta), over = sample), mask)", "PKC111", "needs the axes of the input"),
-        ("score = grad(mean(sum(model(noise(), theta = 2), over = output), over = sample), mask)", "PKC111", "must be weights"),
-        ("score = noise()", "PKC111", "must have one value per parameter"),
-        ("score = noise(axes = output)", "PKC105", "input | param"),
-        ("score = noise(axes = param, count = 3)", "PKC110", "samples of what"),
-        ("score = grad(sum(sum(model(noise(count = 0)), over = sample), over = output), mask)", "PKC106", "from 1"),
-        ("score = grad(after(loss, lr = 1), mask)", "PKC110", "steps = ... is missing"),
-        ("score = grad(after(loss, steps = 2), mask)", "PKC110", "lr = ... is missing"),
-        ("score = grad(after(norm2(theta, over = param), steps = 2, lr = 0.1), mask)", "PKC567", "loss and output"),
-        ("score = grad(after(paths(edge = theta), steps = 2, lr = 0.1), mask)", "PKC567", "loss and output"),
-        ("score = grad(after(output, steps = 2, lr = 0.1), mask)", "PKC567", "not a number"),
-        ("score = grad(after(loss, steps = 0, lr = 0.1), mask)", "PKC106", "from 1 to"),
-        ("score = grad(after(loss, steps = 2, lr = theta), mask)", "PKC106", "plain number"),
-        ("score = grad(after(loss, steps = 2, lr = 0.1, momentum = 1), mask)", "PKC106", "below 1"),
-        ("score = grad(after(loss, steps = 2, lr = 0.1, batches = new), mask)", "PKC105", "each | same"),
-        ("score = theta init = xavier()", "PKC105", "must be fresh, he()"),
-        ("score = theta init = he", "PKC105", "must be fresh, he()"),
-        ("score = theta init = normal(std = 0)", "PKC105", "must be fresh, he()"),
-        ("score = theta init = fresh, he()", "PKC105", "must be fresh, he()"),
-        ("score = theta repeat = 0", "PKC106", "from 1"),
-    ],
-)
-def test_wrong_declarations(body: str, code: str, said: str) -> None:
-    with pytest.raises(PkcError) as caught:
-        find_pass(one(body))
-    found = [d for d in caught.value.diagnostics if d.severity == "error"]
-    assert [d.code for d in found] == [code]
-    assert said in f"{found[0].message} {found[0].label}" and found[0].notes
-
-
-def test_repeat_without_anything_random_is_a_warning(tmp_path: Path) -> None:
-    file = tmp_path / "mine.pkc"
-    said = {
-        "score = abs(theta) repeat = 5": ["PKC566"],
-        "score = abs(theta) init = fresh repeat = 5": [],
-        "score = noise(axes = param) repeat = 5": [],
-        "score = abs(grad(loss, theta)) mode = train repeat = 5": [],
-    }
-    for body, codes in said.items():
-        file.write_text(one(body))
-        assert [d.code for d in check_files([str(file)])] == codes
-
-
-@pytest.mark.parametrize(
-    ("call", "code"),
-    [
-        (
-            lambda c, x, y: score(
-                c.module, c.example_inputs, one("score = grad(after(loss, steps = 9, lr = 1), mask)"), data=(x, y), loss=squares
-            ),
-            "PKC567",
-        ),
-        (
-            lambda c, x, y: score(
-                c.module, c.example_inputs, one("score = grad(after(loss, steps = 4, lr = 1e200), mask)"), data=(x, y), loss=squares
-            ),
-            "PKC569",
-        ),
-        (lambda c, x, y: score(c.module, c.example_inputs, "prospr"), "PKC502"),
-        (lambda c, x, y: score(c.module, c.example_inputs, "ntk-sap", initialise=lambda seed: nn.Linear(2, 2)), "PKC531"),
-    ],
-)
-def test_wrong_runs(call: Callable[[Case, Tensor, Tensor], object], code: str) -> None:
-    case = FAMILIES["mlp_bias"]()
-    x, y = samples(case, 6)
-    with pytest.raises(PkcError) as caught:
-        call(case, x, y)
-    assert caught.value.diagnostics[0].code == code
-
-
-def test_integers_do_not_take_fractions() -> None:
-    case = FAMILIES["embedding_sum"]()
-    text = one("score = grad(sum(sum(model(0.5 * noise()), over = output), over = sample), mask)")
-    with pytest.raises(PkcError, match="takes integers"):
-        score(case.module, case.example_inputs, text)
-
-
-def test_explained_formulas() -> None:
-    said = explain("ntk-sap")
-    assert "score_i = |mean over 5 draws of d R / d mask_i|" in said
-    assert "with R = mean(sum((model(Z) - model(Z, theta = theta + d))^2, over = output), over = sample)" in said
-    assert "at E * mask" in said and "drawn anew in every round and repetition" in said
-    assert "w_{j+1} = w_j - lr * mask * d loss_j / d w_j" in explain("prospr")

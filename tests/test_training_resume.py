@@ -50,10 +50,10 @@ def finished(case: str, **options: Any) -> Training:
 
 @pytest.mark.parametrize("case", CASES)
 def test_left_anywhere_and_resumed_is_uninterrupted(case: str, tmp_path: Path) -> None:
-    """In a first epoch, at the end of one, and in a later one: of the second cycle, where there is one."""
+    """At the end of an epoch, and amid a later one: of another cycle, where training goes back."""
     expected = finished(case).end()
     within = {"checkpoint_steps": 2} if case == "within" else {}
-    for at in (1, 12, 27):
+    for at in (12, 27):
         path = tmp_path / f"{at}.safetensors"
         interrupted(case, path, at, **within)
         resumed = finished(case, checkpoint=path, resume=True, **within)

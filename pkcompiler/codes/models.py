@@ -1,0 +1,86 @@
+"""Error codes of models, operators and IR invariants."""
+
+from __future__ import annotations
+
+CODES: dict[str, str] = {
+    "PKC201": (
+        "The lift met an operator that it cannot give a meaning to, and it never guesses. All such operators are reported at "
+        "once. If the operator acts on every entry alone, --gate OP reads it as a gate; else give it a meaning with @path_op in"
+        " a file of yours and load it with --plugin my_ops.py (docs/own-operator.md)."
+    ),
+    "PKC202": (
+        "Every use of every parameter must be understood, or scores would be silently wrong. The message names the first use "
+        "that was not; the operator there needs a meaning: --plugin my_ops.py."
+    ),
+    "PKC203": "The model cannot be called with these inputs. Give others: --input 1x3x32x32, or example_inputs() in its file.",
+    "PKC204": "Path analysis follows one floating-point output. Choose it by name or index with --output.",
+    "PKC205": (
+        "torch.export cannot trace the model, or the model branches on the values of its tensors and meets data that take "
+        "another branch than the execution that was recorded."
+    ),
+    "PKC206": "Dimension 0 of every input is the batch. A dimension grows with the batch in another way than as a multiple of it.",
+    "PKC207": "A torch.nn.Module was expected, not a class, a function or a state dict.",
+    "PKC208": (
+        "Logarithms, square roots, 1/x and norms have no slope at 0. They are recorded at the data as factors, and paths do not"
+        " cross them. Here nothing else leads from the inputs to the output, so that no path is left. Analyse what stands "
+        "before."
+    ),
+    "PKC240": (
+        "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
+        "inputs is the batch."
+    ),
+    "PKC241": "Arguments for the factory are given as --arg key=value, each once. The value is a Python literal, else it is text.",
+    "PKC242": "There is no such file, folder or module. A dotted module is looked for in the current folder, too.",
+    "PKC243": (
+        "The user's own code raised an exception while it was imported or called. The carets stand at the innermost line of the"
+        " user's file that led to it."
+    ),
+    "PKC244": "The given arguments do not fit the signature of what is called, or are given to a model that is built already.",
+    "PKC245": (
+        "Without :name, 'model' is meant, else the only nn.Module instance, function or nn.Module subclass that the file itself"
+        " defines and that can be called with the given arguments. Here there is none, or there are several."
+    ),
+    "PKC246": "The file or module has no such name.",
+    "PKC247": "What the spec names, or what its factory returned, is not a torch.nn.Module.",
+    "PKC250": (
+        "An input is given as [NAME=][DTYPE:]SHAPE, batch first: 1x3x32x32, int64:1x128, mask=bool:1x16. The dtype is float32 "
+        "by default."
+    ),
+    "PKC251": (
+        "Neither --input nor a function example_inputs() in the model's file says what the model takes. The notes give both, "
+        "with a shape guessed from the first layer."
+    ),
+    "PKC252": "example_inputs() returns a tensor, a tuple of tensors (positional), or a dict of tensors (keywords).",
+    "PKC270": (
+        "A lowered network is a graph, which would lose hooks of the model, of its modules or of its parameters. Hooks of "
+        "torch's own weight_norm and spectral_norm are kept. apply_masks keeps the class with all its hooks."
+    ),
+    "PKC271": "The model overrides a method that a lowered graph would not run, such as train. apply_masks keeps the class.",
+    "PKC272": "The model cannot be traced symbolically. It is recorded on an example then: lower(model, masks, example_inputs).",
+    "PKC273": (
+        "The model can be neither traced nor exported: its forward branches on data, or draws random numbers outside of torch. "
+        "apply_masks keeps the class."
+    ),
+    "PKC275": (
+        "A lowered network is not pickled, since reading it back can silently change its operators. Save its state_dict, and "
+        "lower again after loading."
+    ),
+    "PKC276": "An exported network was called with other sizes than it was recorded for. Dimension 0 may vary, the rest may not.",
+    "PKC277": "The exported graph names its floating type, so .half() and the like would mix types. Change the type, then lower.",
+    "PKC301": "Two values or two slots of a graph have the same name.",
+    "PKC302": "An operation reads a value that no input and no operation above it defines.",
+    "PKC303": "An operation reads a slot (a parameter, buffer or constant) that the graph does not declare.",
+    "PKC304": (
+        "A slot stands where its role or element type does not belong: a scale is by a parameter, into a fixed factor no "
+        "parameter enters, an index has integers, and only parameters are prunable."
+    ),
+    "PKC305": "The declared type of a value is not the one that its operation gives.",
+    "PKC306": "An attribute of an operation has a value that no operation can have.",
+    "PKC307": "An operation has too few or too many inputs.",
+    "PKC308": "A graph returns nothing, or a value that it does not define.",
+    "PKC309": "An operation on which nothing that is returned depends. A graph holds live operations only.",
+    "PKC310": "A slot is declared that no operation reads.",
+    "PKC311": "A type has an unknown element type, a negative size, or a batch dimension where none can be.",
+    "PKC312": "The shapes of an operation's inputs and slots cannot go together.",
+    "PKC313": "The types in the header of a printed graph are not those of what it returns.",
+}

@@ -152,7 +152,9 @@ WORDS: tuple[Word, ...] = (
     _function("margin", "margin", "the true class's logit minus the largest other one, of every sample", "margin(output)"),
     _function("squares", "squares", "the sum over samples and outputs of the squared derivative by u", "squares(output, theta)"),
     _function("hvp", "hvp", "the second derivative of the number F by theta, times v: H v", "hvp(loss, grad(loss, theta))"),
-    _function("noise", "noise", "fresh Gaussian numbers: one sample after another of inputs, or one for every parameter entry", "noise()"),
+    _function(
+        "noise", "noise", "fresh Gaussian numbers: one sample after another of inputs, or one for every parameter entry", "noise()"
+    ),
     _function("model", "model", "the output of the model at another input, or at other weights times the mask", "model(noise())"),
     _function("walks", "walks", "minus the order in which biased random walks visit the weights", "walks(abs(theta))"),
     _function("after", "after", "the number F after a few steps of SGD on the loss", "after(loss, steps = 3, lr = 0.1)"),

@@ -89,6 +89,8 @@ def test_a_visit_is_returned_where_it_is_done() -> None:
             found.append(cycle.epoch_end())
     assert [v for v in found if v] == training.visits
     assert str(training.visits[0]).startswith("magnitude 1/3 (epoch 0, step 3): ")
+    assert repr(training.cycles) == "Cycles(cycle 1, epoch 5, step 25, 3 of 3 rounds, finished)"
+    assert repr(cycle) == "Cycle(1: epoch 5 of 5, step 25)"
 
 
 def test_rounds_before_training_and_masks_that_the_model_brings() -> None:

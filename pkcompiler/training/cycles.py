@@ -19,7 +19,7 @@ from pkcompiler.training.state import Trained
 from pkcompiler.training.visit import Pruner, Visit
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Cycles:
     """Iterates over the cycles of training: one, and one more after every rewinding.
 
@@ -45,6 +45,10 @@ class Cycles:
     _snapshots: dict[Moment, dict[str, Any]] = field(default_factory=dict)
     _random: dict[str, Any] | None = None
     _found: dict[str, Any] | None = None
+
+    def __repr__(self) -> str:
+        rounds = f"{len(self.visits)} of {len(self.agenda.appointments)} rounds"
+        return f"Cycles(cycle {self.number}, {self._ended()}, {rounds}{', finished' * self.finished})"
 
     def __iter__(self) -> Iterator[Cycle]:
         return self

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from pkcompiler.pruning.rounds import Pruned, prune
     from pkcompiler.pruning.score import Scores, score
     from pkcompiler.rescaling.rescale import Rescaled, rescale
+    from pkcompiler.structure.coupling import channel_groups
     from pkcompiler.symbolic.closed import ClosedForms, closed_forms
     from pkcompiler.symbolic.polynomials import Polynomials, polynomials
+    from pkcompiler.training.schedule import TrainingSchedule, load_schedule
 
 _HOME = {
     "AnalysisReport": "analyses.report",
@@ -53,14 +55,17 @@ _HOME = {
     "Report": "analysis.report",
     "Rescaled": "rescaling.rescale",
     "Scores": "pruning.score",
+    "TrainingSchedule": "training.schedule",
     "analyze": "analysis.report",
     "apply_masks": "lowering",
     "certify": "analysis.certificate",
+    "channel_groups": "structure.coupling",
     "closed_forms": "symbolic.closed",
     "dynamics": "kernel.dynamics",
     "explicit": "kernel.explicit",
     "lift": "frontend.capture",
     "load": "pruning.artifact",
+    "load_schedule": "training.schedule",
     "lower": "lowering",
     "ntk": "kernel.ntk",
     "parse_graph": "ir.parse",
@@ -97,14 +102,17 @@ __all__ = [
     "Report",
     "Rescaled",
     "Scores",
+    "TrainingSchedule",
     "analyze",
     "apply_masks",
     "certify",
+    "channel_groups",
     "closed_forms",
     "dynamics",
     "explicit",
     "lift",
     "load",
+    "load_schedule",
     "lower",
     "ntk",
     "parse_graph",

@@ -76,12 +76,13 @@ class Aim:
         )
 
 
-def aim_of(stage: Stage, graph: PathGraph, state: Mapping[str, Tensor]) -> Aim:
-    """The stage on a model. ``state``: its ``state_dict``, whose element types a target in bytes counts.
+def aim_of(stage: Stage, graph: PathGraph, state: Mapping[str, Tensor], watched: frozenset[str] | None = None) -> Aim:
+    """The stage on a model. ``state``: its ``state_dict``, whose element types a target in bytes counts. ``watched``: what the
+    recorded factors of a lifted model read.
 
     Raises ``PKC402`` for globs that match nothing, ``PKC422`` for parameters that a structure does not fit.
     """
-    units = coupling(graph) if stage.structure == "channel" else None
+    units = coupling(graph, watched) if stage.structure == "channel" else None
     coupled = coupled_parameters(units) if units is not None else ()
     found = candidates(graph, (*stage.include, *map(_exactly, coupled)), stage.exclude, stage.floors)
     structure = structure_of(stage.structure)

@@ -51,10 +51,9 @@ def removal(
     own = {n: masks[n] for n in found.sizes if n in masks}
     kept = kept_of(coupling, own)
     totals = group_scores(coupling, {n: scores[n] for n in found.competing if n in scores}, masks=own)
-    ranked = removal_order(coupling, -totals if order == "smallest" else totals, kept)
-    stays = {i for i, g in enumerate(coupling.groups) if any(m.parameter in found.protected for m in g.members)}
-    allowed = [i for i in ranked.tolist() if i not in stays]
-    return Removal(coupling, found, own, kept, torch.tensor(allowed, dtype=torch.int64))
+    stays = torch.tensor([any(m.parameter in found.protected for m in g.members) for g in coupling.groups], dtype=torch.bool)
+    ranked = removal_order(coupling, -totals if order == "smallest" else totals, kept, stays)
+    return Removal(coupling, found, own, kept, ranked)
 
 
 def fewest(found: Removal, reached: Callable[[Masks], bool]) -> Masks:

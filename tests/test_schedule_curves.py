@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import sys
 
 import pytest
 
@@ -57,6 +59,16 @@ def test_what_cannot_be_decided_is_refused_and_so_is_what_takes_too_long(monkeyp
     assert refutation(curve_expr(text)) == "" and not proved(curve_expr(text))
     monkeypatch.setattr(curve_proof, "MAX_STEPS", 100)
     assert not proved(curve_expr(CURVES[0]))
+
+
+def test_the_limit_is_kept_wherever_it_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Python swallows what is raised (a generator that is torn down): that would be a warning, an error here."""
+    hopeless = curve_expr("((sqrt(2) * k^9 - sqrt(sqrt(9))) / (n * rho + 2 + (0.5 - rho - 1 * 1)))^rho")
+    for limit in range(100, 30_000, 997):
+        monkeypatch.setattr(curve_proof, "MAX_STEPS", limit)
+        assert not proved(hopeless)
+        assert sys.getprofile() is None
+    gc.collect()
 
 
 def test_named_curves_are_their_expressions_from_any_start() -> None:

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from functools import cache
+from inspect import CO_GENERATOR
+from types import FrameType
 from typing import Any
 
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Unary
@@ -107,19 +109,22 @@ def _imported() -> bool:
     return _proved(Binary("^", Name("rho"), Binary("/", Name("k"), Name("n"))), 1)
 
 
-class _TooLong(Exception):
-    """More steps than a proof may take."""
+class _TooLong(BaseException):
+    """More steps than a proof may take: no ``except Exception`` on the way holds it up."""
 
 
 @contextmanager
 def _bounded_steps(most: int) -> Iterator[None]:
-    """Raises ``_TooLong`` after so many calls of functions within."""
+    """Raises ``_TooLong`` after so many calls of functions within: in a function of sympy that was called.
+
+    Elsewhere Python might swallow it (where a generator is torn down, say), and would no longer count.
+    """
     left = most
 
-    def step(*_: object) -> None:
+    def step(frame: FrameType, event: str, _: object) -> None:
         nonlocal left
         left -= 1
-        if left < 0:
+        if left < 0 and event == "call" and not frame.f_code.co_flags & CO_GENERATOR and _of_sympy(frame):
             raise _TooLong
 
     before = sys.getprofile()
@@ -128,6 +133,10 @@ def _bounded_steps(most: int) -> Iterator[None]:
         yield
     finally:
         sys.setprofile(before)
+
+
+def _of_sympy(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).startswith("sympy.")
 
 
 def _small_powers(expr: Expr, n: float, rho: float) -> bool:

@@ -19,7 +19,7 @@ from pkcompiler.structure import Coupling, channel_groups, coupling
 
 def coupled(model: nn.Module, inputs) -> Coupling:
     captured = capture(model, inputs)
-    return coupling(captured.graph, captured.lifted.watched)
+    return coupling(captured.graph, captured.watched)
 
 
 @functools.cache
@@ -132,7 +132,7 @@ def test_what_a_recorded_factor_is_computed_from_must_be_given():
     captured = capture(*built(net, drawn(2, 2)))
     with pytest.raises(PkcError, match="PKC440"):
         channel_groups(captured.graph)
-    found = coupling(captured.graph, captured.lifted.watched)
+    found = coupling(captured.graph, captured.watched)
     assert found.groups == ()
     assert "a recorded factor is computed from it" in [e.reason for e in found.excluded]
 

@@ -25,7 +25,7 @@ def opened(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...], Coupling]:
     module = randomise(module).double()
     inputs = tuple(x.double() for x in inputs)
     captured = capture(module, inputs)
-    return module, inputs, coupling(captured.graph, captured.lifted.watched)
+    return module, inputs, coupling(captured.graph, captured.watched)
 
 
 def one_of_every_layer(found: Coupling) -> list[Group]:

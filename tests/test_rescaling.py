@@ -38,7 +38,7 @@ def captured(name: str) -> Capture:
 @cache
 def units(name: str) -> Units:
     found = captured(name)
-    return find_units(found.graph, found.tensors, found.static_batch, found.lifted.watched)
+    return find_units(found.graph, found.tensors, found.static_batch, found.watched)
 
 
 @cache

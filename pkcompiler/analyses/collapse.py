@@ -80,5 +80,6 @@ def _run(source: Source, pass_: Pass, steps: list[int]) -> Run:
         source.data,
         source.loss,
         source.batch,
+        state=source.tensors,
         initialise=source.initialise,
     )

@@ -32,6 +32,10 @@ class Bare:
     tensors: Mapping[str, Tensor]
 
     @property
+    def watched(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
     def batched(self) -> bool:
         return False
 

@@ -25,7 +25,7 @@ def write_groups(captured: Capture, as_json: bool) -> None:
     """
     from pkcompiler.structure import coupling
 
-    found = coupling(captured.graph, captured.lifted.watched)
+    found = coupling(captured.graph, captured.watched)
     if as_json:
         write_json(_as_data(found))
         return

@@ -14,7 +14,10 @@ CODES: dict[str, str] = {
     ),
     "PKC003": "A text begins with a double quote and must end with one on the same line.",
     "PKC004": "A block is opened with { and the file ends before its }.",
-    "PKC005": "Parentheses, blocks or operations are nested more than 100 deep. Name inner parts with let.",
+    "PKC005": (
+        "Parentheses, blocks or operations are nested more than 100 deep, the names of let written out. Name inner parts with let, "
+        "and build fewer names on names."
+    ),
     "PKC006": "A file of the language may have at most 1 MB.",
     "PKC007": "A number has more than 40 digits, or is larger than 1.8e308.",
     "PKC008": "A file of the language is UTF-8 text. This one holds other bytes.",

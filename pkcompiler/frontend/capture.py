@@ -32,6 +32,11 @@ class Capture:
         return self.lifted.graph
 
     @property
+    def watched(self) -> frozenset[str]:
+        """The values and parameters that recorded factors are computed from."""
+        return self.lifted.watched
+
+    @property
     def batched(self) -> bool:
         return self.program.batched
 

@@ -8,6 +8,8 @@ from pkcompiler.lang.declare import Declarations
 from pkcompiler.lang.facts import Facts, Scope
 from pkcompiler.lang.kinds import KindChecker
 from pkcompiler.lang.report import Findings
+from pkcompiler.lang.search import nesting
+from pkcompiler.lang.tokens import MAX_NESTING
 
 
 class ExpressionChecker(Declarations):
@@ -20,6 +22,7 @@ class ExpressionChecker(Declarations):
     def lets(self, block: Block, scope: Scope, kinds: KindChecker) -> list[tuple[str, Expr]]:
         """The ``let`` lines in order; ``scope`` knows them afterwards."""
         lets: list[tuple[str, Expr]] = []
+        depths: dict[str, int] = {}
         for item in block.items:
             if not isinstance(item, Labelled) or item.name.value != "let":
                 continue
@@ -28,10 +31,19 @@ class ExpressionChecker(Declarations):
             facts = kinds.facts(value) if value is not None else Facts(None)
             if not self._good_name(item, scope):
                 continue
+            if value is not None:
+                depths[name] = nesting(value, depths)
+                if depths[name] > MAX_NESTING:
+                    self._too_deep(item)
+                    value, facts, depths[name] = None, Facts(None), 1
             scope.lets[name] = value if value is not None else Text("")
             scope.facts[name] = facts
             lets.append((name, scope.lets[name]))
         return lets
+
+    def _too_deep(self, item: Labelled) -> None:
+        message = f"'{item.label.value}' stands for more than {MAX_NESTING} nested operations, its names written out"
+        self.findings.error("PKC005", message, item.label.span, "nested too deep", "build it from fewer names on names")
 
     def _good_name(self, item: Labelled, scope: Scope) -> bool:
         name = item.label.value

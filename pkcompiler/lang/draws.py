@@ -5,15 +5,15 @@ See docs/language.md, "Passes".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from pkcompiler.lang import words
-from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Setting, Unary
-from pkcompiler.lang.facts import NUMBER, PARAM, Facts, Scope, resolve, show_axes
+from pkcompiler.lang.ast import Call, Expr, Name, Number, Setting
+from pkcompiler.lang.facts import NUMBER, PARAM, Facts, Scope, show_axes
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.report import Findings
+from pkcompiler.lang.search import walk
 
 MOST_SAMPLES, MOST_STEPS, MOST_REPEATS = 100_000, 1000, 10_000
 """The largest numbers of samples of ``noise``, of steps of ``after``, and of ``repeat``."""
@@ -128,21 +128,6 @@ def _evaluated_anew(expr: Expr) -> bool:
 
 def _shown(expr: Expr) -> str:
     return f"{expr.function}(...)" if isinstance(expr, Call) else print_expr(expr)
-
-
-def walk(expr: Expr, lets: Mapping[str, Expr]) -> Iterator[Expr]:
-    """An expression and its parts, ``let`` names replaced by what they stand for."""
-    expr = resolve(expr, lets)
-    yield expr
-    match expr:
-        case Unary(operand=operand):
-            yield from walk(operand, lets)
-        case Binary(_, left, right):
-            yield from walk(left, lets)
-            yield from walk(right, lets)
-        case Call(_, args, kwargs):
-            for part in (*args, *(value for _, value in kwargs)):
-                yield from walk(part, lets)
 
 
 # settings ---------------------------------------------------------------------------------------------------------------

@@ -17,11 +17,16 @@ from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.formula_draws import as_kept, drawn_lines
 from pkcompiler.lang.paths import DEFAULTS
+from pkcompiler.lang.search import written_out
 from pkcompiler.lang.second import has_entries, product_text
 from pkcompiler.lang.walks import visit_text, walk_lines
 
 _VALUE = {"abs(theta)": "|v_p|", "theta^2": "v_p^2", "theta": "v_p", "1": ""}
 _SQUARE = ("theta^2",)
+
+
+MAX_PARTS = 200
+"""The largest score, its names written out, that is brought into one closed form: a longer one would not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ def formula(pass_: Pass) -> str:
     """``score_i = ...``, and below it what the letters in it mean."""
     lets = dict(pass_.lets)
     seen: list[Term] = []
-    right = _sum_of_terms(pass_.score, lets, seen)
+    right = _sum_of_terms(pass_.score, lets, seen) if written_out(pass_.score, lets) <= MAX_PARTS else None
     if right is None:
         seen = []
         right = notation(pass_.score, lets)

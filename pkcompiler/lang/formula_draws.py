@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pkcompiler.lang.ast import Call, Name, Pass
-from pkcompiler.lang.draws import walk
 from pkcompiler.lang.format import print_expr
+from pkcompiler.lang.search import walk
 
 _LINES = {
     "noise": "noise() = independent N(0, 1) numbers, drawn anew in every round and repetition",

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Pass, Unary
+from pkcompiler.lang.ast import Analysis, Call, Expr, Name, Pass
 from pkcompiler.lang.facts import PARAM, Facts, resolve, show_axes
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.report import Findings
+from pkcompiler.lang.search import children, walk
 
 THETA = Name("theta")
 
 Lets = Mapping[str, Expr]
+
+_ENTRYWISE = ("abs", "sqrt", "exp", "log", "sign", "detach")
+_DERIVATIVES = ("grad", "hvp", "squares")
+_MOVING = ("paths", "grad", "hvp", "squares", "model", "after")
+_MOVED = ("theta", "loss", "losses", "output")
 
 
 def as_grad(call: Call) -> Call:
@@ -41,17 +47,19 @@ def as_product(call: Call, lets: Lets) -> tuple[Expr, Expr, Expr] | None:
 
 def has_entries(expr: Expr, lets: Lets) -> bool:
     """Whether an expression surely has one value per parameter entry, by its form."""
-    match resolve(expr, lets):
+
+    def entrywise(part: Expr) -> tuple[Expr, ...]:
+        return () if isinstance(part, Call) and part.function not in _ENTRYWISE else children(part)
+
+    return any(_entries(part) for part in walk(expr, lets, entrywise))
+
+
+def _entries(part: Expr) -> bool:
+    match part:
         case Name("theta" | "mask") | Call("grad" | "hvp" | "squares" | "uniform" | "walks", _, _):
             return True
         case Call("noise", _, kwargs):
             return ("axes", Name("param")) in kwargs
-        case Call("abs" | "sqrt" | "exp" | "log" | "sign" | "detach", (inner,), _):
-            return has_entries(inner, lets)
-        case Unary(operand=operand):
-            return has_entries(operand, lets)
-        case Binary(_, left, right):
-            return has_entries(left, lets) or has_entries(right, lets)
     return False
 
 
@@ -98,54 +106,39 @@ def too_deep(findings: Findings, expr: Expr) -> None:
     )
 
 
+def _seen_by_grad(part: Expr) -> tuple[Expr, ...]:
+    return () if isinstance(part, Call) and part.function == "detach" else children(part)
+
+
 def holds_derivative(expr: Expr, lets: Lets) -> bool:
     """Whether grad would see a derivative in it."""
-    match resolve(expr, lets):
-        case Call("grad" | "hvp" | "squares", _, _):
-            return True
-        case Call("detach", _, _):
-            return False
-        case Call(_, args, kwargs):
-            return any(holds_derivative(part, lets) for part in (*args, *(value for _, value in kwargs)))
-        case Unary(operand=operand):
-            return holds_derivative(operand, lets)
-        case Binary(_, left, right):
-            return holds_derivative(left, lets) or holds_derivative(right, lets)
-    return False
+    return any(isinstance(part, Call) and part.function in _DERIVATIVES for part in walk(expr, lets, _seen_by_grad))
 
 
 def moves(expr: Expr, lets: Lets) -> bool:
     """Whether grad would see theta in it, or what is computed from it."""
-    match resolve(expr, lets):
-        case Name(name):
-            return name in ("theta", "loss", "losses", "output")
-        case Call("detach", _, _):
-            return False
-        case Call("paths" | "grad" | "hvp" | "squares" | "model" | "after", _, _):
-            return True
-        case Call(_, args, _):
-            return any(moves(part, lets) for part in args)
-        case Unary(operand=operand):
-            return moves(operand, lets)
-        case Binary(_, left, right):
-            return moves(left, lets) or moves(right, lets)
-    return False
+
+    def arguments(part: Expr) -> tuple[Expr, ...]:
+        return part.args if isinstance(part, Call) and part.function != "detach" else _seen_by_grad(part)
+
+    return any(
+        part.function in _MOVING if isinstance(part, Call) else isinstance(part, Name) and part.value in _MOVED
+        for part in walk(expr, lets, arguments)
+    )
 
 
 def differs_under_grad(expr: Expr, lets: Lets) -> bool:
     """Whether it is evaluated differently where grad will see it: it holds a derivative, or theta outside of an edge."""
-    match resolve(expr, lets):
-        case Name("theta") | Call("grad" | "hvp" | "squares", _, _):
-            return True
-        case Call("detach", _, _):
-            return False
-        case Call(_, args, kwargs):
-            return any(differs_under_grad(part, lets) for part in (*args, *(v for key, v in kwargs if key != "edge")))
-        case Unary(operand=operand):
-            return differs_under_grad(operand, lets)
-        case Binary(_, left, right):
-            return differs_under_grad(left, lets) or differs_under_grad(right, lets)
-    return False
+
+    def outside(part: Expr) -> tuple[Expr, ...]:
+        if isinstance(part, Call) and part.function != "detach":
+            return (*part.args, *(value for key, value in part.kwargs if key != "edge"))
+        return _seen_by_grad(part)
+
+    return any(
+        part.function in _DERIVATIVES if isinstance(part, Call) else isinstance(part, Name) and part.value == "theta"
+        for part in walk(expr, lets, outside)
+    )
 
 
 def reads_all(pass_: Pass | Analysis) -> bool:
@@ -161,12 +154,6 @@ def _reads_all(expr: Expr, lets: Lets) -> bool:
             return True
         case Call("grad", (functional, _), _) if holds_derivative(functional, lets):
             return True
-        case Call(_, args, kwargs):
-            if ("over", Name("param")) in kwargs:
-                return True
-            return any(_reads_all(part, lets) for part in (*args, *(value for _, value in kwargs)))
-        case Unary(operand=operand):
-            return _reads_all(operand, lets)
-        case Binary(_, left, right):
-            return _reads_all(left, lets) or _reads_all(right, lets)
-    return False
+        case Call(_, _, kwargs) if ("over", Name("param")) in kwargs:
+            return True
+    return any(_reads_all(part, lets) for part in children(expr))

@@ -175,7 +175,7 @@ class Run:
             )
         refuse_non_finite(self.captured)
         state = self.captured.module.state_dict() if self.state is None else self.state
-        self.aims = tuple(aim_of(stage, self.captured.graph, state, self.captured.lifted.watched) for stage in self.plan.stages)
+        self.aims = tuple(aim_of(stage, self.captured.graph, state, self.captured.watched) for stage in self.plan.stages)
         for aim in self.aims:
             check_aim(aim)
         self.demands(dict.fromkeys(n for aim in self.aims for n in aim.found.sizes))

@@ -122,7 +122,7 @@ def rescale_captured(
     _refuse(method, captured.module)
     graph, tensors = captured.graph, {n: t.cpu() for n, t in captured.tensors.items()}
     diagonal = diagonal_of(captured, masks)
-    units = find_units(graph, tensors, static_batch(graph), captured.lifted.watched)
+    units = find_units(graph, tensors, static_batch(graph), captured.watched)
     weights = {n: tensors[n] if masks is None or n not in masks else tensors[n] * masks[n].cpu() for n in units.ends}
     measured = Objective(method, units, diagonal, weights)
     found = balance(measured.problem, tolerance, steps)

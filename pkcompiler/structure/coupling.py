@@ -38,7 +38,7 @@ def channel_groups(graph: PathGraph, watched: frozenset[str] | None = None) -> t
 def coupling(graph: PathGraph, watched: frozenset[str] | None = None) -> Coupling:
     """Which units of a graph go together.
 
-    ``watched``: the values and parameters that recorded factors are computed from (``Capture.lifted.watched``). A graph that has
+    ``watched``: the values and parameters that recorded factors are computed from (``Capture.watched``). A graph that has
     such factors does not say it.
 
     :raises PkcError: PKC440, where ``watched`` is needed
@@ -48,7 +48,7 @@ def coupling(graph: PathGraph, watched: frozenset[str] | None = None) -> Couplin
         raise fail(
             "PKC440",
             f"%{frozen[0].name} is recorded from the model's run, and the graph does not say from which units it is computed",
-            "give them: coupling(captured.graph, captured.lifted.watched)",
+            "give them: coupling(captured.graph, captured.watched)",
         )
     choices = Choices()
     while True:

@@ -16,7 +16,7 @@ from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.text import print_graph
 
-SCRIPTS = {"train_mnist"}
+SCRIPTS = {"train_mnist", "train_schedule"}
 NAMES = sorted(Path(f).stem for f in EXAMPLES.glob("*.py") if Path(f).stem not in SCRIPTS)
 
 

@@ -207,7 +207,6 @@ def test_bad_npz(here: Path) -> None:
         "text": ({"x": x, "y": np.array(["a"] * 24)}, "PKC662"),
         "lengths": ({"x": x[:5], "y": y}, "PKC663"),
         "scalar": ({"x": x, "y": np.array(3)}, "PKC663"),
-        "float": ({"x": x, "y": y.astype(np.float32)}, "PKC664"),
         "onehot": ({"x": x, "y": np.eye(2, dtype=np.int64)[y]}, "PKC664"),
         "empty": ({"x": x[:0], "y": y[:0]}, "PKC664"),
         "few": ({"x": x[:15], "y": y[:15]}, "PKC665"),
@@ -225,6 +224,13 @@ def test_bad_npz(here: Path) -> None:
         with pytest.raises(PkcError) as caught:
             load_data(name)
         assert codes(caught) == ["PKC662"], name
+
+
+def test_targets_that_are_numbers_are_taken_whole(here: Path) -> None:
+    x, y = (part.numpy() for part in pair((12, 12)))
+    np.savez(here / "curve.npz", x=x, y=y.astype(np.float32) / 3)
+    loaded = load_data("curve.npz")
+    assert torch.equal(loaded.x, torch.from_numpy(x)) and torch.equal(loaded.y, torch.from_numpy(y.astype(np.float32) / 3))
 
 
 def test_a_factory(here: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from pkcompiler.data.sources import read
-from pkcompiler.data.subset import PER_CLASS, LoadedData, Quota, balanced, is_labels, whole
+from pkcompiler.data.subset import PER_CLASS, LoadedData, Quota, balanced, whole
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.lang.ast import DataSpec
 from pkcompiler.usercode import nearest
@@ -18,7 +18,7 @@ OPTION_TEXT = re.compile(r"\s*(?P<key>\w+)\s*=\s*(?P<value>[0-9]+)\s*")
 
 def load_data(spec: DataSpec | str, seed: int = 0) -> LoadedData:
     """A class-balanced subset of the source that ``spec`` names, drawn with ``seed`` (10 of each class without an option). Samples
-    whose targets are no class labels, but numbers, are all taken.
+    whose targets are floats, no class labels, are all taken.
 
     Options: ``per_class = N`` or ``count = N``, and ``batch = N``, which is carried through. Raises ``PkcError``: PKC660 to
     PKC662 for the source, PKC663 to PKC666 for its samples, PKC667 for the options.
@@ -28,7 +28,7 @@ def load_data(spec: DataSpec | str, seed: int = 0) -> LoadedData:
     quota, batch = _options(spec)
     found, name = read(spec.source), _plain_name(spec.source)
     drawn = {"per_class", "count"} & {key for key, _ in spec.options}
-    if isinstance(found, tuple) and len(found) == 2 and not drawn and not is_labels(found[1]):
+    if isinstance(found, tuple) and len(found) == 2 and not drawn and found[1].is_floating_point():
         return whole(found, name, batch)
     return balanced(found, quota, seed, name, batch)
 

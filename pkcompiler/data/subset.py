@@ -74,7 +74,7 @@ def subset(
 def whole(pair: Sequence[Tensor], name: str = UNNAMED, batch: int | None = None) -> LoadedData:
     """All samples of a pair, in order; ``y`` may be anything that a loss takes."""
     x, y = _checked_pair(pair, name)
-    classes = tuple(sorted(set(y.tolist()))) if is_labels(y) else ()
+    classes = tuple(sorted(set(y.tolist()))) if _is_labels(y) else ()
     return _finish(x, y, tuple(range(len(x))), name, classes, batch)
 
 
@@ -83,7 +83,7 @@ def balanced(data: Pair | Dataset[object], quota: Quota, seed: int, name: str, b
     if not isinstance(data, tuple):
         return _balanced_dataset(data, quota, seed, name, batch)
     x, y = _checked_pair(data, name)
-    if not is_labels(y):
+    if not _is_labels(y):
         raise _not_labels(name, f"y is {_describe(y)}")
     drawn = draw(((label, None) for label in y.tolist()), quota, seed, name)
     positions = torch.tensor([position for position, _, _ in drawn])
@@ -226,7 +226,7 @@ def _classes(drawn: Sequence[tuple[int, int, object]]) -> tuple[int, ...]:
     return tuple(sorted({label for _, label, _ in drawn}))
 
 
-def is_labels(y: Tensor) -> bool:
+def _is_labels(y: Tensor) -> bool:
     """Whether targets are one integer class per sample."""
     return y.ndim == 1 and not y.is_floating_point() and not y.is_complex()
 

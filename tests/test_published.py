@@ -108,6 +108,7 @@ def test_float32_ranks_like_float64_where_the_published_code_overflows(build, sh
     low, high = (torch.cat([s[n].flatten() for n in names]).double() for s in (single, double))
     assert bool(torch.isfinite(low).all())
     assert double.exponent > 128, "the plain sum would fit into float32: the test shows nothing"
+    low, high = (part[:: 1 + len(part) // 2_000_000] for part in (low, high))
     both = (low != 0) & (high != 0)
     assert int(both.sum()) > 0.99 * int((high != 0).sum())
     assert np.corrcoef(ranks(low[both]), ranks(high[both]))[0, 1] > 0.999999

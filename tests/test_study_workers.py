@@ -18,7 +18,7 @@ from study_files import STUDY, Here, files, run
 from pkcompiler.cli import main
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang.library import find_study
-from pkcompiler.show.study import points, write_study_plots
+from pkcompiler.show.study import accuracy, points, sparsity, write_study_plots
 from pkcompiler.study import run_study
 from pkcompiler.study.table import measures_of, metric_of
 
@@ -101,3 +101,17 @@ def test_the_command_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {path.name: path.read_bytes() for path in again} == drawn
     (mean,) = points([row for row in done.rows if row["method"] == "synflow"], "train: accuracy")
     assert mean.x == 2 and mean.lost, "one seed failed, and at 40x all collapsed"
+
+
+def test_many_methods_are_told_apart_panel_by_panel() -> None:
+    rows = [
+        {"model": "net", "method": f"m{i}", "compression": 2.0**k, "acc": i / k, "weights": 64, "kept": 64 / 2**k, "on_paths": 8}
+        for i in range(20)
+        for k in (1, 2, 3)
+    ]
+    panels = [axis for axis in accuracy(rows, "acc").axes if axis.get_visible()]
+    named = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in panels]
+    assert named == [[f"m{i}" for i in part] for part in (range(8), range(8, 16), range(16, 20))]
+    assert all(len(axis.lines) >= 20 for axis in panels), "the others stand behind"
+    looks = {(line.get_color(), line.get_marker()) for line in sparsity(rows).axes[0].lines if line.get_label().startswith("m")}
+    assert len(looks) == 20

@@ -15,12 +15,14 @@ from pkcompiler.show.theme import LIGHT
 
 Row = Mapping[str, Any]
 DENSE = "dense"
-MARKERS = "osD^v<>Pphd*"
+MARKERS = "osD^v<>Pphd*X"
 COLOURS = ("#0072b2", "#c45500", "#00805e", "#b0468c", "#5b6876", "#8a7a00", "#3aa0d8", "#7a3b1e")
 """Okabe and Ito (2008), darkened for white; the marker changes too, so that no two series share both."""
 DASHES = ("-", "--", ":", "-.")
 MOST = 6
 """Measured columns that are drawn."""
+TOGETHER = len(COLOURS)
+"""Methods whose curves one panel shows in colour; more are shown panel by panel, before all others in grey."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,11 @@ def write_study_plots(
 
 
 def accuracy(rows: Sequence[Row], metric: str) -> Any:
-    """One panel for each model."""
+    """One panel for each model; panels for every eight methods where there are more."""
     models = _unique(rows, "model")
+    names = [name for name in _unique(rows, "method") if name != DENSE]
+    if len(names) > TOGETHER:
+        return _parts(rows, metric, models, [names[i : i + TOGETHER] for i in range(0, len(names), TOGETHER)])
     figure, axes = blank(5.6 * len(models) + 2.4, 4.4, 1, len(models))
     for axis, model in zip(axes[0], models, strict=True):
         own = [row for row in rows if row["model"] == model]
@@ -64,6 +69,26 @@ def accuracy(rows: Sequence[Row], metric: str) -> Any:
         axis.set_xlabel("compression (weights per kept weight)")
         axis.set_ylabel(_label(metric))
     _legend(figure, axes[0, 0])
+    return figure
+
+
+def _parts(rows: Sequence[Row], metric: str, models: Sequence[str], parts: Sequence[Sequence[str]]) -> Any:
+    """Panels of a few methods each in their colours, all others behind them: two beside each other, those of a model together."""
+    columns = 2
+    lines = -(-len(parts) // columns)
+    figure, axes = blank(5.6 * columns, 4.2 * lines * len(models), lines * len(models), columns, sharex=True, sharey=True)
+    panels = iter(axes.flat)
+    for model in models:
+        own = [row for row in rows if row["model"] == model]
+        for part in [*parts, *[()] * (lines * columns - len(parts))]:
+            axis = next(panels)
+            if not part:
+                axis.set_visible(False)
+                continue
+            _curves(axis, own, metric, part)
+            axis.set_title(model if len(models) > 1 else "")
+            axis.set(xlabel="compression (weights per kept weight)", ylabel=_label(metric))
+            axis.legend(loc="lower left", fontsize=8, framealpha=0.9)
     return figure
 
 
@@ -122,10 +147,14 @@ def points(rows: Sequence[Row], column: str) -> list[Point]:
     return found
 
 
-def _curves(axis: Any, rows: Sequence[Row], column: str) -> None:
-    """The mean of every method with a band of one standard deviation; hollow where a seed has no number."""
+def _curves(axis: Any, rows: Sequence[Row], column: str, named: Sequence[str] | None = None) -> None:
+    """The mean of every method with a band of one standard deviation; hollow where a seed has no number.
+
+    ``named``: those that are told apart, all others grey; None for all, without bands where there are too many.
+    """
     axis.set_xscale("log")
     _plain_ticks(axis.xaxis)
+    crowded = len(_unique(rows, "method")) > TOGETHER + 1
     for name, style in _styles(rows).items():
         found = points([row for row in rows if row["method"] == name], column)
         if name == DENSE:
@@ -133,7 +162,12 @@ def _curves(axis: Any, rows: Sequence[Row], column: str) -> None:
                 axis.axhline(point.y, color=LIGHT["edge"], linewidth=1.0, linestyle="--", label=name, zorder=0)
             continue
         x, y = [p.x for p in found], [p.y for p in found]
+        if named is not None and name not in named:
+            axis.plot(x, y, color=LIGHT["line"], linewidth=0.8, zorder=0)
+            continue
         axis.plot(x, y, **style, label=name)
+        if named is None and crowded:
+            continue
         axis.fill_between(
             x, [p.y - p.spread for p in found], [p.y + p.spread for p in found], color=style["color"], alpha=0.12, lw=0
         )
@@ -178,10 +212,12 @@ def _styles(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 
 
 def _legend(figure: Any, axis: Any) -> None:
-    """Beside the panels, each series once."""
+    """Beside the panels, each series once, in as many columns as fit it into their height."""
     handles, labels = axis.get_legend_handles_labels()
     once = dict(zip(labels, handles, strict=True))
-    figure.legend(once.values(), once.keys(), loc="outside right upper", fontsize=8)
+    size = 8
+    fits = int(figure.get_figheight() * 72 / (1.9 * size))
+    figure.legend(once.values(), once.keys(), loc="outside right upper", fontsize=size, ncols=-(-len(once) // fits))
 
 
 def _unique(rows: Sequence[Row], column: str) -> list[str]:

@@ -109,4 +109,8 @@ CODES: dict[str, str] = {
         "batches = each, every step and F take a batch of their own, so there must be steps + 1 samples or more."
     ),
     "PKC569": "The steps of after(F, ...) left the finite numbers: the rate lr is too large for these weights and data.",
+    "PKC570": (
+        "balance(E) orders the weights of each parameter on their own, for as many as its layer keeps. So the layers must know how"
+        " many that are: scope = erk, layer or uniform."
+    ),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Block, Expr, Name, Pass, Setting
+from pkcompiler.lang.balance import LAYERED, REMEDY, holds_balance
 from pkcompiler.lang.check_expressions import ExpressionChecker
 from pkcompiler.lang.declare import bare
 from pkcompiler.lang.draws import MOST_REPEATS, read_init, warn_of_repeat
@@ -28,6 +29,8 @@ class PassChecker(ExpressionChecker):
         mode = self.word(settings, "mode", "pass")
         among = self.word(settings, "among", "pass")
         common = self.common(settings, "pass")
+        if score is not None and (common.scope or words.default("scope", "pass")) == "global" and holds_balance(score, dict(lets)):
+            self.findings.error("PKC570", "balance() with scope = global", score.span, LAYERED, REMEDY)
         repeat, init = self._repeated(settings)
         if self.findings.errors() == before:
             self.unused(block, scope)

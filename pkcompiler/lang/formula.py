@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Pass, Unary
+from pkcompiler.lang.balance import balance_lines, taken_text
 from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.formula_draws import as_kept, drawn_lines
@@ -57,10 +58,11 @@ def formula(pass_: Pass) -> str:
     if right is None:
         seen = []
         right = notation(pass_.score, lets)
-    right = visit_text(pass_.score, lets) or right
+    right = visit_text(pass_.score, lets) or taken_text(pass_.score, lets) or right
     lines = [f"score_i = {as_kept(pass_, right)}"]
     lines += _legend(seen, pass_, right)
-    lines += walk_lines(pass_.score, lets, lambda along: notation(along, lets))
+    for below in (walk_lines, balance_lines):
+        lines += below(pass_.score, lets, lambda along: notation(along, lets))
     lines += drawn_lines(pass_)
     return "\n".join(lines)
 

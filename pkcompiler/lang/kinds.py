@@ -10,6 +10,7 @@ from dataclasses import replace
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Range, Ratio, Text, Unary
+from pkcompiler.lang.balance import balance_facts
 from pkcompiler.lang.draws import after_facts, model_facts, noise_facts
 from pkcompiler.lang.facts import MARKS, NUMBER, OVER, PARAM, UNKNOWN, Facts, Scope, edge_of, resolve, show_axes
 from pkcompiler.lang.figures import figure_facts, in_place, margin_facts, quantile_part
@@ -172,6 +173,8 @@ class KindChecker:
                 return square_facts(self, call)
             case "walks":
                 return walk_facts(self, call)
+            case "balance":
+                return balance_facts(self, call)
             case "hvp":
                 return hvp_facts(call, self.operand, self.findings)
             case "cross_entropy":

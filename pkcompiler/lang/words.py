@@ -157,6 +157,12 @@ WORDS: tuple[Word, ...] = (
     ),
     _function("model", "model", "the output of the model at another input, or at other weights times the mask", "model(noise())"),
     _function("walks", "walks", "minus the order in which biased random walks visit the weights", "walks(abs(theta))"),
+    _function(
+        "balance",
+        "balance",
+        "minus the order in which weights of a parameter are taken for the most units and paths",
+        "balance(uniform())",
+    ),
     _function("after", "after", "the number F after a few steps of SGD on the loss", "after(loss, steps = 3, lr = 0.1)"),
     # Functions of an analysis. kind: a case of operators.py.
     _function("gram", "gram", "the operator G = J^T J on parameters of a squared path functional: the Path Kernel's", "gram(R)"),
@@ -209,6 +215,8 @@ WORDS: tuple[Word, ...] = (
     _argument("count", "noise", "count", "how many samples are drawn; without it, as many as the example input has"),
     _argument("theta", "model", "weights", "the weights at which the model is run, times the mask", default="theta"),
     _argument("keep", "walks", "word", "what a hop along a convolution visits", default="weights"),
+    _argument("nodes", "balance", "number", "what all units of a layer count, of 1; its paths count the rest", default="0.01"),
+    _argument("kernels", "balance", "number", "what it counts when every weight is alone in its kernel", default="1"),
     _argument("until", "collapse", "factor", "the largest compression that is tried", default="10000x"),
     # Reserved names. kind: their axes.
     _name("theta", "param", "the stored, unmasked value of every floating parameter"),

@@ -17,6 +17,7 @@ from torch import Tensor
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import fail
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Unary
+from pkcompiler.lang.balance import balance_numbers
 from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.figures import quantile_part
 from pkcompiler.lang.format import print_expr
@@ -25,6 +26,7 @@ from pkcompiler.lang.second import as_grad as second_derivative
 from pkcompiler.lang.second import differs_under_grad, holds_derivative
 from pkcompiler.lang.walks import KERNELS
 from pkcompiler.pruning import fresh, second, terms, unrolled
+from pkcompiler.pruning.balance.score import balanced
 from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.squares import squares
 from pkcompiler.pruning.terms import PARAM, Term
@@ -145,6 +147,8 @@ class Evaluator:
             case "walks":
                 whole = kwargs.get("keep") == KERNELS
                 return visits(self.work, self.evaluate(call.args[0]), self.draw or Draw(self.seed), whole=whole)
+            case "balance":
+                return balanced(self.work, self.evaluate(call.args[0]), *balance_numbers(call))
             case "noise":
                 return self._noise(call)
             case "model":

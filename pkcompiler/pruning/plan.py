@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.lang.ast import DataSpec, Expr, Pass, Schedule, Stage
+from pkcompiler.lang.balance import LAYERED, REMEDY, holds_balance
 from pkcompiler.lang.check_stage import ON_A_MODEL, conflicts, reads_data
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.library import find_pass, find_schedule, print_schedule
@@ -98,8 +99,10 @@ def plan_of(
         )
         for stage, p in zip(given.stages, passes, strict=True)
     )
-    for stage in stages:
+    for stage, p in zip(stages, passes, strict=True):
         _agree(stage)
+        if stage.scope == "global" and holds_balance(p.score, dict(p.lets)):
+            raise fail("PKC570", f"the stage '{stage.pass_name}' has scope = global: {LAYERED}", REMEDY)
     chosen_seed = seed if seed is not None else given.seed if given.seed is not None else 0
     named = tuple(dict.fromkeys((s.pass_name, p) for s, p in zip(stages, passes, strict=True)))
     full = replace(given, seed=chosen_seed, data=data or given.data, stages=stages, passes=named)

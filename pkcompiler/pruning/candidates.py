@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+
+import numpy as np
+from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail
 from pkcompiler.ir.maps import Embed, Normalise, Scale
@@ -24,6 +27,7 @@ class Candidates:
     protected: frozenset[str]
     floors: Mapping[str, int]
     sides: Mapping[str, Sides] = field(default_factory=dict)  # of the weights of dense layers and convolutions
+    held: Mapping[str, int] = field(default_factory=dict)  # what protected ones keep, where masks before have pruned them
 
     @property
     def total(self) -> int:
@@ -33,6 +37,15 @@ class Candidates:
     @property
     def competing(self) -> tuple[str, ...]:
         return tuple(n for n in self.sizes if n not in self.protected)
+
+    @property
+    def protected_entries(self) -> dict[str, int]:
+        """What every protected parameter keeps."""
+        return {n: self.held.get(n, size) for n, size in self.sizes.items() if n in self.protected}
+
+    def under(self, masks: Mapping[str, Tensor]) -> Candidates:
+        """The same where masks have pruned some: what is protected keeps what they have left of it."""
+        return replace(self, held={n: int(np.count_nonzero(masks[n].cpu().numpy())) for n in self.protected if n in masks})
 
     def kept_at(self, density: float) -> int:
         """round(density * N)."""
@@ -53,7 +66,10 @@ def candidates(
     protected = _matching(exclude, slots, kinds, "except", errors) & chosen
     lowest: dict[str, int] = {}
     for glob, fraction in floors:
-        for name in sorted(_matching((glob,), slots, kinds, "floor", errors) & chosen):
+        hits = _matching((glob,), slots, kinds, "floor", errors)
+        if hits and not hits & chosen:
+            errors.append(_idle_floor(glob, chosen))
+        for name in sorted(hits & chosen):
             lowest[name] = max(lowest.get(name, 0), math.ceil(fraction * math.prod(_shape(slots[name]))))
     if errors:
         raise PkcError(*errors)
@@ -66,6 +82,12 @@ def candidates(
         )
     shapes = {n: _shape(slots[n]) for n in ordered}
     return Candidates({n: math.prod(shapes[n]) for n in ordered}, shapes, frozenset(protected), lowest, sides_of(graph))
+
+
+def _idle_floor(glob: str, chosen: set[str]) -> Diagnostic:
+    names = ", ".join(sorted(chosen)[:4])
+    message = f'floor "{glob}" matches only parameters that are never pruned here'
+    return Diagnostic("PKC402", message, notes=(f"what competes is called {names}, ...; leave the floor out",))
 
 
 def _shape(slot: Slot) -> tuple[int, ...]:
@@ -107,7 +129,7 @@ def _matching(
 def check_reachable(found: Candidates, density: float, named: str) -> None:
     """Refuse a target below what protection and floors keep (``PKC403``), with the number by which it misses."""
     wanted = found.kept_at(density)
-    kept = sum(found.sizes[n] for n in found.protected)
+    kept = sum(found.protected_entries.values())
     floors = sum(k for n, k in found.floors.items() if n not in found.protected)
     if kept + floors > wanted:
         raise fail(
@@ -133,18 +155,40 @@ def _remedy(found: Candidates, density: float, kept: int, floors: int) -> str:
 def quotas(found: Candidates, density: float, scope: str) -> dict[str, int] | None:
     """Entries to keep per competing parameter; None for ``global``.
 
-    ``layer``: round(density * size) each. ``uniform`` and ``erk`` hand out exactly round(density * N), the protected entries
-    taken off, in proportion to the sizes or to the Erdos-Renyi-Kernel densities (Evci et al. 2020, arXiv:1911.11134), by
-    largest remainder.
+    ``layer``: round(d * size) each, at the density d of what ``except`` and floors leave over. ``uniform`` and ``erk`` hand out
+    exactly round(density * N), the protected entries taken off, in proportion to the sizes or to the Erdos-Renyi-Kernel densities
+    (Evci et al. 2020, arXiv:1911.11134), by largest remainder.
     """
     if scope == "global":
         return None
     names = found.competing
     if scope == "layer":
-        return {n: round(density * found.sizes[n]) for n in names}
-    budget = max(0, found.kept_at(density) - sum(found.sizes[n] for n in found.protected))
+        return _rounded_alone(density, found)
+    budget = max(0, found.kept_at(density) - sum(found.protected_entries.values()))
     weights = {n: float(found.sizes[n]) if scope == "uniform" else _erk(found.shapes[n]) for n in names}
     return _above_floors(budget, weights, found)
+
+
+def left_over(found: Candidates, density: float, fixed: Mapping[str, int] | None = None) -> float:
+    """The density of what competes at which all candidates together keep ``density``; ``fixed``: entries that some keep whatever
+    it is."""
+    taken = {**found.protected_entries, **(fixed or {})}
+    rest = sum(size for n, size in found.sizes.items() if n not in taken)
+    if not taken or not rest:
+        return density
+    return min(1.0, max(0.0, (density * found.total - sum(taken.values())) / rest))
+
+
+def _rounded_alone(density: float, found: Candidates) -> dict[str, int]:
+    """One density for all that compete, each rounded for itself; who would fall below its floor is given the floor."""
+    fixed: dict[str, int] = {}
+    while True:
+        part = left_over(found, density, fixed)
+        shares = {n: fixed[n] if n in fixed else round(part * found.sizes[n]) for n in found.competing}
+        low = {n: found.floors[n] for n, share in shares.items() if share < found.floors.get(n, 0)}
+        if not low:
+            return shares
+        fixed |= low
 
 
 def _above_floors(budget: int, weights: Mapping[str, float], found: Candidates) -> dict[str, int]:

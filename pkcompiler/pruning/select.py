@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError
-from pkcompiler.pruning.candidates import Candidates, quotas
+from pkcompiler.pruning.candidates import Candidates, left_over, quotas
 from pkcompiler.pruning.quantity import Quantity, weights
 from pkcompiler.pruning.shaped import Entries, choose
 from pkcompiler.pruning.shapes import Structure
@@ -91,33 +91,40 @@ def select(
     structure: Structure | None = None,
     budget: int | None = None,
     quantity: Quantity | None = None,
+    ground: Mapping[str, Tensor] | None = None,
 ) -> Masks:
     """The masks of all candidates at ``density``, given the masks before this round.
 
     ``rule``: ``exact`` keeps round(density * N) entries; ``kth_le`` drops every score <= the k-th smallest of all N with
-    k = int((1 - density) N), where entries pruned before count as score 0. ``among``: ``kept`` (a mask only shrinks) or ``all``.
+    k = int((1 - density) N), where entries pruned before count as score 0. ``among``: ``kept`` (a mask only shrinks) or ``all``
+    (of what ``ground`` keeps, where it names the parameter).
     ``structure`` and ``quantity`` with its ``budget`` (in place of the density): see :mod:`~pkcompiler.pruning.shaped`.
-    Protected parameters keep everything. ``survivors`` carries positions from round to round. Raises ``PKC507`` for NaN scores.
+    Protected parameters keep what the masks leave of them. ``survivors`` carries positions from round to round.
+
+    Raises ``PKC507`` for NaN scores.
     """
+    found = found.under(masks)
     names = found.competing
     known = survivors or Survivors()
     shares = quotas(found, density, scope) if rule == "exact" else None
     groups = [list(names)] if scope == "global" else [[n] for n in names]
-    out: Masks = {n: torch.ones(found.shapes[n], dtype=torch.bool) for n in found.protected}
+    alone = left_over(found, density)
+    compete = masks if among == "kept" else ground or {}
+    out: Masks = {n: masks[n] if n in masks else torch.ones(found.shapes[n], dtype=torch.bool) for n in found.protected}
     if structure is not None or budget is not None:
-        pool = _pool(list(names), scores, masks, found, among, order, known)
+        pool = _pool(list(names), scores, compete, found, order, known)
         counted = quantity or weights(found.sizes)
         most = found.kept_at(density) if budget is None else budget
         entries = Entries(pool.names, pool.positions, pool.counts, pool.scores)
         out |= pool.masks(choose(entries, found, structure, counted, most, shares), known)
         return {n: out[n] for n in found.sizes}
     for group in groups:
-        pool = _pool(group, scores, masks, found, among, order, known)
-        size = found.total if scope == "global" else sum(found.sizes[n] for n in group)
+        pool = _pool(group, scores, compete, found, order, known)
         if rule == "kth_le":
-            kept = _above_threshold(pool, int((1 - density) * size))
+            whole = scope == "global"
+            kept = _above_threshold(pool, int((1 - density) * found.total if whole else (1 - alone) * found.sizes[group[0]]))
         elif shares is None:
-            budget = found.kept_at(density) - sum(found.sizes[n] for n in found.protected)
+            budget = found.kept_at(density) - sum(found.protected_entries.values())
             kept = _with_floors(pool, found, budget)
         else:
             kept = best(pool.scores, max(shares[group[0]], found.floors.get(group[0], 0)))
@@ -130,11 +137,10 @@ def _pool(
     scores: Mapping[str, Tensor],
     masks: Mapping[str, Tensor],
     found: Candidates,
-    among: str,
     order: str,
     survivors: Survivors,
 ) -> _Pool:
-    given = {n: masks[n] for n in names if n in masks and among == "kept"}
+    given = {n: masks[n] for n in names if n in masks}
     positions = [survivors.of(n, given[n]) if n in given else None for n in names]
     counts = [found.sizes[n] if places is None else places.size for n, places in zip(names, positions, strict=True)]
     flat = np.empty(sum(counts), dtype=scores[names[0]].detach().cpu().numpy().dtype)

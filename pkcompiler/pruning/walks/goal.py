@@ -27,5 +27,5 @@ def goal_of(found: Candidates, density: float, scope: str) -> Goal:
     floors = {n: k for n, k in found.floors.items() if n in names}
     if shares is not None:
         return Goal(names, sum(shares.values()), {n: max(k, floors.get(n, 0)) for n, k in shares.items()})
-    protected = sum(found.sizes[n] for n in found.protected)
+    protected = sum(found.protected_entries.values())
     return Goal(names, max(0, found.kept_at(density) - protected), floors)

@@ -248,11 +248,14 @@ def _line_of(error: BaseException, source: Path | None) -> int | None:
 def user_line(error: BaseException) -> tuple[Path, int] | None:
     """File and line of the innermost frame that lies neither in an installed package nor in this one."""
     frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
-    own = [(file, line) for file, line in frames if file.is_file() and not _is_installed(file)]
+    own = [(file, line) for file, line in frames if file.is_file() and not is_installed(file)]
     return own[-1] if own else None
 
 
-def _is_installed(file: Path) -> bool:
+def is_installed(file: Path) -> bool:
+    """Whether a file belongs to Python, to an installed package or to this one, not to the user."""
+    if not {"site-packages", "dist-packages"}.isdisjoint(file.parts):
+        return True
     libraries = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib"))
     return file.is_relative_to(Path(__file__).parent) or any(file.is_relative_to(library) for library in libraries)
 

@@ -57,7 +57,15 @@ def study(
     started = time.monotonic()
     with _bar(len(state.todo(retry_failed))) as update, _interruptible(file, out):
         done = run_study(
-            found, where, folder=folder, jobs=jobs, threads=threads, device=device, retry_failed=retry_failed, update=update
+            found,
+            where,
+            folder=folder,
+            jobs=jobs,
+            threads=threads,
+            device=device,
+            retry_failed=retry_failed,
+            update=update,
+            cells=state.cells,
         )
     if done.ran:
         say(f"{done.ran} cells took {time.monotonic() - started:.0f} s")

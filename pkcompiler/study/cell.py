@@ -28,7 +28,7 @@ from pkcompiler.frontend.spec import set_seed
 from pkcompiler.lowering.apply import apply_masks
 from pkcompiler.pruning.candidates import candidates
 from pkcompiler.pruning.rounds import Collapsed
-from pkcompiler.study.grid import FORMAT, Cell
+from pkcompiler.study.grid import FORMAT, SAMPLES, Cell
 from pkcompiler.study.sources import source_hashes
 from pkcompiler.study.store import Record, write_cell
 
@@ -67,6 +67,15 @@ def examine(cells: tuple[Cell, ...]) -> tuple[Diagnostic, ...]:
         except PkcError as error:
             found += error.diagnostics
     return tuple(dict.fromkeys(found))
+
+
+def digest(cell: Cell) -> str | None:
+    """The hash of the samples that a cell reads; None where they cannot be had, which :func:`examine` reports."""
+    try:
+        data = _data(cell)
+    except PkcError:
+        return None
+    return None if data is None else data.sha256
 
 
 def run_cell(cell: Cell, folder: Path, threads: int) -> Record:
@@ -125,13 +134,12 @@ def _work(cell: Cell, record: Record, seconds: dict[str, float]) -> None:
 
 def _unchanged(cell: Cell) -> None:
     """Raise ``PKC482`` where the code is no longer that of the cell's key."""
-    before = {**cell.inputs["model sources"], **cell.inputs["train sources"]}
-    now = {**source_hashes(cell.model), **source_hashes(cell.train)}
-    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    if changed:
-        raise fail(
-            "PKC482", f"'{changed[0]}' changed while the study ran", "run the study again: the new code has cells of its own"
-        )
+    for entry, spec in (("model sources", cell.model), ("train sources", cell.train)):
+        before, now = cell.inputs[entry], source_hashes(spec)
+        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+        if changed:
+            note = "run the study again: the new code has cells of its own"
+            raise fail("PKC482", f"'{changed[0]}' changed while the study ran", note)
 
 
 def _opened(cell: Cell) -> pipeline.Opened:
@@ -139,24 +147,38 @@ def _opened(cell: Cell) -> pipeline.Opened:
 
 
 def _data(cell: Cell) -> LoadedData | None:
+    """What the cell reads, drawn with its seed, which is that of a factory's random numbers, too."""
     if cell.data is None:
         return None
+    set_seed(cell.seed)
     return load_data(replace(cell.data, source=cell.data_source or cell.data.source), cell.seed)
+
+
+def _same_samples(cell: Cell, data: LoadedData | None) -> None:
+    """Raise ``PKC482`` where the samples are not those of the cell's key."""
+    expected = (cell.inputs["data"] or {}).get(SAMPLES)
+    if data is not None and expected not in (None, data.sha256):
+        notes = "run the study again: other samples have cells of their own", "a factory must make the same samples every time"
+        raise fail("PKC482", f"the samples of '{data.name}' changed while the study ran", *notes)
 
 
 def _pruned(cell: Cell, record: Record) -> _Network:
     """The network under the masks of its plan; puts what is kept into the record."""
     opened = _opened(cell)
-    data = _data(cell)
+    data = None if cell.plan is not None and cell.plan.needs_data else _data(cell)
     loss, _ = pipeline.objective_of(opened, None)
     if cell.plan is None:
+        _same_samples(cell, data)
         opened.module.to(pipeline.find_device(cell.device))
         captured = opened.capture(torch.float64)
         masks: Mapping[str, Tensor] = {}
         sizes = candidates(captured.graph).sizes
         kept = total = sum(sizes.values())
     else:
+        set_seed(cell.seed)
         job = pipeline.job(opened, cell.plan, data_source=cell.data_source, device=cell.device)
+        data = data or job.data
+        _same_samples(cell, data)
         captured, last = job.run.captured, None
         for state in job.run.rounds():
             last = state

@@ -24,6 +24,8 @@ from pkcompiler.usercode import parse_spec
 FORMAT = 1
 DENSE = "dense"
 """What the network that is not pruned is called: one cell for every model and seed, whatever the passes."""
+SAMPLES = "samples sha256"
+"""The entry of a cell's data that holds the hash of what a factory makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +196,25 @@ def data_place(data: DataSpec, folder: Path) -> str:
 
 
 def data_facts(data: DataSpec, where: str) -> dict[str, Any]:
-    """What determines the data: the spec, and the bytes of a file or of a factory's sources. Raises ``PKC662``."""
+    """What determines the data: the spec, and the bytes of a file; of a factory, :func:`with_samples`. Raises ``PKC662``."""
     facts: dict[str, Any] = {"spec": print_expr(data_expr(data))}
     if where.endswith(".npz"):
         if not Path(where).is_file():
             raise fail("PKC662", f"there is no file '{where}'", "paths of a study are relative to its file", span=data.span)
         facts["sha256"] = sha256_of(Path(where))
-    elif ":" in where:
-        facts["sources"] = source_hashes(where)
     return facts
+
+
+def made(cell: Cell) -> tuple[str, str, int] | None:
+    """What tells the samples of a factory apart: where it lies, the options, and the seed; None where a cell reads none of it."""
+    if cell.data is None or cell.data_source is None or ":" not in cell.data_source:
+        return None
+    return cell.data_source, print_expr(data_expr(cell.data)), cell.seed
+
+
+def with_samples(cell: Cell, digests: Mapping[tuple[str, str, int], str | None]) -> Cell:
+    """The cell with the hash of the samples that its factory makes in its key, whatever files or code they come from."""
+    kind = made(cell)
+    if kind is None:
+        return cell
+    return replace(cell, inputs={**cell.inputs, "data": {**cell.inputs["data"], SAMPLES: digests[kind]}})

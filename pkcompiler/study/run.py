@@ -15,8 +15,8 @@ from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.lang.ast import Study
 from pkcompiler.pruning.files import unwritable
 from pkcompiler.pruning.resume import locked
-from pkcompiler.study.cell import examine, run_cell, start_worker
-from pkcompiler.study.grid import Cell, cells_of
+from pkcompiler.study.cell import digest, examine, run_cell, start_worker
+from pkcompiler.study.grid import Cell, cells_of, made, with_samples
 from pkcompiler.study.store import CELLS, LOCK, Record, prepare, read_cell
 from pkcompiler.study.table import Row, rows_of, write_tables
 
@@ -74,9 +74,19 @@ def cores() -> int:
     return max(1, int(joblib.cpu_count()))
 
 
-def state_of_study(study: Study, folder: Path, out: Path, device: str = "cpu") -> State:
-    """The cells, and what lies in ``out`` of them. Nothing is written."""
-    return _state(cells_of(study, folder, device), out)
+def state_of_study(study: Study, folder: Path, out: Path, device: str = "cpu", executor: Executor | None = None) -> State:
+    """The cells, and what lies in ``out`` of them. Nothing is written. Factories of data are called, in a worker process."""
+    return _state(_drawn(cells_of(study, folder, device), executor), out)
+
+
+def _drawn(cells: tuple[Cell, ...], executor: Executor | None) -> tuple[Cell, ...]:
+    """The cells with the hashes of the samples that factories make for them."""
+    kinds = {kind: cell for cell in cells if (kind := made(cell)) is not None}
+    if not kinds:
+        return cells
+    with _pool(1, 1, executor) as pool:
+        digests = {kind: pool.submit(digest, cell).result() for kind, cell in kinds.items()}
+    return tuple(with_samples(cell, digests) for cell in cells)
 
 
 def _state(cells: tuple[Cell, ...], out: Path) -> State:
@@ -94,11 +104,13 @@ def run_study(
     retry_failed: bool = False,
     update: Update | None = None,
     executor: Executor | None = None,
+    cells: tuple[Cell, ...] | None = None,
 ) -> Studied:
     """Do the cells of a study that are not done, and write ``results.csv`` and ``results.parquet`` into ``out``.
 
     ``folder``: where the study's file lies, to which its paths are relative (default: the working directory). ``jobs``: worker
     processes (default: one for each core); ``threads``: of each (default: cores / jobs). ``executor``: where cells run instead.
+    ``cells``: those of :func:`state_of_study`, where it was asked already.
     Failed cells are in the result, not raised. On an interrupt the workers end, and what is finished is kept and in the table.
 
     Raises PkcError: ``PKC476`` without the extra, ``PKC479`` where a worker died, ``PKC481`` and ``PKC620`` for the folder,
@@ -113,7 +125,7 @@ def run_study(
     except OSError as error:
         raise unwritable(out, error) from None
     with locked(out / LOCK):
-        state = state_of_study(study, where, out, device)
+        state = state_of_study(study, where, out, device, executor) if cells is None else _state(cells, out)
         todo = state.todo(retry_failed)
         try:
             if todo:
@@ -127,7 +139,7 @@ def run_study(
 
 
 def _run(todo: Sequence[Cell], folder: Path, jobs: int, threads: int, update: Update | None, executor: Executor | None) -> None:
-    with _workers(jobs, threads) if executor is None else _given(executor) as pool:
+    with _pool(jobs, threads, executor) as pool:
         try:
             raise_all(_examined(pool, todo))
             futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, folder, threads): cell for cell in todo}
@@ -148,13 +160,11 @@ def _examined(pool: Executor, todo: Sequence[Cell]) -> tuple[Diagnostic, ...]:
 
 
 @contextmanager
-def _given(executor: Executor) -> Iterator[Executor]:
-    yield executor
-
-
-@contextmanager
-def _workers(jobs: int, threads: int) -> Iterator[Executor]:
-    """Fresh worker processes, ended without waiting where something is raised."""
+def _pool(jobs: int, threads: int, executor: Executor | None) -> Iterator[Executor]:
+    """The executor that is given, or fresh worker processes, ended without waiting where something is raised."""
+    if executor is not None:
+        yield executor
+        return
     from joblib.externals.loky import ProcessPoolExecutor
 
     settings = dict.fromkeys(THREADS, str(threads))

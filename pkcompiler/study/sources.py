@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from typing import cast
 
-from pkcompiler.usercode import UserSpec, parse_spec
+from pkcompiler.usercode import is_installed, parse_spec
 
 MOST = 1000
 """Files that are followed; a folder that holds more is no study's own code."""
@@ -24,67 +27,89 @@ def placed(spec: str, folder: Path, what: str = "model") -> str:
 
 
 def source_hashes(spec: str) -> dict[str, str]:
-    """The sha256 of a spec's file and of every file beside it that it imports, and these import, by name.
+    """The sha256 of a spec's file and of every file that it imports, and these import, by name; of none that is installed.
 
-    Empty for what is installed. A file that cannot be read or parsed counts with its bytes alone: running it is what reports it.
+    Imports are followed as Python finds them when the file runs: beside it, relative to its package, on the path, and as editable
+    installs. A file that cannot be read or parsed counts with its bytes alone: running it is what reports it.
     """
     parsed = parse_spec(spec)
-    start = _start(parsed)
-    if start is None:
-        return {}
     root = parsed.folder
+    path = [str(root), *sys.path]
     found: dict[Path, str] = {}
-    left = [start]
+    left = [Path(parsed.place).resolve()] if parsed.is_file else _files(parsed.place, path)
     while left and len(found) < MOST:
         file = left.pop()
         if file in found or not file.is_file():
             continue
         content = file.read_bytes()
         found[file] = sha256(content).hexdigest()
-        left += [path for name in _imports(content) for path in _files(name, {root, file.parent})]
-    return {_shown(file, root): found[file] for file in sorted(found)}
+        if file.suffix == ".py":
+            left += _imported(file, content, path)
+    return _named(found, [root, *(Path(entry).resolve() for entry in sys.path)])
 
 
-def _start(spec: UserSpec) -> Path | None:
-    """The file that a spec names; None where it is a module that does not lie in the current folder."""
-    if spec.is_file:
-        return Path(spec.place).resolve()
-    return next(
-        (path for path in _files(spec.place, {spec.folder}) if path.stem == spec.stem or path.parent.name == spec.stem), None
-    )
+def _imported(file: Path, content: bytes, path: list[str]) -> Iterator[Path]:
+    """The files of what a source imports."""
+    for level, name in _imports(content):
+        if level:
+            yield from _files(name, [str([file, *file.parents][min(level, len(file.parents))])])
+        else:
+            yield from _files(name, path)
+            yield from _files(name, [str(file.parent)])
 
 
-def _files(name: str, roots: set[Path]) -> list[Path]:
-    """The files of a dotted module and of the packages on its way, where they lie in one of the folders."""
+def _files(name: str, path: list[str]) -> list[Path]:
+    """The files of a dotted module and of the packages on its way, the first that the folders hold; none of what is installed."""
     found: list[Path] = []
-    for root in sorted(roots):
-        where = [str(root)]
-        for part in name.split("."):
-            spec = PathFinder.find_spec(part, where)
-            if spec is None:
+    where: list[str] | None = path
+    for part in name.split("."):
+        spec = PathFinder.find_spec(part, where) or (_elsewhere(part) if where is path else None)
+        if spec is None:
+            break
+        if spec.has_location and spec.origin:
+            if is_installed(Path(spec.origin)):
                 break
-            if spec.has_location and spec.origin and spec.origin.endswith(".py"):
-                found.append(Path(spec.origin).resolve())
-            where = list(spec.submodule_search_locations or ())
-            if not where:
-                break
+            found.append(Path(spec.origin).resolve())
+        where = list(spec.submodule_search_locations or ())
+        if not where:
+            break
     return found
 
 
-def _imports(content: bytes) -> Iterator[str]:
-    """The modules that a source imports anywhere, ``a.b`` for ``from a import b`` too; nothing where it does not parse."""
+def _elsewhere(name: str) -> ModuleSpec | None:
+    """What finders know that packages have installed, such as those of editable installs."""
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        if find is None or finder is PathFinder:
+            continue
+        with suppress(Exception):
+            if (spec := find(name, None)) is not None:
+                return cast(ModuleSpec, spec)
+    return None
+
+
+def _imports(content: bytes) -> Iterator[tuple[int, str]]:
+    """Dots and name of what a source imports anywhere, ``a.b`` for ``from a import b`` too; nothing where it does not parse."""
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from ((0, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (alias.name for alias in node.names)
+            yield from ((node.level, f"{node.module}.{alias.name}" if node.module else alias.name) for alias in node.names)
 
 
-def _shown(file: Path, root: Path) -> str:
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.name
+def _named(found: Mapping[Path, str], roots: Sequence[Path]) -> dict[str, str]:
+    """The hashes by the files' names below the first folder that holds them; several of one name are numbered."""
+    named: dict[str, str] = {}
+    for file in sorted(found):
+        root = next((root for root in roots if file.is_relative_to(root)), file.parent)
+        name = plain = file.relative_to(root).as_posix()
+        number = 1
+        while name in named:
+            number += 1
+            name = f"{plain} ({number})"
+        named[name] = found[file]
+    return named

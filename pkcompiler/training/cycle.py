@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
 from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.training.position import Midway, Position
+from pkcompiler.training.position import Midway, Position, Reading
 from pkcompiler.training.randomness import random_state, set_random_state
 from pkcompiler.training.visit import Visit
 
@@ -31,7 +32,8 @@ class Cycle:
         self._run = run
         self._open = False
         self._first = True
-        self._reading: tuple[dict[str, Any], int] | None = None  # the random states before the first batch, batches read
+        self._readings: list[Reading] = []  # the loops over batches in this epoch
+        self._before: list[Reading] = []  # those of the state within it that training went back to, not yet begun again
 
     def __repr__(self) -> str:
         position = self._run.position
@@ -55,7 +57,8 @@ class Cycle:
             raise StopIteration
         if self._first:
             self._run.restore_random()
-        self._open, self._first, self._reading = True, False, None
+        self._before = [*position.midway.readings] if self._first and position.midway is not None else []
+        self._open, self._first, self._readings = True, False, []
         return position.epoch + 1
 
     @property
@@ -66,31 +69,44 @@ class Cycle:
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of a loader, as iterating over it gives them.
 
-        Needed where a state within an epoch is gone back to (``rewind = step(500)``, ``checkpoint_steps``): what was read before
-        is read again and dropped. Ends early where a round within the epoch is followed by rewinding.
+        Needed where a state within an epoch is gone back to (``rewind = step(500)``, ``checkpoint_steps``). The body of the epoch
+        then runs again from its beginning: loops that had ended give nothing, the others what follows the batches that were read
+        before, and before the first of these everything that training changes is what it was there. Ends early where a round
+        within the epoch is followed by rewinding.
         """
         self._require_open("cycle.batches(loader)")
         return self._batches(loader)
 
     def _batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        generators, midway = self._run.trained.generators, self._run.position.midway
-        if midway is not None:
-            set_random_state(midway.before, generators)
-        before = random_state(generators)
+        if self._run.back is not None:
+            return
+        again = bool(self._before)
+        reading = self._before.pop(0) if again else Reading(random_state(self._run.trained.generators))
+        self._readings.append(reading)
+        if reading.ended:
+            return
+        batches = self._after(loader, reading) if again else iter(loader)
+        try:
+            for batch in batches:
+                reading.batches += 1
+                yield batch
+                if self._run.back is not None:
+                    return
+        finally:
+            reading.ended = True
+
+    def _after(self, loader: Iterable[Batch], reading: Reading) -> Iterator[Batch]:
+        """What follows the batches that were read before: these are read again and dropped."""
+        generators = self._run.trained.generators
+        now = random_state(generators)
+        set_random_state(reading.before, generators)
         batches = iter(loader)
-        read = 0
-        if midway is not None:
-            for read in range(1, midway.batches + 1):
-                if next(batches, _NOTHING) is _NOTHING:
-                    raise _misused(f"the loader has {read - 1} batches, {midway.batches} were read before", "give the same loader")
-            set_random_state(midway.now, generators)
-        self._reading = (before, read)
-        for batch in batches:
-            read += 1
-            self._reading = (before, read)
-            yield batch
-            if self._run.back is not None:
-                return
+        for read in range(reading.batches):
+            if next(batches, _NOTHING) is _NOTHING:
+                raise _misused(f"the loader has {read} batches, {reading.batches} were read before", "give the same loader")
+        if not self._run.restore_within():
+            set_random_state(now, generators)
+        return batches
 
     def step(self) -> Visit | None:
         """A step of training has ended: the round that is due now, if any, is done."""
@@ -98,6 +114,7 @@ class Cycle:
         run = self._run
         if run.back is not None:
             raise _midway_needed("the last step was followed by rewinding, and the loop over batches went on")
+        self._require_read("cycle.step()", not self._before)
         step = run.position.step + 1
         midway = self._midway() if run.needs_midway(step) else None
         return run.reached(("steps", step), Position(run.position.epoch, step, midway))
@@ -105,8 +122,9 @@ class Cycle:
     def epoch_end(self) -> Visit | None:
         """An epoch has ended: the round that is due now, if any, is done, and a checkpoint written."""
         self._require_open("cycle.epoch_end()")
-        self._open = False
         run, position = self._run, self._run.position
+        self._require_read("cycle.epoch_end()", not run.within)
+        self._open = False
         if run.back is not None:
             run.save()
             return None
@@ -122,10 +140,14 @@ class Cycle:
             raise _misused(message, "train all epochs of a cycle, or leave both loops", LOOP)
 
     def _midway(self) -> Midway | None:
-        if self._reading is None:
-            return None
-        before, read = self._reading
-        return Midway(before, random_state(self._run.trained.generators), read)
+        return Midway([replace(reading) for reading in self._readings]) if self._readings else None
+
+    def _require_read(self, call: str, met: bool) -> None:
+        """Refuse (``PKC453``) to go on from within an epoch where the loops over its batches are not begun again."""
+        if not met:
+            read = sum(reading.batches for reading in self._before)
+            epoch = self._run.position.epoch + 1
+            raise _midway_needed(f"{call} in epoch {epoch}, of which {read} batches were read before, and not through the cycle now")
 
     def _require_open(self, call: str) -> None:
         if not self._open or self._run.current is not self:
@@ -146,5 +168,5 @@ def _midway_needed(message: str) -> PkcError:
 
 def require_midway(position: Position, what: str) -> None:
     """Refuse (``PKC453``) to record a state within an epoch of which only the user's loop knows the place."""
-    if position.midway is None:
-        raise _midway_needed(f"{what} is within an epoch, and the batches are not read through the cycle")
+    if position.midway is None or not position.midway.amid:
+        raise _midway_needed(f"{what} is within an epoch, outside of a loop over batches that the cycle reads")

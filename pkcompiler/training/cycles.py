@@ -45,6 +45,7 @@ class Cycles:
     _snapshots: dict[Moment, dict[str, Any]] = field(default_factory=dict)
     _random: dict[str, Any] | None = None
     _found: dict[str, Any] | None = None
+    _within: Mapping[str, Any] | None = None  # the state within an epoch that training went back to, until its batches are read
 
     def __repr__(self) -> str:
         rounds = f"{len(self.visits)} of {len(self.agenda.appointments)} rounds"
@@ -60,7 +61,7 @@ class Cycles:
             self.current.close()
             self._turn()
         elif self._found is not None:
-            self.trained.restore(self._found, self.masks)
+            self._go_back(self._found)
             self._found = None
         else:
             self._start()
@@ -75,6 +76,18 @@ class Cycles:
         if self._random is not None:
             set_random_state(self._random, self.trained.generators)
 
+    @property
+    def within(self) -> bool:
+        """Whether training went back to a state within an epoch, and has not come to it again."""
+        return self._within is not None
+
+    def restore_within(self) -> bool:
+        """Within an epoch, after the batches that were read before: the state of that place, once; whether there is one."""
+        state, self._within = self._within, None
+        if state is not None:
+            self.trained.restore(state, self.masks)
+        return state is not None
+
     def reached(self, moment: Moment, position: Position) -> Visit | None:
         """An epoch or a step has ended: do the round that is due, record the state where a stage goes back to it."""
         self.position = position
@@ -85,7 +98,7 @@ class Cycles:
             self._record(moment)
         if moment[0] == "epochs":
             self.save()
-        elif self._saves_within(moment[1]):
+        elif self._saves_within(moment[1]) and (position.midway is None or position.midway.amid):
             require_midway(position, "a checkpoint")
             self.save()
         return done[-1] if done else None
@@ -129,10 +142,14 @@ class Cycles:
         if snapshot is None:
             message = f"training is to go back to {counted(moment)}, which it had not come to after {self._ended()}"
             raise fail("PKC451", message, "rewind to an earlier moment")
-        self.trained.restore(snapshot["state"], self.masks)
         self.position = Position.of(snapshot["position"])
+        self._go_back(snapshot["state"])
         self.number += 1
         self.back = None
+
+    def _go_back(self, state: Mapping[str, Any]) -> None:
+        self.trained.restore(state, self.masks)
+        self._within = None if self.position.midway is None else state
 
     def _rounds(self, moment: Moment) -> list[Visit]:
         """All rounds that are due now, until one goes back; the random states stay as they are."""

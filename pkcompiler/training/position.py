@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Midway:
-    """Within an epoch: the random states before its first batch and now, and how many batches were read."""
+@dataclass(slots=True, eq=False)
+class Reading:
+    """One loop over a loader: the random states before its first batch, how many were read, whether it has ended."""
 
     before: Mapping[str, Any]
-    now: Mapping[str, Any]
-    batches: int
+    batches: int = 0
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Midway:
+    """Within an epoch: the loops over batches that were begun in it, in their order."""
+
+    readings: Sequence[Reading]
+
+    @property
+    def amid(self) -> bool:
+        """Whether the place is in one of the loops, and so can be found again."""
+        return any(not reading.ended for reading in self.readings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,4 +42,4 @@ class Position:
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Position:
         midway = tree["midway"]
-        return cls(tree["epoch"], tree["step"], None if midway is None else Midway(**midway))
+        return cls(tree["epoch"], tree["step"], None if midway is None else Midway([Reading(**r) for r in midway["readings"]]))

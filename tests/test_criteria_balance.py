@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from balance_oracle import best, greedy, worth
-from oracle.dag import Gate, Input, Max, Sum
+from oracle.dag import Gate, Input, Max, Mul, One, SoftmaxEntry, Sum
 from oracle.families import FAMILIES
+from oracle.gates import GATES
 from torch import nn
 from torch.nn import functional as F
 
@@ -97,31 +98,54 @@ def test_rounding_decides_nothing():
 # counts ---------------------------------------------------------------------------------------------------------------------
 
 
+def ending(node, known):
+    """The paths that end at a node: from an input, and from anything else."""
+    match node:
+        case Input():
+            return 1, 0
+        case One():
+            return 0, 1
+        case Sum(edges):
+            return tuple(sum(known[e.source][k] for e in edges) for k in (0, 1))
+        case Gate(source, phi):
+            return known[source][0], known[source][1] + (GATES[phi].zero != 0)
+        case Max(sources):
+            return tuple(sum(known[s][k] for s in sources) for k in (0, 1))
+        case Mul(value, modulator):
+            (a, b), (c, d) = known[value], known[modulator]
+            return a * (c + d) + b * c, b * d
+        case SoftmaxEntry(scores, which):
+            return known[scores[which]][0], known[scores[which]][1] + 1
+    raise AssertionError(node)
+
+
+def read_by(node):
+    match node:
+        case Sum(edges):
+            return [e.source for e in edges]
+        case Gate(source):
+            return [source]
+        case Mul(value, modulator):
+            return [value, modulator]
+        case Max(sources) | SoftmaxEntry(sources):
+            return list(sources)
+    return []
+
+
 def enumerated(case):
-    """Path prefixes that cross each entry of a wide parameter, to where a path leads on: along the graph of scalars."""
-    dag = case.dag
-    arriving = [0] * len(dag.nodes)
-    into = []
-    for number, node in enumerate(dag.nodes):
-        match node:
-            case Sum(edges):
-                into.append([(e.source, e.parameters) for e in edges])
-            case Gate(source):
-                into.append([(source, ())])
-            case Max(sources):
-                into.append([(s, ()) for s in sources])
-            case _:
-                into.append([])
-        arriving[number] = 1 if isinstance(node, Input) else sum(arriving[s] for s, _ in into[number])
-    leads = [number in dag.outputs for number in range(len(into))]
-    for number in reversed(range(len(into))):
-        for source, _ in into[number]:
+    """Path prefixes from an input that cross each entry of a parameter, to where a path leads on: along the graph of scalars."""
+    dag, known = case.dag, []
+    for node in dag.nodes:
+        known.append(ending(node, known))
+    leads = [number in dag.outputs for number in range(len(known))]
+    for number in reversed(range(len(known))):
+        for source in read_by(dag.nodes[number]):
             leads[source] |= leads[number]
     found = {name: np.zeros(p.numel()) for name, p in case.module.named_parameters()}
-    for number, edges in enumerate(into):
-        for source, parameters in edges:
-            for name, flat in (dag.parameters[i] for i in parameters):
-                found[name][flat] += arriving[source] * leads[number]
+    for number, node in enumerate(dag.nodes):
+        for edge in node.edges if isinstance(node, Sum) else ():
+            for name, flat in (dag.parameters[i] for i in edge.parameters):
+                found[name][flat] += known[edge.source][0] * leads[number]
     return found
 
 
@@ -138,7 +162,7 @@ SMALL = [
 SMALL += ["conv_transposed", "written_attention", "tied_weights", "squeeze_excite"]
 
 COUNTED = ["mlp_bias", "deep_linear", "residual", "concat", "avg_pool", "max_pool", "batch_norm"]
-COUNTED += ["conv_padded_strided_grouped", "conv_dilated", "conv_transposed"]
+COUNTED += ["gated_product", "squeeze_excite", "causal_attention", "conv_padded_strided_grouped", "conv_dilated", "conv_transposed"]
 
 
 @pytest.mark.parametrize("name", COUNTED)
@@ -258,6 +282,17 @@ def test_everything_that_is_kept_lies_on_a_path(density, scope):
     pruned = prune(model, torch.randn(1, 3, 4, 4), "node-path-balance", density=density, scope=scope)
     left = topology(pruned.graph, pruned.tensors, pruned.masks)
     assert pruned.kept == round(density * pruned.total) == sum(int(left.fed[n].sum()) for n in pruned.masks)
+
+
+def test_units_count_more_where_layers_share_too_few():
+    """A depthwise layer between wide ones: at nodes = 0 the last layer reads too few channels for what it should keep."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(3, 24, 1), nn.Conv2d(24, 24, 3, padding=1, groups=24), nn.Conv2d(24, 24, 1))
+    found = [prune(wide, torch.randn(1, 3, 8, 8), pass_of(f"uniform(), nodes = {n}"), density=0.3) for n in (0, 0.25, 0.5)]
+    for pruned in found:
+        left = topology(pruned.graph, pruned.tensors, pruned.masks)
+        assert pruned.kept == round(0.3 * pruned.total) == sum(int(left.fed[n].sum()) for n in pruned.masks)
+    assert any(all(torch.equal(found[0].masks[n], other.masks[n]) for n in other.masks) for other in found[1:])
 
 
 def test_taps_are_not_all_at_the_centre():

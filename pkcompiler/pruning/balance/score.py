@@ -17,21 +17,31 @@ from pkcompiler.pruning.balance.cover import Ints, Shares, in_turn, rounded, tak
 from pkcompiler.pruning.terms import PARAM, Term
 from pkcompiler.pruning.workspace import Workspace
 
+RAISED = (0.25, 0.5, 1.0)
+"""What units count in turn, where layers share so few of them that one cannot keep as much as it should on paths."""
+
 
 def balanced(work: Workspace, tie: Term, nodes: float, kernels: float) -> Term:
     """Minus the rank of every entry in its parameter, from 0 on; what lies on no path shares the lowest score.
 
     ``tie``: [param], or a number: the larger goes first among equals. Each parameter is ordered where the first operation reads
     it, at the weights that are kept of those before it: as many as ``work.goal`` says, without one all that the mask keeps. Then,
-    from the last one back, what does not lead on through the weights that are kept behind it gives way to what does.
+    from the last one back, what does not lead on through the weights that are kept behind it gives way to what does. If then some
+    layer keeps less on paths than it should, ``nodes`` is raised until none does, or else to where the least is missing.
     """
-    ordering = Ordering(work, tie, nodes, kernels)
-    ordering.forward()
-    if work.goal is not None:
-        ordering.back()
-    ordering.others()
-    lowest = -float(sum(t.numel() for t in ordering.wanted.values()))
-    return Term(PARAM, {n: _score(ordering.ranks[n], t, lowest) for n, t in ordering.wanted.items()})
+    found = []
+    for share in (nodes, *(share for share in RAISED if share > nodes)):
+        found.append(Ordering(work, tie, share, kernels))
+        found[-1].forward()
+        if work.goal is None:
+            break
+        found[-1].back()
+        if not found[-1].missing:
+            break
+    best = min(found, key=lambda ordering: ordering.missing)
+    best.others()
+    lowest = -float(sum(t.numel() for t in best.wanted.values()))
+    return Term(PARAM, {n: _score(best.ranks[n], t, lowest) for n, t in best.wanted.items()})
 
 
 class Ordering:
@@ -84,6 +94,16 @@ class Ordering:
             self._order(op, paths, np.where(good.reshape(-1), self.ranks[name], -1))
             edges[name] = self.edges[name].float()
 
+    @property
+    def missing(self) -> int:
+        """How many weights the layers keep less than they should, for want of paths."""
+        kept = {n: int(np.count_nonzero(self.edges[n].numpy())) for n in self.first}
+        return sum(self._budget(n) - k for n, k in kept.items())
+
+    def _budget(self, name: str) -> int:
+        there, goal = int(np.count_nonzero(self.allowed[name])), self.work.goal
+        return there if goal is None else min(there, goal.each.get(name, there))
+
     def _is_first(self, op: Op) -> bool:
         return self.first.get(weight_of(op)) == op.name
 
@@ -99,8 +119,7 @@ class Ordering:
         name = weight_of(op)
         allowed = self.allowed[name]
         shape = (*allowed.shape[:2], math.prod(allowed.shape[2:]))
-        there, goal = int(np.count_nonzero(allowed)), self.work.goal
-        budget = there if goal is None else min(there, goal.each.get(name, there))
+        budget = self._budget(name)
         groups = op.map.groups if isinstance(op.map, Conv) else 1
         shares = Shares(self.nodes, self.kernels, budget)
         ranks = taken(paths.reshape(shape), allowed.reshape(shape), self.turns[name].reshape(shape), groups, shares, held)

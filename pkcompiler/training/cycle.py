@@ -147,7 +147,9 @@ class Cycle:
         if not met:
             read = sum(reading.batches for reading in self._before)
             epoch = self._run.position.epoch + 1
-            raise _midway_needed(f"{call} in epoch {epoch}, of which {read} batches were read before, and not through the cycle now")
+            raise _midway_needed(
+                f"{call} in epoch {epoch}, of which {read} batches were read before, and not through the cycle now"
+            )
 
     def _require_open(self, call: str) -> None:
         if not self._open or self._run.current is not self:

@@ -88,26 +88,62 @@ def test_a_stage_that_overtakes_another_is_refused() -> None:
 
 
 EPOCHS, STEPS = 4, 12
+PER_EPOCH = STEPS // EPOCHS
 MOMENTS = [
     At("end"),
     *(At(k, a, b) for k, n in (("epochs", 5), ("steps", 13)) for a, b in itertools.combinations(range(1, n + 1), 2)),
 ]
 
 
-@pytest.mark.parametrize("rewind", [None, ("epoch", 0), ("epoch", 3), ("epoch", 4), ("step", 11), ("step", 12)], ids=str)
+def passed(back: tuple[str, int], at: At) -> bool:
+    """Whether a walk through training comes to a state before the first round: at a step, the round is before the epoch's end.
+
+    At the end of training nothing is left to train again.
+    """
+    if back in (("epoch", EPOCHS), ("step", STEPS)):
+        return False
+    first = (at.kind, at.first)
+    seen = [("epoch", 0), ("step", 0)]
+    for epoch in range(1, EPOCHS + 1):
+        for moment in [("step", s) for s in range((epoch - 1) * PER_EPOCH + 1, epoch * PER_EPOCH + 1)] + [("epoch", epoch)]:
+            if (f"{moment[0]}s", moment[1]) == first:
+                return back in seen
+            seen.append(moment)
+    return back in seen
+
+
+REWINDS = [None, *(("epoch", n) for n in (0, 1, 3, 4)), *(("step", n) for n in (0, 3, 6, 7, 11, 12))]
+
+
+@pytest.mark.parametrize("rewind", REWINDS, ids=str)
 def test_what_training_never_comes_to_is_refused(rewind: tuple[str, int] | None) -> None:
     length = {"epochs": EPOCHS, "steps": STEPS}
     for at in MOMENTS:
         reached = at.kind == "end" or at.last <= length[at.kind]
-        if rewind is not None:
-            kind = f"{rewind[0]}s"
-            reached = reached and rewind[1] < length[kind] and (at.kind != kind or rewind[1] < at.first)
+        reached = reached and (rewind is None or passed(rewind, at))
         agenda = Agenda.of((stage(at, 2, rewind),))
         if reached:
-            check_agenda(agenda, EPOCHS, STEPS)
+            check_agenda(agenda, EPOCHS, PER_EPOCH)
             continue
         with pytest.raises(PkcError, match="PKC451"):
-            check_agenda(agenda, EPOCHS, STEPS)
+            check_agenda(agenda, EPOCHS, PER_EPOCH)
+
+
+@pytest.mark.parametrize(
+    "at, rewind, told",
+    [
+        (At("steps", 4, 8, 4), ("epoch", 1), "rewinds to epoch 1, but runs after step 4 already, in epoch 1 of 4 steps"),
+        (At("epochs", 2, 2), ("step", 11), "rewinds to step 11, but runs after epoch 2 already, which ends with step 8"),
+    ],
+)
+def test_rewinding_across_epochs_and_steps(at: At, rewind: tuple[str, int], told: str) -> None:
+    with pytest.raises(PkcError) as caught:
+        check_agenda(Agenda.of((stage(at, rewind=rewind),)), 4, 4)
+    (found,) = caught.value.diagnostics
+    assert found.message == f"the stage 'magnitude' {told}"
+    assert found.notes == ("rewind to an earlier moment; where an epoch has other than 4 steps, say so: steps_per_epoch=...",)
+    check_agenda(Agenda.of((stage(at, rewind=rewind),)), 4, 3 if rewind[0] == "epoch" else 6)
+    check_agenda(Agenda.of((stage(at, rewind=rewind),)), 4, None)
 
 
 def test_all_that_is_wrong_at_once_and_what_to_write() -> None:

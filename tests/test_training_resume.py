@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.training import Cycle
+from pkcompiler.training import Cycle, Cycles, load_schedule
 from pkcompiler.training.tree import from_bytes
-from tests.training_runs import CASES, GRADUAL, REWIND, Training, assert_same, flat
+from tests.training_runs import CASES, GRADUAL, REWIND, Training, assert_same, flat, network
 
 ROOT = Path(__file__).parent.parent
 
@@ -199,6 +200,71 @@ def test_a_checkpoint_is_never_overwritten_by_another_run(tmp_path: Path) -> Non
         with pytest.raises(PkcError, match=rf"PKC454.*{message}"):
             Training(**changes, options={"checkpoint": path, "resume": True})
     assert path.read_bytes() == before
+
+
+def a_run(path: Path, resume: bool, **changes: Any) -> Cycles:
+    """The start of a run of 4 batches of 8, as ``changes`` say."""
+    given = {"lr": 0.1, "momentum": 0.9, "T_max": 5, "size": 8, "samples": 32, "shuffle": True, "rates": None, **changes}
+    net, x = network(), torch.zeros(given["samples"], 6)
+    stepper = torch.optim.SGD(net.parameters(), given["lr"], given["momentum"])
+    rates = given["rates"] or (lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, given["T_max"]))
+    loader = DataLoader(TensorDataset(x), given["size"], shuffle=given["shuffle"], generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"lr_scheduler": rates(stepper), "checkpoint": path, "resume": resume}
+    return load_schedule(GRADUAL).cycles(net, stepper, x[:1], epochs=5, loader=loader, **options)
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"size": 4}, ["len(loader) was 4, and is 8", "loader.batch_size was 8, and is 4"]),
+        ({"samples": 30}, ["len(loader.dataset) was 32, and is 30"]),
+        ({"shuffle": False}, ["loader.sampler was RandomSampler, and is SequentialSampler"]),
+        ({"lr": 0.5}, ["optimizer.param_groups[0]['lr'] was 0.1, and is 0.5"]),
+        ({"momentum": 0.0}, ["optimizer.param_groups[0]['momentum'] was 0.9, and is 0.0"]),
+        ({"T_max": 7}, ["lr_scheduler.T_max was 5, and is 7"]),
+        (
+            {"rates": lambda o: torch.optim.lr_scheduler.StepLR(o, 2)},
+            ["lr_scheduler was CosineAnnealingLR, and is StepLR"],
+        ),
+    ],
+)
+def test_what_training_is_told_by_is_the_same(changes: dict[str, Any], told: list[str], tmp_path: Path) -> None:
+    """Batches, data, learning rates: a difference is named, with what it was and is."""
+    path = tmp_path / "run.safetensors"
+    next(a_run(path, False))
+    with pytest.raises(PkcError) as caught:
+        a_run(path, True, **changes)
+    (found,) = caught.value.diagnostics
+    assert found.code == "PKC454" and found.message == f"the checkpoint '{path}' is of another run: {told[0]}"
+    assert found.notes == (*told[1:], f"make it as it was to go on, give another checkpoint, or start anew: rm '{path}'")
+    a_run(path, True)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [1, 3]),
+        lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=0),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=5),
+        lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda epoch: 0.9**epoch),
+        lambda o: torch.optim.lr_scheduler.SequentialLR(
+            o, [torch.optim.lr_scheduler.LinearLR(o, 0.1, 1, 2), torch.optim.lr_scheduler.CosineAnnealingLR(o, 3)], [2]
+        ),
+    ],
+    ids=["steps", "plateau", "one-cycle", "lambda", "sequence"],
+)
+def test_every_learning_rate_schedule_is_that_of_before(rates: Any, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    next(a_run(path, False, rates=rates))
+    assert a_run(path, True, rates=rates).resumed
+
+
+def test_a_scheduler_that_has_run_in_this_process_goes_on(tmp_path: Path) -> None:
+    """Its rates and counts are no settings: a session may use its objects again."""
+    path = tmp_path / "run.safetensors"
+    training = Training(GRADUAL, options={"checkpoint": path}).run()
+    training.options["resume"] = True
+    assert training.drive().finished
 
 
 @pytest.mark.parametrize(

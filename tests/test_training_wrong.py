@@ -154,6 +154,19 @@ def test_moments_beyond_the_training() -> None:
             whole(cycle)
 
 
+def test_the_steps_of_an_epoch_are_the_batches_unless_it_is_said() -> None:
+    """Two steps for every batch of the loader, or one for two (gradients gathered over several)."""
+    text, two = schedule("at = steps(4..8, every = 4) rewind = epoch(1)"), schedule("at = steps(12)")
+    with pytest.raises(PkcError, match=r"PKC451.*rewinds to epoch 1, but runs after step 4 already"):
+        cycles(text, epochs=4, loader=range(4))
+    cycles(text, epochs=4, loader=range(4), steps_per_epoch=2)
+    with pytest.raises(PkcError, match=r"(?s)PKC451.*training has 8 steps\n.*steps_per_epoch="):
+        cycles(two, epochs=4, loader=range(2))
+    cycles(two, epochs=4, loader=range(2), steps_per_epoch=4)
+    with pytest.raises(PkcError, match=r"PKC458.*steps_per_epoch = 0"):
+        cycles(two, steps_per_epoch=0)
+
+
 def test_another_models_optimizer() -> None:
     net = network()
     with pytest.raises(PkcError, match=r"(?s)PKC460.*no parameter of the model.*model\.parameters\(\)"):

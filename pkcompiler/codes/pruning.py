@@ -71,7 +71,8 @@ CODES: dict[str, str] = {
         " them through cycle.batches(loader)."
     ),
     "PKC454": (
-        "A checkpoint was written by a run with another schedule, model, optimizer or number of epochs. Nothing is taken from it."
+        "A checkpoint was written by a run with another schedule, model, optimizer, learning rate, loader (its batches, their "
+        "size, how many samples) or number of epochs. Nothing is taken from it."
     ),
     "PKC455": "A checkpoint exists, and the run was not asked to go on with it. It is never overwritten by another run.",
     "PKC456": "The file is no checkpoint of training, or it is damaged.",

@@ -13,6 +13,7 @@ Kind = Literal["start", "epochs", "steps", "end"]
 Moment = tuple[str, int]
 """``("epochs", 3)``: after epoch 3; ``("steps", 500)``: after step 500; ``("start", 0)`` and ``("end", 0)``."""
 
+PER_EPOCH = "steps_per_epoch=..."
 UNITS = {"epoch": "epochs", "step": "steps"}
 
 
@@ -104,9 +105,9 @@ def _laid_out(stages: Sequence[Stage]) -> Iterator[Appointment]:
             yield Appointment(i, k, (at.kind, number), back)
 
 
-def check_agenda(agenda: Agenda, epochs: int, steps: int | None) -> None:
-    """Refuse what training never comes to, before any work (``PKC451``); ``steps``: of all epochs, where that is known."""
-    length = {"epochs": epochs, "steps": steps}
+def check_agenda(agenda: Agenda, epochs: int, per_epoch: int | None) -> None:
+    """Refuse what training never comes to, before any work (``PKC451``); ``per_epoch``: steps of an epoch, where that is known."""
+    length = {"epochs": epochs, "steps": None if per_epoch is None else epochs * per_epoch}
     errors = []
     for i, stage in enumerate(agenda.stages):
         last = next(a for a in reversed(agenda.appointments) if a.stage == i)
@@ -118,17 +119,45 @@ def check_agenda(agenda: Agenda, epochs: int, steps: int | None) -> None:
         if first.rewind is None:
             continue
         most = length.get(first.rewind[0])
-        if first.rewind[0] == first.moment[0] and first.rewind[1] >= first.moment[1]:
-            message = f"the stage '{stage.pass_name}' rewinds to {counted(first.rewind)}, but runs {shown(first.moment)} already"
-            errors.append(Diagnostic("PKC451", message, stage.span, notes=("rewind to an earlier moment",)))
-        elif most is not None and first.rewind[1] >= most:
-            what = f"the stage '{stage.pass_name}' rewinds to {counted(first.rewind)}"
+        what = f"the stage '{stage.pass_name}' rewinds to {counted(first.rewind)}"
+        if most is not None and first.rewind[1] >= most:
             errors.append(_beyond(what, first.rewind[0], most, "train longer, or rewind to an earlier moment"))
+        elif not _before(first.rewind, first.moment, per_epoch):
+            message = f"{what}, but runs {shown(first.moment)} already{_where(first.rewind, first.moment, per_epoch)}"
+            errors.append(Diagnostic("PKC451", message, stage.span, notes=(_earlier(first.rewind, first.moment, per_epoch),)))
     if errors:
         raise PkcError(*errors)
 
 
+def _before(back: Moment, moment: Moment, per_epoch: int | None) -> bool:
+    """Whether training has come to ``back`` when it comes to ``moment``, as far as that is known.
+
+    After the last step of an epoch come the rounds of that step, then those of the epoch.
+    """
+    if back[0] == moment[0]:
+        return back[1] < moment[1]
+    if per_epoch is None or moment[0] == "end":
+        return True
+    back_step, step = (number * (per_epoch if kind == "epochs" else 1) for kind, number in (back, moment))
+    return back_step < step or (back_step == step and moment[0] == "epochs")
+
+
+def _where(back: Moment, moment: Moment, per_epoch: int | None) -> str:
+    """Of a round by epochs and a state by steps, or the reverse: how many steps it is counted with."""
+    if back[0] == moment[0] or per_epoch is None:
+        return ""
+    if moment[0] == "epochs":
+        return f", which ends with step {moment[1] * per_epoch:,}"
+    return f", in epoch {-(-moment[1] // per_epoch):,} of {per_epoch:,} steps"
+
+
+def _earlier(back: Moment, moment: Moment, per_epoch: int | None) -> str:
+    note = "rewind to an earlier moment"
+    return note if back[0] == moment[0] else f"{note}; where an epoch has other than {per_epoch:,} steps, say so: {PER_EPOCH}"
+
+
 def _beyond(what: str, kind: str, most: int, note: str) -> Diagnostic:
+    note = f"{note}; where an epoch has more steps than the loader batches, say so: {PER_EPOCH}" if kind == "steps" else note
     return Diagnostic("PKC451", f"{what}, but training has {most:,} {kind if most != 1 else kind.removesuffix('s')}", notes=(note,))
 
 

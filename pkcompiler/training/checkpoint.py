@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,9 @@ from typing import Any
 from pkcompiler.diagnostics import fail
 from pkcompiler.pruning.files import unwritable, write_whole
 from pkcompiler.training.tree import from_bytes, to_bytes
+
+MOST = 6
+"""How many differences are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +55,10 @@ class Checkpoint:
         keys = [k for k in {**self.recipe, **before} if self.recipe.get(k) != before.get(k)]
         if not keys:
             return
-        lines = [_difference(key, before.get(key), self.recipe.get(key)) for key in keys]
-        remedy = f"give another checkpoint, or start anew: rm '{self.path}'"
+        lines = [_difference(key, before.get(key), self.recipe.get(key)) for key in _telling(keys)]
+        if len(lines) > MOST:
+            lines[MOST - 1 :] = [f"and {len(lines) - MOST + 1} more"]
+        remedy = f"make it as it was to go on, give another checkpoint, or start anew: rm '{self.path}'"
         raise fail("PKC454", f"the checkpoint '{self.path}' is of another run: {lines[0]}", *lines[1:], remedy)
 
     def _damaged(self, reason: str) -> Exception:
@@ -61,14 +66,26 @@ class Checkpoint:
         return fail("PKC456", f"'{self.path}' is no checkpoint of training: {first[:200]}", f"start anew: rm '{self.path}'")
 
 
+def _telling(keys: Sequence[str]) -> list[str]:
+    """Without the settings of what is of another class, and with lists of names only where nothing else tells."""
+    found = [k for k in keys if not any(k != other and k.startswith((f"{other}.", f"len({other}.")) for other in keys)]
+    return [k for k in found if k != "others"] or found
+
+
 def _difference(key: str, before: object, now: object) -> str:
     """``epochs was 5, and is 6``; of texts and mappings the first line in which they differ."""
+    if before is None or now is None:
+        return f"{key} was {_told(before)}, and is {_told(now)}"
     was, is_ = (_lines(value) for value in (before, now))
     place = next((i for i, (a, b) in enumerate(zip(was, is_, strict=False)) if a != b), min(len(was), len(is_)))
     old, new = (_short(lines[place]) if place < len(lines) else "at its end" for lines in (was, is_))
     if len(was) == len(is_) == 1:
         return f"{key} was {old}, and is {new}"
     return f"{key} differs: it was {old}, and is {new}"
+
+
+def _told(value: object) -> str:
+    return "not known" if value is None else _short(str(value))
 
 
 def _lines(value: object) -> list[str]:

@@ -24,6 +24,7 @@ from pkcompiler.training.agenda import Agenda, check_agenda, stage_at, trains
 from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycles import Cycles
 from pkcompiler.training.randomness import generators_of, untouched_random
+from pkcompiler.training.recipe import length_of, recipe_of
 from pkcompiler.training.state import Stateful, Trained
 from pkcompiler.training.visit import Pruner
 
@@ -76,6 +77,7 @@ class TrainingSchedule:
         *,
         epochs: int,
         loader: Iterable[Any] | None = None,
+        steps_per_epoch: int | None = None,
         lr_scheduler: Stateful | None = None,
         also: Mapping[str, Stateful] | None = None,
         generators: Iterable[torch.Generator] = (),
@@ -99,24 +101,25 @@ class TrainingSchedule:
 
         The model is pruned in place, as :func:`pkcompiler.apply_masks` does. ``example_inputs``: as of
         :func:`pkcompiler.prune` (default: the first sample of ``data``). ``loader`` (and ``generators``): whose random states are
-        kept; ``lr_scheduler`` and ``also``: what else has ``state_dict`` and ``load_state_dict``. ``data``, ``loss``: for passes
-        that read them; a function of no arguments gives the data of each round. ``initialise``: a fresh model from a seed, for
+        kept; ``steps_per_epoch``: to check moments by (default: the batches of ``loader``, where it tells how many);
+        ``lr_scheduler`` and ``also``: what else has ``state_dict`` and ``load_state_dict``. ``data``, ``loss``: for passes that
+        read them; a function of no arguments gives the data of each round. ``initialise``: a fresh model from a seed, for
         passes with ``init = fresh``. ``dtype``: of the sweeps. ``checkpoint``: a file, written after every epoch (and every
-        ``checkpoint_steps`` steps); with ``resume`` it is gone on with.
+        ``checkpoint_steps`` steps); with ``resume`` it is gone on with, by a run that is the same (:func:`recipe_of`).
 
         Raises PkcError: ``PKC451`` for moments that training does not come to, ``PKC454``-``PKC456`` for a checkpoint that does
         not fit, ``PKC458`` for arguments, ``PKC460`` for another model's optimizer; else as :func:`pkcompiler.prune`.
         """
-        _check_numbers(epochs, checkpoint_steps)
+        _check_numbers(epochs=epochs, checkpoint_steps=checkpoint_steps, steps_per_epoch=steps_per_epoch)
         _check_optimizer(model, optimizer)
-        check_agenda(self.agenda, epochs, _steps(loader, epochs))
+        check_agenda(self.agenda, epochs, steps_per_epoch or length_of(loader))
         others = {**({} if lr_scheduler is None else {LR_SCHEDULER: lr_scheduler}), **(also or {})}
         trained = Trained(model, optimizer, others, generators_of(loader, generators))
         samples = self._data(data)
         inputs = _example(samples) if example_inputs is None else example_inputs
         masks = {n: m.cpu() for n, m in applied_masks(model).items()}
         pruner = Pruner(model, inputs, self._stretched(), samples, loss, dtype, initialise, masks)
-        file = None if checkpoint is None else Checkpoint(Path(checkpoint), self._recipe(trained, epochs, dtype))
+        file = None if checkpoint is None else Checkpoint(Path(checkpoint), recipe_of(self.text, trained, epochs, dtype, loader))
         run = Cycles(trained, pruner, self.agenda, epochs, file, checkpoint_steps, masks)
         found = file.read(resume) if file else None
         if found is not None:
@@ -138,21 +141,11 @@ class TrainingSchedule:
             given = load_data(spec, self.plan.seed)
         return None if given is None else as_pair(given, self.plan.seed)
 
-    def _recipe(self, trained: Trained, epochs: int, dtype: torch.dtype) -> dict[str, Any]:
-        return {
-            "schedule": self.text,
-            "epochs": epochs,
-            "parameters": {n: list(p.shape) for n, p in trained.model.named_parameters()},
-            "buffers": {n: list(b.shape) for n, b in trained.model.named_buffers()},
-            "optimizer": type(trained.optimizer).__name__,
-            "others": sorted(trained.others),
-            "generators": len(trained.generators),
-            "dtype": str(dtype),
-        }
 
-
-def _check_numbers(epochs: int, checkpoint_steps: int | None) -> None:
-    for name, value in (("epochs", epochs), ("checkpoint_steps", 1 if checkpoint_steps is None else checkpoint_steps)):
+def _check_numbers(**given: Any) -> None:
+    for name, value in given.items():
+        if value is None and name != "epochs":
+            continue
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise fail("PKC458", f"{name} = {value!r}", "expected a whole number, at least 1")
 
@@ -165,14 +158,6 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
             "the optimizer holds no parameter of the model",
             "make it from this model, after moving it to its device: torch.optim.SGD(model.parameters(), lr=0.1)",
         )
-
-
-def _steps(loader: object, epochs: int) -> int | None:
-    """The most steps that training has, where a loader tells its length."""
-    try:
-        return epochs * len(loader)  # type: ignore[arg-type]
-    except TypeError:
-        return None
 
 
 def _example(samples: Any) -> Any:

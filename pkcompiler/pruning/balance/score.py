@@ -29,9 +29,9 @@ def balanced(work: Workspace, tie: Term, nodes: float, kernels: float) -> Term:
     from the last one back, what does not lead on through the weights that are kept behind it gives way to what does. If then some
     layer keeps less on paths than it should, ``nodes`` is raised until none does, or else to where the least is missing.
     """
-    found = []
+    found, turns = [], turns_of(work, tie)
     for share in (nodes, *(share for share in RAISED if share > nodes)):
-        found.append(Ordering(work, tie, share, kernels))
+        found.append(Ordering(work, turns, share, kernels))
         found[-1].forward()
         if work.goal is None:
             break
@@ -44,15 +44,20 @@ def balanced(work: Workspace, tie: Term, nodes: float, kernels: float) -> Term:
     return Term(PARAM, {n: _score(best.ranks[n], t, lowest) for n, t in best.wanted.items()})
 
 
+def turns_of(work: Workspace, tie: Term) -> dict[str, Ints]:
+    """The turn of every entry among equals: the largest ``tie`` first, then in order of position."""
+    ties = {n: tie.tensors[n] if tie.axes == PARAM else tie.tensor.expand(t.shape) for n, t in work.theta.items()}
+    return {n: in_turn(t.detach().cpu().numpy()) for n, t in ties.items()}
+
+
 class Ordering:
     """Walks over the operations. ``edges``: 0 and 1, of what is ordered already the weights that are kept."""
 
-    def __init__(self, work: Workspace, tie: Term, nodes: float, kernels: float) -> None:
+    def __init__(self, work: Workspace, turns: Mapping[str, Ints], nodes: float, kernels: float) -> None:
         self.work, self.nodes, self.kernels = work, nodes, kernels
         captured = work.captured
         self.graph, self.wanted = captured.graph, work.theta
-        ties = {n: tie.tensors[n] if tie.axes == PARAM else tie.tensor.expand(t.shape) for n, t in self.wanted.items()}
-        self.turns = {n: in_turn(t.detach().cpu().numpy()) for n, t in ties.items()}
+        self.turns = turns
         self.counts = Counts(self.graph, captured.tensors, captured.static_batch)
         self.leads = Leads(self.graph, captured.tensors, captured.static_batch)
         self.edges = self.counts.plain.edges({n: m.cpu() for n, m in work.masks.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,10 @@ class PkcError(Exception):
     def __init__(self, *diagnostics: Diagnostic) -> None:
         self.diagnostics: tuple[Diagnostic, ...] = diagnostics
         super().__init__("\n".join(line for d in diagnostics for line in _lines(d)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As another process gets it: the diagnostics, whatever the kind of the error."""
+        return PkcError, self.diagnostics
 
 
 def _lines(diagnostic: Diagnostic) -> list[str]:

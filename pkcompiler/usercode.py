@@ -8,7 +8,6 @@ import importlib.util
 import inspect
 import re
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from traceback import walk_tb
 from types import ModuleType, TracebackType
 
 from pkcompiler.diagnostics import PkcError, Span, fail
+from pkcompiler.usermodules import importable, is_installed
 
 FILES = 0.75
 """How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
@@ -216,19 +216,9 @@ def _no_file(path: Path) -> PkcError:
 
 
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
-
-
-@contextmanager
 def _running(folder: Path, source: Path | None, doing: str) -> Iterator[None]:
     """The user's code runs inside: folder importable, prints on stderr, exceptions blamed."""
-    with _importable(folder), redirect_stdout(sys.stderr):
+    with importable(folder), redirect_stdout(sys.stderr):
         try:
             yield
         except PkcError:
@@ -250,14 +240,6 @@ def user_line(error: BaseException) -> tuple[Path, int] | None:
     frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
     own = [(file, line) for file, line in frames if file.is_file() and not is_installed(file)]
     return own[-1] if own else None
-
-
-def is_installed(file: Path) -> bool:
-    """Whether a file belongs to Python, to an installed package or to this one, not to the user."""
-    if not {"site-packages", "dist-packages"}.isdisjoint(file.parts):
-        return True
-    libraries = (Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib"))
-    return file.is_relative_to(Path(__file__).parent) or any(file.is_relative_to(library) for library in libraries)
 
 
 def _last_line(trace: TracebackType | None, source: Path) -> int | None:

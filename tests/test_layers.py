@@ -24,11 +24,17 @@ LAYERS = (
     ("frontend", "data"),
     ("ops",),
     ("ir", "lang"),
-    ("diagnostics", "resources", "codes", "render", "markup", "usercode"),
+    ("diagnostics", "resources", "codes", "render", "markup", "usercode", "usermodules"),
 )
 """From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
 
-BESIDE = {("data", "lang"), ("resources", "diagnostics"), ("render", "diagnostics"), ("usercode", "diagnostics")}
+BESIDE = {
+    ("data", "lang"),
+    ("resources", "diagnostics"),
+    ("render", "diagnostics"),
+    ("usercode", "diagnostics"),
+    ("usercode", "usermodules"),
+}
 
 TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render", "markup")
 

@@ -9,9 +9,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,17 @@ from pkcompiler import pipeline, usercode
 from pkcompiler.analyses.run import analyse_capture
 from pkcompiler.analysis.topology import topology
 from pkcompiler.data import LoadedData, load_data
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.spec import set_seed
 from pkcompiler.lowering.apply import apply_masks
 from pkcompiler.pruning.candidates import candidates
+from pkcompiler.pruning.files import sha256_of, unwritable
 from pkcompiler.pruning.rounds import Collapsed
-from pkcompiler.study.grid import FORMAT, SAMPLES, Cell
-from pkcompiler.study.sources import source_hashes
+from pkcompiler.study.grid import FORMAT, SAMPLES, Cell, made
+from pkcompiler.study.sources import source_files, source_hashes
 from pkcompiler.study.store import Record, write_cell
+from pkcompiler.usermodules import fresh
 
 WATCH = 1.0
 """Seconds between two looks at whether the process that started a worker is still there."""
@@ -50,49 +52,61 @@ def start_worker(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def examine(cells: tuple[Cell, ...]) -> tuple[Diagnostic, ...]:
-    """What is wrong with the code and the data of a study, found before any work: every model, its loss, train, every data set.
-
-    ``cells``: one of each kind to be looked at.
-    """
-    found: list[Diagnostic] = []
-    checks: dict[object, Callable[[], object]] = {}
-    for cell in cells:
-        checks |= {("model", cell.model): partial(_opened, cell), ("train", cell.train): partial(load_train, cell.train)}
-        if cell.data is not None:
-            checks["data", cell.data_source] = partial(_data, cell)
-    for check in checks.values():
-        try:
-            check()
-        except PkcError as error:
-            found += error.diagnostics
-    return tuple(dict.fromkeys(found))
-
-
 def digest(cell: Cell) -> str | None:
-    """The hash of the samples that a cell reads; None where they cannot be had, which :func:`examine` reports."""
-    try:
-        data = _data(cell)
-    except PkcError:
-        return None
-    return None if data is None else data.sha256
+    """The hash of the samples that a cell reads; None where they cannot be had, which :func:`~.examine.examine` reports."""
+    with apart(), suppress(PkcError):
+        data = data_of(cell)
+        return None if data is None else data.sha256
+    return None
 
 
 def run_cell(cell: Cell, folder: Path, threads: int) -> Record:
-    """Do a cell and write its file, whatever happens in it; what is wrong with a cell is in its record."""
+    """Do a cell and write its file, whatever happens in it; what is wrong with a cell is in its record.
+
+    Raises ``PKC620`` where the file cannot be written.
+    """
     torch.set_num_threads(threads)
     record: Record = {"format": FORMAT, "key": cell.key, "status": "done", "model": cell.model_name, "method": cell.method}
     record |= {"compression": cell.compression, "seed": cell.seed}
     seconds: dict[str, float] = {}
+    try:
+        with apart() as files:
+            _attempt(cell, record, seconds)
+        record["imported"] = _further(cell, files, folder)
+        _unchanged(cell, files)
+    except Exception as error:
+        record.pop("results", None)
+        record |= {"status": "failed", **_failure(error)}
+    record |= {"seconds": seconds, "threads": threads, "inputs": dict(cell.inputs)}
+    try:
+        write_cell(folder, cell.file, record)
+    except OSError as error:
+        raise unwritable(folder / cell.file, error) from None
+    return record
+
+
+@contextmanager
+def apart() -> Iterator[dict[Path, str]]:
+    """The user's code runs inside as in a process of its own: its modules and torch's defaults do not reach what comes next.
+
+    Yields the files that it imported with their sha256, filled at the end.
+    """
+    dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        with fresh() as files:
+            yield files
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(gradients)
+
+
+def _attempt(cell: Cell, record: Record, seconds: dict[str, float]) -> None:
     try:
         _work(cell, record, seconds)
     except Collapsed as error:
         record |= {"status": "collapsed", "message": error.diagnostics[0].message}
     except Exception as error:
         record |= {"status": "failed", **_failure(error)}
-    record |= {"seconds": seconds, "threads": threads, "inputs": dict(cell.inputs)}
-    write_cell(folder, cell.file, record)
-    return record
 
 
 def _failure(error: Exception) -> Record:
@@ -129,24 +143,32 @@ def _work(cell: Cell, record: Record, seconds: dict[str, float]) -> None:
     set_seed(cell.seed)
     record["results"] = trained(cell, network.module)
     seconds["train"] = round(time.monotonic() - started, 3)
-    _unchanged(cell)
 
 
-def _unchanged(cell: Cell) -> None:
-    """Raise ``PKC482`` where the code is no longer that of the cell's key."""
+def _further(cell: Cell, files: Mapping[Path, str], folder: Path) -> dict[str, str]:
+    """The files that were imported by ways that reading the code does not show; paths relative to the cell's file."""
+    specs = (cell.model, cell.train, *((cell.data_source,) if made(cell) and cell.data_source else ()))
+    known = {file for spec in specs for file in source_files(spec)}
+    return {Path(os.path.relpath(file, folder)).as_posix(): files[file] for file in sorted(files) if file not in known}
+
+
+def _unchanged(cell: Cell, files: Mapping[Path, str]) -> None:
+    """Raise ``PKC482`` where the code is no longer that of the cell's key, or that which was imported."""
+    changed = [file.name for file, before in files.items() if file.is_file() and sha256_of(file) != before]
     for entry, spec in (("model sources", cell.model), ("train sources", cell.train)):
         before, now = cell.inputs[entry], source_hashes(spec)
-        changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if changed:
-            note = "run the study again: the new code has cells of its own"
-            raise fail("PKC482", f"'{changed[0]}' changed while the study ran", note)
+        changed += [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if changed:
+        note = "run the study again: the new code has cells of its own"
+        raise fail("PKC482", f"'{changed[0]}' changed while the study ran", note)
 
 
-def _opened(cell: Cell) -> pipeline.Opened:
+def opened_of(cell: Cell) -> pipeline.Opened:
+    """The cell's model, built with its seed."""
     return pipeline.open_model(cell.model, seed=cell.seed)
 
 
-def _data(cell: Cell) -> LoadedData | None:
+def data_of(cell: Cell) -> LoadedData | None:
     """What the cell reads, drawn with its seed, which is that of a factory's random numbers, too."""
     if cell.data is None:
         return None
@@ -164,8 +186,8 @@ def _same_samples(cell: Cell, data: LoadedData | None) -> None:
 
 def _pruned(cell: Cell, record: Record) -> _Network:
     """The network under the masks of its plan; puts what is kept into the record."""
-    opened = _opened(cell)
-    data = None if cell.plan is not None and cell.plan.needs_data else _data(cell)
+    opened = opened_of(cell)
+    data = None if cell.plan is not None and cell.plan.needs_data else data_of(cell)
     loss, _ = pipeline.objective_of(opened, None)
     if cell.plan is None:
         _same_samples(cell, data)

@@ -6,18 +6,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.lang.ast import Study
 from pkcompiler.pruning.files import unwritable
 from pkcompiler.pruning.resume import locked
-from pkcompiler.study.cell import digest, examine, run_cell, start_worker
+from pkcompiler.study.cell import digest, run_cell, start_worker
+from pkcompiler.study.examine import examine
 from pkcompiler.study.grid import Cell, cells_of, made, with_samples
-from pkcompiler.study.store import CELLS, LOCK, Record, prepare, read_cell
+from pkcompiler.study.store import CELLS, LOCK, Record, clean, prepare, read_cell
 from pkcompiler.study.table import Row, rows_of, write_tables
 
 INSTALL = "pip install 'pkcompiler[study]', or: pip install 'joblib>=1.4' 'pyarrow>=17'"
@@ -120,51 +121,78 @@ def run_study(
     where = folder or Path()
     parallel = jobs or cores()
     each = threads or max(1, cores() // parallel)
-    try:
-        cells_folder = prepare(out)
-    except OSError as error:
-        raise unwritable(out, error) from None
-    with locked(out / LOCK):
+    with _held(out) as cells_folder:
         state = state_of_study(study, where, out, device, executor) if cells is None else _state(cells, out)
         todo = state.todo(retry_failed)
         try:
             if todo:
                 _run(todo, cells_folder, parallel, each, update, executor)
-        finally:
-            state = _state(state.cells, out)
-            rows = rows_of([record for record in state.records if record is not None])
-            if rows:
-                write_tables(out, rows)
+        except BaseException:
+            with suppress(PkcError):
+                _tabled(state.cells, out)
+            raise
+        state, rows = _tabled(state.cells, out)
     return Studied(out, state, rows, len(todo))
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[Path]:
+    """The folder of cells, for this process alone."""
+    try:
+        cells = prepare(out)
+        lock = locked(out / LOCK)
+    except OSError as error:
+        raise unwritable(out, error) from None
+    with lock:
+        try:
+            clean(cells)
+        except OSError as error:
+            raise unwritable(cells, error) from None
+        yield cells
+
+
+def _tabled(cells: tuple[Cell, ...], out: Path) -> tuple[State, list[Row]]:
+    """What there is now, and the table of it, written. Raises ``PKC620``."""
+    state = _state(cells, out)
+    rows = rows_of([record for record in state.records if record is not None])
+    try:
+        if rows:
+            write_tables(out, rows)
+    except OSError as error:
+        raise unwritable(out, error) from None
+    return state, rows
 
 
 def _run(todo: Sequence[Cell], folder: Path, jobs: int, threads: int, update: Update | None, executor: Executor | None) -> None:
     with _pool(jobs, threads, executor) as pool:
-        try:
-            raise_all(_examined(pool, todo))
-            futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, folder, threads): cell for cell in todo}
-            for future in as_completed(futures):
-                record = future.result()
-                if update is not None:
-                    update(futures[future], record)
-        except BrokenProcessPool as error:
-            note = f"the same command goes on; with fewer --jobs ({max(1, jobs // 2)}) it needs less memory"
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise fail("PKC479", f"a worker process died: {reason}", note) from error
+        raise_all(_examined(pool, todo))
+        futures: dict[Future[Record], Cell] = {pool.submit(run_cell, cell, folder, threads): cell for cell in todo}
+        for future in as_completed(futures):
+            record = future.result()
+            if update is not None:
+                update(futures[future], record)
 
 
 def _examined(pool: Executor, todo: Sequence[Cell]) -> tuple[Diagnostic, ...]:
-    """What a look at one cell of every model and data set finds."""
-    kinds = {(cell.model, cell.data_source): cell for cell in todo}
-    return pool.submit(examine, tuple(kinds.values())).result()
+    """What a look at the code, the data and the targets finds."""
+    return pool.submit(examine, tuple(todo)).result()
 
 
 @contextmanager
 def _pool(jobs: int, threads: int, executor: Executor | None) -> Iterator[Executor]:
-    """The executor that is given, or fresh worker processes, ended without waiting where something is raised."""
-    if executor is not None:
-        yield executor
-        return
+    """The executor that is given, or fresh worker processes. Raises ``PKC479`` where one of them dies."""
+    try:
+        with nullcontext(executor) if executor is not None else _workers(jobs, threads) as pool:
+            yield pool
+    except BrokenProcessPool as error:
+        note = f"the same command goes on; with fewer --jobs ({max(1, jobs // 2)}) it needs less memory"
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise fail("PKC479", f"a worker process died: {reason}", note) from error
+
+
+@contextmanager
+def _workers(jobs: int, threads: int) -> Iterator[Executor]:
+    """Fresh worker processes, ended without waiting where something is raised."""
     from joblib.externals.loky import ProcessPoolExecutor
 
     settings = dict.fromkeys(THREADS, str(threads))

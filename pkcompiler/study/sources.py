@@ -11,7 +11,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import cast
 
-from pkcompiler.usercode import is_installed, parse_spec
+from pkcompiler.usercode import parse_spec
+from pkcompiler.usermodules import is_installed
 
 MOST = 1000
 """Files that are followed; a folder that holds more is no study's own code."""
@@ -32,9 +33,13 @@ def source_hashes(spec: str) -> dict[str, str]:
     Imports are followed as Python finds them when the file runs: beside it, relative to its package, on the path, and as editable
     installs. A file that cannot be read or parsed counts with its bytes alone: running it is what reports it.
     """
+    return _named(source_files(spec), [parse_spec(spec).folder, *(Path(entry).resolve() for entry in sys.path)])
+
+
+def source_files(spec: str) -> dict[Path, str]:
+    """The same by the files themselves."""
     parsed = parse_spec(spec)
-    root = parsed.folder
-    path = [str(root), *sys.path]
+    path = [str(parsed.folder), *sys.path]
     found: dict[Path, str] = {}
     left = [Path(parsed.place).resolve()] if parsed.is_file else _files(parsed.place, path)
     while left and len(found) < MOST:
@@ -45,7 +50,7 @@ def source_hashes(spec: str) -> dict[str, str]:
         found[file] = sha256(content).hexdigest()
         if file.suffix == ".py":
             left += _imported(file, content, path)
-    return _named(found, [root, *(Path(entry).resolve() for entry in sys.path)])
+    return found
 
 
 def _imported(file: Path, content: bytes, path: list[str]) -> Iterator[Path]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.pruning.files import UNFINISHED, read_object, write_whole
+from pkcompiler.pruning.files import UNFINISHED, read_object, sha256_of, write_whole
 
 CELLS = "cells"
 LOCK = "lock"
@@ -22,15 +23,33 @@ def write_cell(folder: Path, file: str, record: Record) -> None:
 
 
 def read_cell(folder: Path, file: str, key: str) -> Record | None:
-    """The record of a cell; None where there is no file, or one that is damaged or another cell's."""
+    """The record of a cell; None where there is no file, or one that is damaged, another cell's, or of code that has changed."""
     found = read_object(folder / file)
     if found is None or found.get("key") != key or found.get("status") not in STATUSES:
+        return None
+    imported = found.get("imported", {})
+    if not isinstance(imported, dict) or any(_changed(folder / name, digest) for name, digest in imported.items()):
         return None
     return found
 
 
+def _changed(file: Path, digest: str) -> bool:
+    """Whether a file that code imported is another one now; one that is gone, as on another machine, cannot be compared."""
+    try:
+        facts = file.stat()
+    except OSError:
+        return False
+    return _digest(file, facts.st_mtime_ns, facts.st_size) != digest
+
+
+@lru_cache(maxsize=1024)
+def _digest(file: Path, modified: int, size: int) -> str:
+    """The sha256 of a file, read once for all cells while it stays as it is."""
+    return sha256_of(file)
+
+
 def prepare(out: Path) -> Path:
-    """The folder of cells, made where it is not there, without what an ended process left half-written. Raises ``PKC481``."""
+    """The folder of cells, made where it is not there. Raises ``PKC481``."""
     strange = "" if not out.exists() or out.is_dir() else str(out)
     if out.is_dir() and any(out.iterdir()) and not (out / CELLS).is_dir():
         strange = next(str(p) for p in out.iterdir())
@@ -38,6 +57,10 @@ def prepare(out: Path) -> Path:
         raise fail("PKC481", f"'{out}' is no folder of a study: there is '{strange}'", "give another folder: -o DIR")
     cells = out / CELLS
     cells.mkdir(parents=True, exist_ok=True)
+    return cells
+
+
+def clean(cells: Path) -> None:
+    """Remove what an ended process left half-written: only for who holds the lock, for others may be at work."""
     for left in cells.glob("*" + UNFINISHED):
         left.unlink(missing_ok=True)
-    return cells

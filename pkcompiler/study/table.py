@@ -82,7 +82,8 @@ def summary(rows: Sequence[Row], metric: str) -> tuple[list[str], list[list[str]
 
 def _mean(rows: Sequence[Row], metric: str) -> str:
     values = [float(value) for row in rows if (value := row[metric]) is not None]
-    gone = [row["status"] for row in rows if row["status"] != "done"]
+    gone = [str(row["status"]) for row in rows if row["status"] != "done"]
+    gone += ["not finite" for row in rows if row["status"] == "done" and row[metric] is None]
     shown = f"{mean(values):.4g}" if values else ""
     shown += f" +- {stdev(values):.2g}" if len(values) > 1 else ""
     lost = ", ".join(f"{gone.count(status)} {status}" for status in dict.fromkeys(gone))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pkcompiler.lowering import apply_masks, lower
+from pkcompiler.lowering.apply import applied_masks, replace_masks
 from tests.lower_models import CASES, build, call, masked_eager, random_masks
 from tests.test_lower import OPTIMIZERS, assert_equal, assert_pruned_zero
 
@@ -109,6 +110,54 @@ def test_loaded_checkpoints_are_masked(name: str, assign: bool) -> None:
     train(net, name, torch.optim.SGD(net.parameters(), 0.1, momentum=0.9))
     assert_pruned_zero(net, masks)
     assert net.state_dict().keys() == build(name).state_dict().keys()
+
+
+@pytest.mark.parametrize("copied", [False, True], ids=["itself", "copy"])
+@pytest.mark.parametrize("assign", [False, True], ids=["values", "assign"])
+@pytest.mark.parametrize("name", ["unet", "tied"])
+def test_checkpoints_loaded_into_any_part_are_masked(name: str, assign: bool, copied: bool) -> None:
+    """Into every submodule alone: its own state, and that of each that holds it."""
+    net, masks = applied(name)
+    net, other = copy.deepcopy(net) if copied else net, build(name, seed=5)
+    parts = [path for path, part in net.named_modules() if path and next(part.parameters(), None) is not None]
+    assert len(parts) > 2
+    for path in parts:
+        net.get_submodule(path).load_state_dict(other.get_submodule(path).state_dict(), assign=assign)
+        assert_pruned_zero(net, masks)
+    train(net, name, torch.optim.SGD(net.parameters(), 0.1, momentum=0.9))
+    assert_pruned_zero(net, masks)
+
+
+def test_loading_a_part_prunes_nothing_that_came_back() -> None:
+    net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU())
+    ones = {"0.weight": torch.tensor([[True, False], [False, True]])}
+    apply_masks(net, ones)
+    replace_masks(net, {"0.weight": ~ones["0.weight"]})
+    for part in (net, net[0]):
+        part.load_state_dict({k: torch.ones_like(v) for k, v in part.state_dict().items()})
+        assert torch.equal(net[0].weight != 0, ~ones["0.weight"])
+
+
+def test_masks_of_a_part_are_those_of_the_whole() -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Sequential(nn.Linear(3, 3)))
+    masks = random_masks(net)
+    apply_masks(net[1], {"0.weight": masks["1.0.weight"]})
+    assert list(applied_masks(net)) == ["1.0.weight"] and torch.equal(applied_masks(net)["1.0.weight"], masks["1.0.weight"])
+    assert list(applied_masks(net[1][0])) == ["weight"] and applied_masks(net[0]) == {}
+    assert_pruned_zero(lower(net, {}), {"1.0.weight": masks["1.0.weight"]})
+
+
+def test_a_write_of_your_own_is_undone_by_the_next_step() -> None:
+    """No hook of torch sees it; the masks applied again, or a step of an optimizer, zero it."""
+    net = nn.Linear(3, 2, bias=False)
+    masks = {"weight": torch.tensor([[True, False, True], [False, True, False]])}
+    apply_masks(net, masks)
+    stepper = torch.optim.SGD(net.parameters(), 0.1)
+    for undo in (stepper.step, lambda: apply_masks(net, masks)):
+        nn.init.ones_(net.weight)
+        net(torch.ones(1, 3)).sum().backward()
+        undo()
+        assert_pruned_zero(net, masks)
 
 
 def test_again_changes_nothing_and_other_masks_tighten() -> None:

@@ -6,9 +6,11 @@ What keeps a pruned weight at exactly zero:
 - a hook on the parameter replaces the incoming gradient by zero there (``torch.where``: infinite and NaN too), in
   ``backward()`` and in ``torch.autograd.grad``;
 - a hook that torch runs after any optimizer's step zeroes it again, so that momentum gathered earlier does no harm;
-- after ``load_state_dict`` it is zeroed again.
+- after ``load_state_dict`` it is zeroed again, of the module or of any that it is a part of, or that is a part of it.
 
-All of it survives ``.to()``, ``.half()``, ``.cuda()``, ``copy.deepcopy`` and ``load_state_dict(assign=True)``.
+All of it survives ``.to()``, ``.half()``, ``.cuda()``, ``copy.deepcopy`` and ``load_state_dict(assign=True)``. Torch has no hook for
+writes of your own (``nn.init.normal_(weight)``, ``weight.data = ...``): they stand until the next step of the optimizer that holds
+the weight, or until the masks are applied again.
 """
 
 from __future__ import annotations
@@ -41,23 +43,23 @@ class Cell:
 
 
 class Keeper:
-    """The masks that one module keeps: names to bool tensors, beside the parameters that carry the hooks.
+    """The masks of the parameters that a module itself owns, by their names in it, beside these parameters, which carry the hooks.
 
     Copying (or loading) it hooks the copied parameters, for a copy of the module holds them too.
     """
 
     def __init__(self) -> None:
-        self.masks: dict[str, Tensor] = {}
+        self.cells: dict[str, Cell] = {}
         self.parameters: dict[str, nn.Parameter] = {}
 
     def keep(self, name: str, parameter: nn.Parameter, mask: Tensor, *, anew: bool = False) -> None:
         self.parameters[name] = parameter
-        self.masks[name] = _attach(parameter, mask, anew)
+        self.cells[name] = _attach(parameter, mask, anew)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         for name, parameter in self.parameters.items():
-            self.masks[name] = _attach(parameter, self.masks[name])
+            self.cells[name] = _attach(parameter, self.cells[name].mask)
 
 
 def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
@@ -83,21 +85,47 @@ def replace_masks(module: nn.Module, masks: Masks) -> nn.Module:
 
 def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
     checked = check_masks(module, masks)
-    keeper = module.__dict__.get(ATTRIBUTE)
-    if keeper is None:
-        keeper = module.__dict__[ATTRIBUTE] = Keeper()
-        module.register_load_state_dict_post_hook(after_load)
     canonical = canonical_names(module)
-    for name, parameter in module.named_parameters():
+    for name, parameter in module.named_parameters(remove_duplicate=False):
         if canonical[name] in checked:
-            keeper.keep(name, parameter, checked[canonical[name]], anew=anew)
+            owner, leaf = _owner(module, name)
+            _keeper(owner).keep(leaf, parameter, checked[canonical[name]], anew=anew)
     return module
 
 
+def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return module.get_submodule(path), leaf
+
+
+def _keeper(owner: nn.Module) -> Keeper:
+    """The keeper of a module; a new one makes it mask whatever ``load_state_dict`` of any module that holds it loads."""
+    keeper = owner.__dict__.get(ATTRIBUTE)
+    if keeper is None:
+        keeper = owner.__dict__[ATTRIBUTE] = Keeper()
+        owner.register_load_state_dict_post_hook(after_load)
+    found: Keeper = keeper
+    return found
+
+
 def applied_masks(module: nn.Module) -> dict[str, Tensor]:
-    """The masks that :func:`apply_masks` put on ``module`` itself, by parameter name."""
-    keeper = module.__dict__.get(ATTRIBUTE)
-    return {} if keeper is None else dict(keeper.masks)
+    """The masks that :func:`apply_masks` put on ``module``, a part of it or what holds it, by parameter name."""
+    found = {}
+    for name, _ in module.named_parameters():
+        owner, leaf = _owner(module, name)
+        keeper = owner.__dict__.get(ATTRIBUTE)
+        if keeper is not None and leaf in keeper.cells:
+            found[name] = keeper.cells[leaf].mask
+    return found
+
+
+def forget_masks(module: nn.Module) -> None:
+    """Take the keepers and their hooks off a private copy; the parameters keep theirs."""
+    for part in module.modules():
+        if part.__dict__.pop(ATTRIBUTE, None) is not None:
+            hooks = part._load_state_dict_post_hooks
+            for key in [key for key, hook in hooks.items() if hook is after_load]:
+                del hooks[key]
 
 
 def is_mask_hook(hook: object) -> bool:
@@ -108,7 +136,7 @@ def is_mask_hook(hook: object) -> bool:
 _CELLS = WeakTensorKeyDictionary()
 
 
-def _attach(parameter: nn.Parameter, mask: Tensor, anew: bool = False) -> Tensor:
+def _attach(parameter: nn.Parameter, mask: Tensor, anew: bool = False) -> Cell:
     cell = _CELLS.get(parameter)
     if cell is None:
         cell = _CELLS[parameter] = Cell(mask.to(parameter.device, copy=True))
@@ -118,7 +146,7 @@ def _attach(parameter: nn.Parameter, mask: Tensor, anew: bool = False) -> Tensor
         given = mask.to(parameter.device, copy=True)
         cell.mask = given if anew else cell.on(parameter.device) & given
     zero_pruned(parameter, cell.mask)
-    return cell.mask
+    return cell
 
 
 def _hook_gradient(parameter: nn.Parameter, cell: Cell) -> None:
@@ -152,6 +180,7 @@ def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 def after_load(module: nn.Module, incompatible_keys: Any) -> None:
     keeper: Keeper = module.__dict__[ATTRIBUTE]
-    parameters = dict(module.named_parameters())
-    for name, mask in list(keeper.masks.items()):
-        keeper.keep(name, parameters[name], mask)
+    for name, cell in list(keeper.cells.items()):
+        parameter = module._parameters.get(name)
+        if parameter is not None:
+            keeper.keep(name, parameter, cell.mask)

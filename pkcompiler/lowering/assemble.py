@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail, raise_all
-from pkcompiler.lowering.apply import ATTRIBUTE, after_load, applied_masks
+from pkcompiler.lowering.apply import applied_masks, forget_masks
 from pkcompiler.lowering.export import export_modes
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
@@ -90,10 +90,7 @@ def _private_copy(model: nn.Module) -> nn.Module:
         if isinstance(value, Tensor) and value.grad_fn is not None
     }
     root = copy.deepcopy(model, memo)
-    if root.__dict__.pop(ATTRIBUTE, None) is not None:
-        hooks = root._load_state_dict_post_hooks
-        for key in [key for key, hook in hooks.items() if hook is after_load]:
-            del hooks[key]
+    forget_masks(root)
     return root
 
 

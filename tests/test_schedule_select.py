@@ -57,7 +57,7 @@ def test_two_of_four_keeps_the_best_sum_that_any_choice_has(values, count) -> No
 @given(VALUES, st.integers(0, 12), st.lists(st.booleans(), min_size=12, max_size=12))
 @settings(max_examples=40, deadline=None)
 def test_blocks_are_the_longest_beginning_of_their_order_that_fits(values, count, before) -> None:
-    """By hand: blocks of 2 x 2 of a, of 1 x 2 of b (cut off at its edge); sums over what is left, in order of position."""
+    """By hand: blocks of 2 x 2 of a, of 1 x 2 of b (cut off at its edge), that fit alone; sums over what is left, in order."""
     places = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9], [10, 11]]
     left = [[i for i in block if before[i]] for block in places]
     masks = tensors([float(b) for b in before])
@@ -65,7 +65,7 @@ def test_blocks_are_the_longest_beginning_of_their_order_that_fits(values, count
     alive = [block for block in left if block]
     expected = np.zeros(12, dtype=bool)
     total = 0
-    for block in sorted(alive, key=lambda block: -sum(values[i] for i in block)):
+    for block in sorted([b for b in alive if len(b) <= count], key=lambda block: -sum(values[i] for i in block)):
         total += len(block)
         if total > count:
             break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -15,9 +15,10 @@ from pkcompiler.lang.ast import Pass, Stage
 from pkcompiler.pruning import quantity as quantities
 from pkcompiler.pruning.candidates import Candidates, candidates
 from pkcompiler.pruning.channels import coupled_parameters, fewest, removal
+from pkcompiler.pruning.floors import in_blocks
 from pkcompiler.pruning.quantity import Quantity
 from pkcompiler.pruning.select import Masks, Survivors, select
-from pkcompiler.pruning.shapes import Structure, check_fits, structure_of
+from pkcompiler.pruning.shapes import Block, Structure, check_fits, structure_of
 from pkcompiler.structure import Coupling, coupling
 
 
@@ -54,8 +55,9 @@ class Aim:
         masks: Mapping[str, Tensor],
         part: float,
         survivors: Survivors | None = None,
+        ground: Mapping[str, Tensor] | None = None,
     ) -> Masks:
-        """The masks of all candidates at a part of the whole."""
+        """The masks of all candidates at a part of the whole. ``ground``: what competes where pruned entries do, default all."""
         if self.coupling is not None:
             order = removal(self.coupling, scores, masks, self.found, pass_.order)
             most = self.budget(part)
@@ -70,6 +72,7 @@ class Aim:
             among=pass_.among,
             order=pass_.order,
             survivors=survivors,
+            ground=ground,
             structure=self.structure,
             quantity=None if self.plain else self.quantity,
             budget=None if self.plain else self.budget(part),
@@ -88,6 +91,9 @@ def aim_of(stage: Stage, graph: PathGraph, state: Mapping[str, Tensor], watched:
     structure = structure_of(stage.structure)
     if structure is not None:
         check_fits(structure, found.competing, found.shapes, found.sides)
+    if isinstance(structure, Block):
+        floors = {n: k for n, k in found.floors.items() if n not in found.protected}
+        found = replace(found, floors=in_blocks(floors, structure, found.shapes, found.sides))
     word, value = stage.target
     if word == "flops":
         return Aim(stage, found, quantities.flops(graph, found.sizes), value, structure, units)

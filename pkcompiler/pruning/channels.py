@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,14 +48,44 @@ def removal(
 ) -> Removal:
     """The order in which groups go: by the sum of the scores of what makes their units, smallest first (``order``: which are kept).
 
-    Groups with an entry in a protected parameter stay. Every layer keeps a group.
+    Groups with an entry in a protected parameter stay, and those whose going would leave a parameter less than its floor. Every
+    layer keeps a group.
     """
     own = {n: masks[n] for n in found.sizes if n in masks}
     kept = kept_of(coupling, own)
     totals = group_scores(coupling, {n: scores[n] for n in found.competing if n in scores}, masks=own)
+    whole = Removal(coupling, found, own, kept, torch.empty(0, dtype=torch.int64)).masks(0)
     stays = torch.tensor([any(m.parameter in found.protected for m in g.members) for g in coupling.groups], dtype=torch.bool)
-    ranked = removal_order(coupling, -totals if order == "smallest" else totals, kept, stays)
+    floors = _Floors(coupling, {n: m for n, m in whole.items() if found.floors.get(n, 0) and n not in found.protected}, found)
+    ranked = removal_order(coupling, -totals if order == "smallest" else totals, kept, stays, floors.hold)
     return Removal(coupling, found, own, kept, ranked)
+
+
+class _Floors:
+    """What is left of the parameters that have a floor, group after group."""
+
+    def __init__(self, coupling: Coupling, masks: Masks, found: Candidates) -> None:
+        self.coupling, self.least = coupling, found.floors
+        self.left = {n: m.numpy().copy() for n, m in masks.items()}
+        self.count = {n: int(np.count_nonzero(m)) for n, m in self.left.items()}
+
+    def hold(self, position: int) -> bool:
+        """Whether all floors hold after a group has gone; if they do, it goes."""
+        members = [m for m in self.coupling.groups[position].members if m.parameter in self.left]
+        undo: list[tuple[str, tuple[Any, ...], np.ndarray]] = []
+        count = dict(self.count)
+        for m in members:
+            mask = self.left[m.parameter]
+            place = (slice(None),) * m.axis + (list(m.indices),)
+            undo.append((m.parameter, place, mask[place].copy()))
+            count[m.parameter] -= int(np.count_nonzero(mask[place]))
+            mask[place] = False
+        if all(count[m.parameter] >= min(self.least[m.parameter], self.count[m.parameter]) for m in members):
+            self.count = count
+            return True
+        for name, place, before in reversed(undo):
+            self.left[name][place] = before
+        return False
 
 
 def fewest(found: Removal, reached: Callable[[Masks], bool]) -> Masks:

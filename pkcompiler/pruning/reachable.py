@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
+from torch import Tensor
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.lang.check_schedule import show_target
 from pkcompiler.pruning.aim import Aim
 from pkcompiler.pruning.candidates import check_reachable, quotas
 from pkcompiler.pruning.channels import removal
-from pkcompiler.pruning.shapes import Block, Ratio, groups_of
+from pkcompiler.pruning.floors import block_sizes
+from pkcompiler.pruning.shapes import Block, Ratio, Structure, structure_of
 from pkcompiler.structure import Coupling
 
 
@@ -85,12 +87,13 @@ def _check_ratio(aim: Aim, structure: Ratio, named: str) -> None:
 
 
 def _check_block(aim: Aim, structure: Block, named: str) -> None:
-    """At least one block has to fit."""
+    """At least one block has to fit, in every share that is handed out."""
     found, smallest = aim.found, math.inf
+    _check_shares(aim, structure, named)
     base = aim.quantity.at({n: found.sizes[n] if n in found.protected else 0 for n in found.sizes})
     for name in found.competing:
-        groups, count = groups_of(structure, found.shapes[name], found.sides[name])
-        smallest = min(smallest, int(np.bincount(groups, minlength=count).min()) * max(1, aim.quantity.costs[name]))
+        sizes = block_sizes(structure, found.shapes[name], found.sides[name])
+        smallest = min(smallest, int(sizes.min()) * max(1, aim.quantity.costs[name]))
     left = aim.budget(aim.part) - base
     if left < smallest:
         raise fail(
@@ -98,6 +101,62 @@ def _check_block(aim: Aim, structure: Block, named: str) -> None:
             f"{named} leaves {left:,} for what competes, the smallest {structure} takes {smallest:,}: {smallest - left:,} more",
             "ask for more, or write smaller blocks",
         )
+
+
+def _check_shares(aim: Aim, structure: Block, named: str) -> None:
+    shares = quotas(aim.found, aim.part, aim.stage.scope or "global") or {}
+    errors = []
+    for name, share in shares.items():
+        smallest = int(block_sizes(structure, aim.found.shapes[name], aim.found.sides[name]).min())
+        if share < smallest:
+            message = f"{named} hands {share:,} weights to '{name}', whose smallest {structure} takes {smallest:,}: "
+            notes = (f'write scope = global, smaller blocks, or keep it whole: except = "{name}"',)
+            errors.append(Diagnostic("PKC423", f"{message}{smallest - share:,} too few", notes=notes))
+    raise_all(errors)
+
+
+def check_producible(
+    demands: Sequence[tuple[str, str]], matching: Mapping[str, Sequence[str]], aims: Sequence[Aim], given: Mapping[str, Tensor]
+) -> None:
+    """Refuse demands of ``lower`` that no stage can meet, whatever the scores: ``PKC424``. Masks that are given may meet them."""
+    errors = []
+    for glob, text in demands:
+        structure = structure_of(text)
+        names = [n for n in matching[glob] if n not in given and not any(_may_make(aim, n, structure) for aim in aims)]
+        if isinstance(structure, Ratio) and names and (why := _too_many(structure, names, aims)):
+            notes = (f"prune it so: structure = {text} in a stage",)
+            errors.append(Diagnostic("PKC424", f'lower demands {text} of "{glob}", which no stage can produce: {why}', notes=notes))
+    raise_all(errors)
+
+
+def _may_make(aim: Aim, name: str, structure: Structure | None) -> bool:
+    """Whether a stage may give a parameter so regular a mask: by its own structure, or channel by channel."""
+    if name not in aim.found.competing:
+        return False
+    own = aim.structure
+    if isinstance(own, Ratio) and isinstance(structure, Ratio):
+        return structure.of % own.of == 0 and own.kept * (structure.of // own.of) <= structure.kept
+    return aim.coupling is not None
+
+
+def _too_many(structure: Ratio, names: Sequence[str], aims: Sequence[Aim]) -> str:
+    """Why more is kept than N:M allows: of a parameter that no stage prunes, of one with a share of its own, of all together."""
+    last = aims[-1]
+    for name in names:
+        pruned = [aim for aim in aims if name in aim.found.competing]
+        size = next(aim.found.sizes[name] for aim in aims if name in aim.found.sizes)
+        most = size * structure.kept // structure.of
+        if not pruned and most < size:
+            return f"no stage prunes '{name}'"
+        exact = pruned and pruned[-1].plain and pruned[-1].stage.select != "kth_le" and not pruned[-1].stage.requires
+        share = (quotas(pruned[-1].found, pruned[-1].part, pruned[-1].stage.scope or "global") or {}).get(name, 0) if exact else 0
+        if share > most and len(aims) == 1:
+            return f"{share:,} weights of '{name}' are kept, {most:,} are allowed: {share - most:,} too many"
+    if len(aims) > 1 or not last.plain or last.stage.select == "kth_le":
+        return ""
+    spare = {n: size * structure.kept // structure.of if n in names else size for n, size in last.found.sizes.items()}
+    wanted, allowed = last.found.kept_at(last.part), sum(spare.values())
+    return f"{wanted:,} weights are kept, {allowed:,} are allowed: {wanted - allowed:,} too many" if wanted > allowed else ""
 
 
 def _check_channels(aim: Aim, units: Coupling, named: str) -> None:

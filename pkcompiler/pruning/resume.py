@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -29,6 +29,8 @@ from pkcompiler.pruning.rounds import Round
 
 RECIPE, STATE, LOCK = "recipe.json", "state.safetensors", "lock"
 COMMAND, COLLAPSE = "command", "collapse"
+BEGUN, LEFT = "begun ", "left "
+"""Before the names of the masks of a round's ground."""
 OWN = frozenset({RECIPE, STATE, LOCK, COMMAND, COLLAPSE, MANIFEST, *KNOWN})
 CHECKPOINT_EVERY = 1.0  # seconds
 
@@ -230,12 +232,14 @@ def locked(path: Path) -> IO[str]:
 
 def write_state(path: Path, state: Round, seconds: float, recipe: str) -> None:
     """A state as one file: the masks packed to bits, the rest as text beside them."""
-    packed = {n: torch.from_numpy(np.packbits(m.numpy().reshape(-1))) for n, m in state.masks.items()}
+    masks = {**state.masks, **_named(BEGUN, state.begun), **_named(LEFT, state.left)}
+    packed = {n: torch.from_numpy(np.packbits(m.numpy().reshape(-1))) for n, m in masks.items()}
     facts = {
         name: repr(getattr(state, name)) for name in ("stage", "round", "rounds", "density", "kept", "total", "log10_mass", "start")
     }
     facts["stopped"] = state.stopped
-    shapes = {f"shape {n}": "x".join(map(str, m.shape)) for n, m in state.masks.items()}
+    facts["missed"] = state.missed
+    shapes = {f"shape {n}": "x".join(map(str, m.shape)) for n, m in masks.items()}
     write_whole(path, tensor_bytes(packed, {**facts, **shapes, "seconds": repr(seconds), "recipe": recipe}), durable=False)
 
 
@@ -247,13 +251,20 @@ def read_state(path: Path, recipe: str) -> tuple[Round, float] | None:
         facts = found.metadata() or {}
         if facts["recipe"] != recipe:
             return None
-        masks = {n: _unpacked(found.get_tensor(n), facts[f"shape {n}"]) for n in found.keys()}  # noqa: SIM118
+        kinds: dict[str, dict[str, Tensor]] = {"": {}, BEGUN: {}, LEFT: {}}
+        for key in found.keys():  # noqa: SIM118
+            kind = next((k for k in (BEGUN, LEFT) if key.startswith(k)), "")
+            kinds[kind][key.removeprefix(kind)] = _unpacked(found.get_tensor(key), facts[f"shape {key}"])
         mass = None if facts["log10_mass"] == "None" else float(facts["log10_mass"])
         stage, round_, rounds, kept, total = (int(facts[name]) for name in ("stage", "round", "rounds", "kept", "total"))
         start = None if facts["start"] == "None" else float(facts["start"])
-        state = Round(stage, round_, rounds, float(facts["density"]), kept, total, masks, mass, start, facts["stopped"])
-        return state, float(facts["seconds"])
+        state = Round(stage, round_, rounds, float(facts["density"]), kept, total, kinds[""], mass, start, facts["stopped"])
+        return replace(state, begun=kinds[BEGUN], left=kinds[LEFT], missed=facts["missed"]), float(facts["seconds"])
     return None
+
+
+def _named(kind: str, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {kind + n: m for n, m in masks.items()}
 
 
 def _unpacked(bits: Tensor, shape: str) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,34 +25,22 @@ from pkcompiler.pruning.aim import Aim, aim_of, globbed
 from pkcompiler.pruning.candidates import Candidates
 from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect, refuse_non_finite
 from pkcompiler.pruning.curves import density_at
+from pkcompiler.pruning.draws import Draw
+from pkcompiler.pruning.ground import Ground
 from pkcompiler.pruning.plan import SWAP, Plan, plan_of, refuse_training, regrowing
 from pkcompiler.pruning.provenance import Provenance, origin_of
-from pkcompiler.pruning.reachable import check_aim
+from pkcompiler.pruning.reachable import check_aim, check_producible
+from pkcompiler.pruning.reached import check_given, check_order, missed
 from pkcompiler.pruning.require import effective_paths, required_paths, shortfall
 from pkcompiler.pruning.score import Scores, as_pair, evaluate, workspace
 from pkcompiler.pruning.select import Masks, Survivors
 from pkcompiler.pruning.shapes import Block, check_demands, sides_of
-from pkcompiler.pruning.swap import swap
+from pkcompiler.pruning.state import Round
+from pkcompiler.pruning.swap import Limit, swap
 from pkcompiler.pruning.walks.goal import goal_of
 from pkcompiler.pruning.workspace import Loss, Workspace
 
 __all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Round:
-    """The state after one round: everything that the next one needs."""
-
-    stage: int  # from 0
-    round: int  # from 1
-    rounds: int
-    density: float
-    kept: int
-    total: int
-    masks: Masks
-    log10_mass: float | None = None
-    start: float | None = None  # the part of its quantity at which the stage began
-    stopped: str = ""  # why the rest of the stage changes nothing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,6 +167,7 @@ class Run:
         self.aims = tuple(aim_of(stage, self.captured.graph, state, self.captured.watched) for stage in self.plan.stages)
         for aim in self.aims:
             check_aim(aim)
+        check_order(self.aims)
         self.demands(dict.fromkeys(n for aim in self.aims for n in aim.found.sizes))
 
     def candidates(self, stage: Stage) -> Candidates:
@@ -191,12 +181,24 @@ class Run:
         shapes = {n: shape for aim in self.aims for n, shape in aim.found.shapes.items()}
         check_demands(lower, masks, matching, shapes, sides_of(self.captured.graph))
 
+    def foresee(self, masks: Mapping[str, Tensor]) -> None:
+        """Refuse what these masks cannot lead to, before any work: ``PKC423`` and ``PKC424``."""
+        check_masks(self.captured.graph, masks)
+        if masks:
+            check_given(self.aims[0], masks)
+        lower = self.plan.schedule.lower
+        names = list(dict.fromkeys(n for aim in self.aims for n in aim.found.sizes))
+        check_producible(lower, globbed([glob for glob, _ in lower], names), self.aims, masks)
+
     def finish(self, masks: Mapping[str, Tensor] | None = None, *, progress: bool = False) -> Pruned:
-        """All rounds at once."""
+        """All rounds at once. Warns of a stage that misses its target."""
         started = time.monotonic()
+        self.foresee(masks or {})
         last = None
         for state in _shown(self.rounds(masks=masks), self.total_rounds, progress):
             last = state
+            if state.missed:
+                warnings.warn(f"stage {state.stage + 1}: {state.missed}", stacklevel=3)
         assert last is not None
         return self.result(last, time.monotonic() - started)
 
@@ -220,12 +222,15 @@ class Run:
         """
         check_masks(self.captured.graph, masks)
         current: Masks = dict(after.masks) if after else {n: m.bool().cpu() for n, m in (masks or {}).items()}
-        last = after
+        last, ground = after, after.ground if after else Ground()
         for i, (aim, pass_) in enumerate(zip(self.aims, self.plan.passes, strict=True)):
             if after and i < after.stage:
                 continue
             before = after if after and i == after.stage else None
-            stage = _Stage(self, i, aim, pass_, self._start(aim, current, masks, i, before), self._met(aim, current, i, before))
+            aim = replace(aim, found=aim.found.under(current))
+            ground = before.ground if before else ground.next(self.plan.stages, self.plan.passes, i, current)
+            start, met = self._start(aim, current, masks, i, before), self._met(aim, current, i, before)
+            stage = _Stage(self, i, aim, pass_, start, met, ground, masks or {})
             for k in range((before.round if before else 0) + 1, stage.rounds + 1):
                 state = stage.round(k, current)
                 if not self._alive(state):
@@ -270,8 +275,19 @@ class Run:
 class _Stage:
     """One stage of a run, from the part ``start`` on. ``stopped``: why it changes nothing any more."""
 
-    def __init__(self, run: Run, place: int, aim: Aim, pass_: Pass, start: float, stopped: str) -> None:
+    def __init__(
+        self,
+        run: Run,
+        place: int,
+        aim: Aim,
+        pass_: Pass,
+        start: float,
+        stopped: str,
+        ground: Ground,
+        given: Mapping[str, Tensor],
+    ) -> None:
         self.run, self.place, self.aim, self.pass_, self.start, self.stopped = run, place, aim, pass_, start, stopped
+        self.ground, self.may = ground, ground.of(aim.stage, given)
         self.stage, self.graph, self.tensors = aim.stage, run.captured.graph, run.captured.tensors
         self.rounds = self.stage.rounds or 1
         self.passes = [pass_] if self.stage.regrow is None else [pass_, regrowing(self.stage, self.stage.regrow)]
@@ -302,17 +318,27 @@ class _Stage:
                 self.works.append(workspace(*given, initialise=run.initialise))
         for work in self.works:
             work.masks, work.goal = current, goal
-        return [evaluate(p, work, run.plan.seed, (self.place, k)) for p, work in zip(self.passes, self.works, strict=True)]
+        seeds = [run.plan.seed, Draw(run.plan.seed, (self.place, k)).number("regrow")]  # what regrow draws is new in every round
+        return [evaluate(p, w, seed, (self.place, k)) for p, w, seed in zip(self.passes, self.works, seeds, strict=False)]
 
     def _chosen(self, scores: Sequence[Scores], current: Masks, part: float) -> Masks:
         """The masks of the candidates at a part of the whole, swapped where the stage regrows."""
-        chosen = self.aim.choose(self.pass_, scores[0], current, part, self.run.survivors)
+        chosen = self.aim.choose(self.pass_, scores[0], current, part, self.run.survivors, self.may)
         if len(scores) == 1:
             return chosen
         block = self.aim.structure if isinstance(self.aim.structure, Block) else None
-        scope, order = self.stage.scope or "global", self.pass_.order
-        part = self.stage.swap or SWAP
-        return swap(chosen, scores[0], scores[1], self.aim.found, part, scope=scope, order=order, block=block)
+        return swap(
+            chosen,
+            scores[0],
+            scores[1],
+            self.aim.found,
+            self.stage.swap or SWAP,
+            scope=self.stage.scope or "global",
+            order=self.pass_.order,
+            block=block,
+            limit=Limit(self.aim.quantity, self.aim.budget(part), part),
+            ground=self.may,
+        )
 
     def _short(self, masks: Masks) -> bool:
         """Whether masks break the requirement of the stage."""
@@ -337,7 +363,9 @@ class _Stage:
         found = self.aim.found
         kept = sum(count(masks[n]) if n in masks else found.sizes[n] for n in found.sizes)
         density = part if self.aim.plain and not self.stopped else kept / found.total
-        return Round(self.place, k, self.rounds, density, kept, found.total, masks, mass, self.start, self.stopped)
+        short = missed(self.aim, masks) if k == self.rounds and not self.stopped else ""
+        told = (mass, self.start, self.stopped, self.ground.begun, self.ground.left, short)
+        return Round(self.place, k, self.rounds, density, kept, found.total, masks, *told)
 
 
 def _shown(states: Iterator[Round], total: int, progress: bool) -> Iterator[Round]:

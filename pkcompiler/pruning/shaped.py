@@ -2,8 +2,8 @@
 
 What competes are units: single entries, or blocks. A unit's score is the sum of the scores of its entries that are still kept, its
 cost the sum of their costs. The best units stay while the budget holds: the longest beginning of their order, equal scores in order
-of position. Of every N:M group only the N best entries compete; among those, so many best ones are the best choice that N:M allows.
-What costs nothing stays.
+of position. A block that alone does not fit does not compete. Of every N:M group only the N best entries compete; among those, so
+many best ones are the best choice that N:M allows. What costs nothing stays.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from pkcompiler.pruning.candidates import Candidates
+from pkcompiler.pruning.floors import served
 from pkcompiler.pruning.quantity import Quantity
 from pkcompiler.pruning.shapes import Block, Ratio, Structure, groups_of
 
@@ -63,16 +64,42 @@ def choose(
     ``shares``: entries to keep of each parameter (``layer``, ``uniform`` and ``erk``), in place of the budget.
     """
     units = _units(entries, found, structure)
+    blocks = isinstance(structure, Block)
     if shares is not None:
         kept = np.zeros(units.count, dtype=bool)
         for i, name in enumerate(entries.names):
-            most = max(shares[name], found.floors.get(name, 0))
-            kept |= _beginning(units, units.owner == i, partial(_so_many, units, most))
+            kept |= _share(units, units.owner == i, shares[name], found.floors.get(name, 0), blocks)
         return _entries(units, kept)
     free = np.array([quantity.costs[n] == 0 for n in entries.names])[units.owner]
     kept = free | _floors(entries, found, units)
     fits = _fitting(entries, found, units, quantity, budget, np.flatnonzero(kept))
-    return _entries(units, kept | _beginning(units, ~kept, fits))
+    if blocks and not fits(np.empty(0, np.int64)):
+        kept = free | _floors(entries, found, units, sparing=True)
+        fits = _fitting(entries, found, units, quantity, budget, np.flatnonzero(kept))
+    return _entries(units, kept | _beginning(units, _single(units, ~kept, fits) if blocks else ~kept, fits))
+
+
+def _share(units: Units, own: np.ndarray, share: int, floor: int, blocks: bool) -> np.ndarray:
+    """The best units of one parameter that fit into its share, and those that its floor takes."""
+    kept = _served(units, own, floor, sparing=False)
+    if blocks and int(units.sizes[kept].sum()) > share:
+        kept = _served(units, own, floor, sparing=True)
+    fits = partial(_so_many, units, share - int(units.sizes[kept].sum()))
+    rest = own & ~kept
+    return kept | _beginning(units, _single(units, rest, fits) if blocks else rest, fits)
+
+
+def _single(units: Units, among: np.ndarray, fits: Callable[[Ints], bool]) -> np.ndarray:
+    """Those of some units that fit alone: it is asked once for each parameter and size."""
+    places = np.flatnonzero(among)
+    if not places.size:
+        return among
+    kinds = np.stack([units.owner[places], units.sizes[places]])
+    _, first, of = np.unique(kinds, axis=1, return_index=True, return_inverse=True)
+    alone = np.array([fits(places[i : i + 1]) for i in first], dtype=bool)
+    out = np.zeros(units.count, dtype=bool)
+    out[places] = alone[of.reshape(-1)]
+    return out
 
 
 def _entries(units: Units, kept: np.ndarray) -> np.ndarray:
@@ -136,16 +163,18 @@ def _best_of_groups(entries: Entries, found: Candidates, structure: Ratio) -> np
     return best
 
 
-def _floors(entries: Entries, found: Candidates, units: Units) -> np.ndarray:
-    """The best units of every parameter that has a floor, as many as it takes."""
+def _floors(entries: Entries, found: Candidates, units: Units, *, sparing: bool = False) -> np.ndarray:
+    """The best units of every parameter that has a floor, as many as it takes; ``sparing``: those of the smallest sum."""
     kept = np.zeros(units.count, dtype=bool)
     for i, name in enumerate(entries.names):
-        least = found.floors.get(name, 0)
-        if not least:
-            continue
-        order = _order(units, units.owner == i)
-        enough = int(np.searchsorted(np.cumsum(units.sizes[order]), least)) + 1
-        kept[order[:enough]] = True
+        kept |= _served(units, units.owner == i, found.floors.get(name, 0), sparing=sparing)
+    return kept
+
+
+def _served(units: Units, own: np.ndarray, least: int, *, sparing: bool) -> np.ndarray:
+    kept = np.zeros(units.count, dtype=bool)
+    if least:
+        kept[served(units.sizes, _order(units, own), least, sparing=sparing)] = True
     return kept
 
 
@@ -153,7 +182,7 @@ def _beginning(units: Units, among: np.ndarray, fits: Callable[[Ints], bool]) ->
     """The best units among some, as many as fit."""
     kept = np.zeros(units.count, dtype=bool)
     order = _order(units, among)
-    kept[order[: _most(len(order), lambda n: fits(order[:n]))]] = True
+    kept[order[: most_that_fits(len(order), lambda n: fits(order[:n]))]] = True
     return kept
 
 
@@ -167,7 +196,7 @@ def _fitting(
     """Whether units, and those of ``base``, fit into the budget."""
     names = entries.names
     start = np.bincount(units.owner[base], weights=units.sizes[base], minlength=len(names))
-    whole = {n: found.sizes[n] for n in found.protected}
+    whole = found.protected_entries
 
     def fits(chosen: Ints) -> bool:
         more = np.bincount(units.owner[chosen], weights=units.sizes[chosen], minlength=len(names))
@@ -177,7 +206,7 @@ def _fitting(
     return fits
 
 
-def _most(count: int, fits: Callable[[int], bool]) -> int:
+def most_that_fits(count: int, fits: Callable[[int], bool]) -> int:
     """The largest number up to ``count`` that fits (more never fits where fewer do not); 0 where none does."""
     low, high = 0, count
     while low < high:

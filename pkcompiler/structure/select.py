@@ -98,11 +98,18 @@ def kept_of(found: Coupling, masks: Mapping[str, Tensor]) -> Tensor:
     return kept
 
 
-def removal_order(found: Coupling, scores: Tensor, kept: Tensor | None = None, stays: Tensor | None = None) -> Tensor:
+def removal_order(
+    found: Coupling,
+    scores: Tensor,
+    kept: Tensor | None = None,
+    stays: Tensor | None = None,
+    goes: Callable[[int], bool] | None = None,
+) -> Tensor:
     """Positions of groups, the first to remove first: by score, among equal ones the last in position first.
 
     What ``kept`` [groups] says is gone is left out, and what ``stays`` [groups] says must not go. No prefix removes all units of a
-    layer: where a group is the last of one, it is left out.
+    layer: where a group is the last of one, it is left out. ``goes`` is asked last, of each group in turn; where it answers False,
+    the group is left out.
     """
     alive = torch.ones(len(found.groups), dtype=torch.bool) if kept is None else kept.cpu().bool()
     left: dict[int, int] = {}
@@ -114,7 +121,7 @@ def removal_order(found: Coupling, scores: Tensor, kept: Tensor | None = None, s
     may = alive if stays is None else alive & ~stays.cpu().bool()
     for position in order[may[order]].tolist():
         within = found.groups[position].within
-        if all(left[layer] > 1 for layer in within):
+        if all(left[layer] > 1 for layer in within) and (goes is None or goes(position)):
             out.append(position)
             for layer in within:
                 left[layer] -= 1

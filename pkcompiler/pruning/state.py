@@ -1,0 +1,31 @@
+"""The state of a run after a round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pkcompiler.pruning.ground import Ground, Masks
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """The state after one round: everything that the next one needs."""
+
+    stage: int  # from 0
+    round: int  # from 1
+    rounds: int
+    density: float
+    kept: int
+    total: int
+    masks: Masks
+    log10_mass: float | None = None
+    start: float | None = None  # the part of its quantity at which the stage began
+    stopped: str = ""  # why the rest of the stage changes nothing
+    begun: Masks = field(default_factory=dict)  # see Ground
+    left: Masks = field(default_factory=dict)
+    missed: str = ""  # of the last round of a stage: by how much it misses its target
+
+    @property
+    def ground(self) -> Ground:
+        """What pruned weights may come back."""
+        return Ground(self.begun, self.left)

@@ -272,6 +272,31 @@ def test_rigl_moves_weights_at_the_same_density_to_where_the_gradient_is_largest
     assert {v.kept for v in training.visits} == {round(0.4 * WEIGHTS)}
 
 
+def test_what_goes_and_comes_back_in_one_swap_stays_as_it_is() -> None:
+    """Its weight and its momentum: no connection is new that was there before (as in the released code of RigL)."""
+    training = Training(
+        "schedule s { prune magnitude { density = 50% at = epochs(1..2) regrow = abs(theta) swap = 60% } }", epochs=3
+    )
+    before: dict[str, tuple[Tensor, Tensor]] = {}
+    seen = []
+
+    def prepare(cycle: Cycle) -> None:
+        memory = training.stepper.state
+        before.update({n: (p.detach().clone(), memory[p]["momentum_buffer"].clone()) for n, p in training.net.named_parameters()})
+
+    def judge(cycle: Cycle) -> None:
+        for name, parameter in training.net.named_parameters():
+            if training.cycles.position.epoch == 2 and name in cycle.masks:
+                kept = cycle.masks[name]
+                assert torch.equal(parameter[kept], before[name][0][kept])
+                assert torch.equal(training.stepper.state[parameter]["momentum_buffer"][kept], before[name][1][kept])
+                seen.append(int(kept.sum()))
+
+    training.after_step, training.after_epoch = prepare, judge
+    training.run()
+    assert sum(seen) == round(0.5 * WEIGHTS)
+
+
 def test_what_comes_back_trains() -> None:
     training = Training(RIGL, "adam").run()
     last = {n: m.clone() for n, m in training.cycles.masks.items()}

@@ -8,9 +8,9 @@ What keeps a pruned weight at exactly zero:
 - a hook that torch runs after any optimizer's step zeroes it again, so that momentum gathered earlier does no harm;
 - after ``load_state_dict`` it is zeroed again, of the module or of any that it is a part of, or that is a part of it.
 
-All of it survives ``.to()``, ``.half()``, ``.cuda()``, ``copy.deepcopy`` and ``load_state_dict(assign=True)``. Torch has no hook for
-writes of your own (``nn.init.normal_(weight)``, ``weight.data = ...``): they stand until the next step of the optimizer that holds
-the weight, or until the masks are applied again.
+All of it survives ``.to()``, ``.half()``, ``.cuda()``, ``copy.deepcopy`` and ``load_state_dict(assign=True)``. Torch has no hook
+for writes of your own (``nn.init.normal_(weight)``, ``weight.data = ...``): they stand until the next step of the optimizer that
+holds the weight, or until the masks are applied again.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ class Trained:
     def keep(self, masks: Masks) -> None:
         """Hold the masks from now on: what they prune is zero, and so are its gradients and the optimizer's state of it.
 
-        What they regain starts at zero, with no history.
+        What they regain starts at zero, with no history. What they kept stays as it is, also where a swap removed it and chose it
+        again: no earlier masks pruned it (Evci et al. 2020 as released).
         """
         held = applied_masks(self.model)
         some = {n: m for n, m in masks.items() if n in held or not bool(m.all())}

@@ -206,6 +206,13 @@ def test_targets_that_cannot_be_reached_are_said_before_the_first_cell(tmp_path:
     assert codes(error) == ["PKC403"] and list((tmp_path / "out" / "cells").iterdir()) == []
 
 
+def test_a_target_of_less_than_one_weight_is_said_before_the_first_cell(tmp_path: Path) -> None:
+    study = files(tmp_path, STUDY.replace("1, 2, 40", "1, 42, 100"))
+    with pytest.raises(PkcError, match=r"100x keeps 0.42 of the 42 weights of 'net': less than one") as error:
+        run(tmp_path, study)
+    assert codes(error) == ["PKC423"] and list((tmp_path / "out" / "cells").iterdir()) == []
+
+
 def test_a_model_that_cannot_be_lifted_is_said_before_the_first_cell(tmp_path: Path) -> None:
     study = files(tmp_path, ONE)
     write(tmp_path, {"net.py": (tmp_path / "net.py").read_text().replace("nn.ReLU()", "nn.Bilinear(4, 4, 4)")})

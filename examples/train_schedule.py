@@ -4,6 +4,7 @@ python examples/train_schedule.py --schedule examples/schedules/imp-rewind.pkc -
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from pkcompiler import PkcError
 from pkcompiler.data import read
 from pkcompiler.training import load_schedule
 
@@ -83,7 +85,10 @@ def main() -> None:
     parser.add_argument("--save", help="where the weights go, a .safetensors file")
     options = parser.parse_args()
     start = time.perf_counter()
-    train(options)
+    try:
+        train(options)
+    except PkcError as error:
+        sys.exit(str(error))
     print(f"{time.perf_counter() - start:.1f} s")
 
 

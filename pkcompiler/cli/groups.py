@@ -31,7 +31,8 @@ def write_groups(captured: Capture, as_json: bool) -> None:
         return
     if found.groups:
         table(("groups", "units", "entries of one", "made by", "read by"), [_row(layer, found) for layer in found.layers])
-        click.echo(f"\n{len(found.groups):,} groups in {len(found.layers)} layers")
+        click.echo()
+    click.echo(f"{len(found.groups):,} groups in {len(found.layers)} layers")
     for line in _counted(found):
         click.echo(line)
     if found.excluded:

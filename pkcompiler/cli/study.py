@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,13 +49,14 @@ def study(
         from pkcompiler.show.library import need
 
         need("matplotlib", "--plot")
+    again = _command(file, {"-o": out, "--jobs": jobs, "--threads": threads, "--device": device if device != "cpu" else None})
     state = state_of_study(found, folder, where, device)
     _announce(found.name, state, retry_failed)
     if dry_run:
         _cells(state)
         return
     started = time.monotonic()
-    with _bar(len(state.todo(retry_failed))) as update, _interruptible(file, out):
+    with _bar(len(state.todo(retry_failed))) as update, _interruptible(again):
         done = run_study(
             found,
             where,
@@ -72,7 +73,7 @@ def study(
     _results(done)
     if plot:
         _draw(done)
-    _failures(file, done)
+    _failures(again, done)
 
 
 def _announce(name: str, state: State, retry_failed: bool) -> None:
@@ -83,7 +84,8 @@ def _announce(name: str, state: State, retry_failed: bool) -> None:
     parts.append(f"{len(left)} to do")
     seconds = [sum(r["seconds"].values()) for r in state.records if r is not None and r["status"] == "done"]
     took = f", about {len(left) * sum(seconds) / len(seconds):.0f} s on one process" if seconds and left else ""
-    say(f"{name}: {len(state.cells)} cells, {', '.join(parts)}{took}")
+    count = len(state.cells)
+    say(f"{name}: {count} {'cell' if count == 1 else 'cells'}, {', '.join(parts)}{took}")
 
 
 def _cells(state: State) -> None:
@@ -98,11 +100,10 @@ def _times(compression: float | None) -> str:
 
 
 @contextmanager
-def _interruptible(file: str, out: str | None) -> Iterator[None]:
+def _interruptible(again: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        again = f"pkc study {file}" + (f" -o {out}" if out else "")
         say(f"interrupted; finished cells are kept, and what is left is done by: {again}")
         raise
 
@@ -160,7 +161,13 @@ def _draw(done: Studied) -> None:
     say(f"figures: {', '.join(str(path) for path in paths if path.suffix == '.png')}, and as SVG")
 
 
-def _failures(file: str, done: Studied) -> None:
+def _command(file: str, options: Mapping[str, object]) -> str:
+    """The command that goes on with the same study, the same way."""
+    given = [f"{name} {value}" for name, value in options.items() if value is not None]
+    return " ".join(["pkc study", file, *given])
+
+
+def _failures(again: str, done: Studied) -> None:
     """Raise ``PKC478`` where cells failed."""
     from pkcompiler.diagnostics import fail
 
@@ -170,5 +177,5 @@ def _failures(file: str, done: Studied) -> None:
     lines = [f"{r['model']} {r['method']} {_times(r['compression'])} seed {r['seed']}: {r['message']}" for r in failed[:SHOWN]]
     more = [f"and {len(failed) - SHOWN} more"] if len(failed) > SHOWN else []
     where = f"their files in {done.out / 'cells'} hold the tracebacks"
-    note = f"pkc study {file} --retry-failed does these cells again"
+    note = f"{again} --retry-failed does these cells again"
     raise fail("PKC478", f"{len(failed)} of {len(done.state.cells)} cells failed", *lines, *more, where, note)

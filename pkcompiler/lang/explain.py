@@ -26,7 +26,7 @@ _KINDS = {
     "structure": "2:4 (at most two of every four inputs), or these:",
     "at": "one of these:",
     "rewind": "one of these:",
-    "required": "these, and a whole number:",
+    "required": "effective_paths, and a whole number",
     "factors": "factors, separated by commas: 1, 10, 100",
     "fractions": "parts, separated by commas: 90%, 99%",
     "seeds": "whole numbers from 0 and ranges, separated by commas: 0..2, 7",

@@ -46,9 +46,13 @@ class Plan:
 
     @property
     def reader(self) -> str:
-        """The first pass that reads data, or whose stage regrows by what does; '' where none does."""
-        pairs = zip(self.passes, self.stages, strict=True)
-        return next((p.name for p, s in pairs if p.needs_data or (s.regrow is not None and reads_data(s.regrow))), "")
+        """The first pass that reads data, or stage that regrows by what does, in words; '' where none does."""
+        for pass_, stage in zip(self.passes, self.stages, strict=True):
+            if pass_.needs_data:
+                return f"the pass '{pass_.name}'"
+            if stage.regrow is not None and reads_data(stage.regrow):
+                return f"regrow of the stage '{pass_.name}'"
+        return ""
 
 
 def plan_of(
@@ -129,7 +133,7 @@ def refuse_training(plan: Plan) -> None:
 def require_data(plan: Plan) -> None:
     """Raise ``PKC502`` where a pass reads data and the plan names none."""
     if plan.reader and plan.schedule.data is None:
-        raise fail("PKC502", f"the pass '{plan.reader}' reads data, and none was given", "give data, e.g. --data digits")
+        raise fail("PKC502", f"{plan.reader} reads data, and none was given", "give data, e.g. --data digits")
 
 
 def density_of(word: str, value: float) -> float:

@@ -159,7 +159,7 @@ class Run:
         if self.data is None and self.plan.needs_data:
             raise fail(
                 "PKC502",
-                f"the pass '{self.plan.reader}' reads data, and none was given",
+                f"{self.plan.reader} reads data, and none was given",
                 "give data, e.g. --data digits, or data=(x, y)",
             )
         refuse_non_finite(self.captured)

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pkcompiler.show.nodes import shorten
 from pkcompiler.show.plots import blank, save
 from pkcompiler.show.theme import LIGHT
 
 NAMED = 12
-"""So many layers are named beside their lines; of more, only the whole is."""
+"""So many layers are named beside their lines; more are told apart by a scale of colours, from the first to the last."""
 
 
 def write_densities(folder: str | Path, states: Sequence[Mapping[str, Any]]) -> list[Path]:
@@ -27,15 +29,24 @@ def write_densities(folder: str | Path, states: Sequence[Mapping[str, Any]]) -> 
 
 def densities(states: Sequence[Mapping[str, Any]]) -> Any:
     """One line per layer from 1 before the first round, the whole drawn thicker; densities on a logarithmic axis."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     figure, axes = blank(7.0, 3.6)
     axis = axes[0, 0]
     rounds = range(len(states) + 1)
     names = list(dict.fromkeys(name for state in states for name in state["layers"]))
-    for name in names:
+    scale = ScalarMappable(Normalize(1, max(2, len(names))), "viridis")
+    colours = colormaps["viridis"](scale.norm(np.arange(1.0, len(names) + 1)))
+    few = len(names) <= NAMED
+    for i, name in enumerate(names):
         values = [1.0, *(state["layers"].get(name, 1.0) or float("nan") for state in states)]
-        axis.plot(rounds, values, linewidth=1.0, alpha=0.75, label=shorten(name, 26) if len(names) <= NAMED else None)
+        look = {"label": shorten(name, 26)} if few else {"color": colours[i]}
+        axis.plot(rounds, values, linewidth=1.0, alpha=0.75, **look)
+    if not few:
+        figure.colorbar(scale, ax=axis, ticks=MaxNLocator(integer=True), label="layer, in order of the graph")
     whole = [1.0, *(state["density"] for state in states)]
     axis.plot(rounds, whole, color=LIGHT["text"], linewidth=2.0, label="all")
     axis.set_yscale("log")

@@ -21,6 +21,8 @@ COLOURS = ("#0072b2", "#c45500", "#00805e", "#b0468c", "#5b6876", "#8a7a00", "#3
 DASHES = ("-", "--", ":", "-.")
 MOST = 6
 """Measured columns that are drawn."""
+FEW = 7
+"""So many compressions are all written along the axis."""
 TOGETHER = len(COLOURS)
 """Methods whose curves one panel shows in colour; more are shown panel by panel, before all others in grey."""
 
@@ -154,6 +156,10 @@ def _curves(axis: Any, rows: Sequence[Row], column: str, named: Sequence[str] | 
     """
     axis.set_xscale("log")
     _plain_ticks(axis.xaxis)
+    asked = sorted({round(row["compression"], 9) for row in rows if row["compression"] is not None and row["method"] != DENSE})
+    if 0 < len(asked) <= FEW:
+        axis.set_xticks(asked)
+        axis.set_xticks([], minor=True)
     crowded = len(_unique(rows, "method")) > TOGETHER + 1
     for name, style in _styles(rows).items():
         found = points([row for row in rows if row["method"] == name], column)

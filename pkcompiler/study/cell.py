@@ -255,8 +255,12 @@ def trained(cell: Cell, module: nn.Module) -> dict[str, float | None]:
     train, source, folder = load_train(cell.train)
     found = usercode.call(lambda: train(module, cell.seed, cell.device), {}, source, folder, "train(model, seed, device)")
     if not isinstance(found, Mapping) or not found or not all(isinstance(key, str) for key in found):
-        shown = type(found).__name__ if not isinstance(found, Mapping) else "mapping without entries, or not from texts"
-        raise fail("PKC477", f"train returned a {shown}", "return a dict of numbers: return {'accuracy': accuracy}")
+        shown = type(found).__name__ + (", empty or with keys that are no texts" if isinstance(found, Mapping) else "")
+        raise fail(
+            "PKC477",
+            f"what train returned is no dict of numbers, but of type {shown}",
+            "return a dict of numbers: return {'accuracy': accuracy}",
+        )
     return {key: _number(key, value) for key, value in found.items()}
 
 

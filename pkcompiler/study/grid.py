@@ -183,7 +183,7 @@ def _during_training(study: Study) -> Iterator[Diagnostic]:
         for stage in schedule.stages:
             if (stage.at is not None and stage.at.kind != "start") or stage.rewind is not None:
                 message = f"the stage '{stage.pass_name}' of '{label}' runs in the course of training"
-                note = "drive it from your own loop (docs/first-pruning.md), or leave it out of the study"
+                note = "drive it from your own loop (docs/training.md), or leave it out of the study"
                 yield Diagnostic("PKC480", message, stage.span, "a study prunes before it trains", (note,))
 
 

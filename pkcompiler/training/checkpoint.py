@@ -63,7 +63,8 @@ class Checkpoint:
 
     def _damaged(self, reason: str) -> Exception:
         first = next(iter(reason.splitlines()), "")
-        return fail("PKC456", f"'{self.path}' is no checkpoint of training: {first[:200]}", f"start anew: rm '{self.path}'")
+        remedy = "give a checkpoint that cycles(..., checkpoint=PATH) has written, or another path to start anew"
+        return fail("PKC456", f"'{self.path}' is no checkpoint of training: {first[:200]}", remedy)
 
 
 def _telling(keys: Sequence[str]) -> list[str]:

@@ -36,6 +36,9 @@ class Position:
     step: int = 0
     midway: Midway | None = None
 
+    def __repr__(self) -> str:
+        return f"Position(epoch={self.epoch}, step={self.step}{'' if self.midway is None else ', within an epoch'})"
+
     def tree(self) -> dict[str, Any]:
         return asdict(self)
 

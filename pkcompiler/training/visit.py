@@ -66,8 +66,9 @@ class Pruner:
         return self._run(data).rounds(masks=self.initial, after=after)
 
     def check(self) -> None:
-        """Refuse at once what would fail later: models that do not lift, globs without a match, targets out of reach, no data."""
-        self._run(self.data)
+        """Refuse at once what would fail later: models that do not lift, globs without a match, targets out of reach, also of
+        the masks that are there already, what ``lower`` demands and no stage makes, no data."""
+        self._run(self.data).foresee(self.initial)
 
     def conclude(self, masks: Mapping[str, Tensor]) -> None:
         """After the last round: raises ``PKC424`` where the masks are not as ``lower`` demands."""

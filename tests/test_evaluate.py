@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkcompiler import PkcError, score
+from pkcompiler.lang.library import find_pass
 from pkcompiler.pruning.evaluate import seeded_uniform
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -214,3 +215,20 @@ def test_a_loss_that_is_no_number_is_diagnosed(loss):
     with pytest.raises(PkcError, match="returned") as caught:
         score(network(), X, "snip", data=DATA, loss=loss)
     assert caught.value.diagnostics[0].code == "PKC412"
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "px"])
+def test_the_classes_of_a_language_model_are_last(name):
+    """Labels [sample, position] of an output [sample, position, class]: as by a loss that flattens them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 5), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 7))
+    x, y = torch.randint(0, 7, (4, 3)), torch.randint(0, 7, (4, 3))
+
+    def flattened(output, target):
+        return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
+
+    by_hand = find_pass(name).text.replace("cross_entropy(output / 200)", "loss")
+    temperature = 200 if name == "grasp" else 1
+    found = score(model, x[:1], name, data=(x, y))
+    expected = score(model, x[:1], by_hand, data=(x, y), loss=lambda o, t: flattened(o / temperature, t))
+    assert all(torch.allclose(found[n], expected[n], rtol=1e-12, atol=0) for n in expected)

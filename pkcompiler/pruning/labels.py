@@ -13,7 +13,12 @@ IGNORED = -100
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """The mean cross-entropy of ``output`` [n, classes, ...] against integer labels [n, ...]. Raises ``PKC506``."""
+    """The mean cross-entropy of ``output`` [n, classes, ...] against integer labels [n, ...]. Raises ``PKC506``.
+
+    Where the labels have the shape of the output without its last dimension alone (a language model), that holds the classes.
+    """
+    if output.dim() > 2 and target.shape == output.shape[:-1] != (output.shape[0], *output.shape[2:]):
+        output = output.movedim(-1, 1)
     check_labels(output, target)
     return F.cross_entropy(output, target.long())
 

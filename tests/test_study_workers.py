@@ -19,6 +19,7 @@ from pkcompiler.cli import main
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang.library import find_study
 from pkcompiler.show.study import accuracy, points, sparsity, write_study_plots
+from pkcompiler.show.study import panels as panels_of
 from pkcompiler.study import run_study
 from pkcompiler.study.table import measures_of, metric_of
 
@@ -113,5 +114,8 @@ def test_many_methods_are_told_apart_panel_by_panel() -> None:
     named = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in panels]
     assert named == [[f"m{i}" for i in part] for part in (range(8), range(8, 16), range(16, 20))]
     assert all(len(axis.lines) >= 20 for axis in panels), "the others stand behind"
+    lost = [dict(row, acc=None if row["method"] == "m1" and i < len(rows) else 0.5) for i, row in enumerate([*rows, *rows])]
+    marks = [line for line in panels_of(lost, ["acc"]).axes[0].lines if line.get_linestyle() == "None" and line.get_xdata().size]
+    assert len(marks) == 1, "hollow points stay where bands would be too many"
     looks = {(line.get_color(), line.get_marker()) for line in sparsity(rows).axes[0].lines if line.get_label().startswith("m")}
     assert len(looks) == 20

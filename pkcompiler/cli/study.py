@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -163,8 +164,8 @@ def _draw(done: Studied) -> None:
 
 def _command(file: str, options: Mapping[str, object]) -> str:
     """The command that goes on with the same study, the same way."""
-    given = [f"{name} {value}" for name, value in options.items() if value is not None]
-    return " ".join(["pkc study", file, *given])
+    given = [part for name, value in options.items() if value is not None for part in (name, str(value))]
+    return shlex.join(["pkc", "study", file, *given])
 
 
 def _failures(again: str, done: Studied) -> None:

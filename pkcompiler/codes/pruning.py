@@ -45,7 +45,7 @@ CODES: dict[str, str] = {
     ),
     "PKC425": (
         "A stage runs in training (at = end, epochs or steps), where only your own loop can call it: schedule.cycles in Python."
-        " pkc prune runs what comes before training."
+        " pkc prune refuses such a schedule."
     ),
     "PKC440": (
         "The units of this model cannot be grouped from its path graph alone: a recorded factor is computed from values that "

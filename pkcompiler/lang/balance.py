@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Call, Expr, Number
-from pkcompiler.lang.facts import NUMBER, PARAM, Facts, resolve, show_axes
+from pkcompiler.lang.facts import Facts
 from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.report import Findings
+from pkcompiler.lang.orders import Checker, as_order, order_facts
 from pkcompiler.lang.search import walk
 
 _RANGES = {"nodes": "a number from 0 to 1", "kernels": "a number of at least 0"}
@@ -17,29 +16,16 @@ LAYERED = "balance() orders the weights of each parameter: orders of different o
 REMEDY = "write scope = erk, or scope = layer or uniform"
 
 
-class Checker(Protocol):
-    """What this module needs of the checker of expressions."""
-
-    findings: Findings
-
-    def operand(self, expr: Expr) -> Facts:
-        """The facts of an expression that is computed with."""
-
-
 def balance_facts(checker: Checker, call: Call) -> Facts:
     """The facts of a ``balance`` call: [param], a constant for grad."""
-    tie = call.args[0]
-    inner = checker.operand(tie)
-    if inner.axes is not None and inner.axes not in (PARAM, NUMBER):
-        message = f"balance() with {print_expr(tie)} between equals, which is {show_axes(inner.axes)}"
-        checker.findings.error("PKC111", message, tie.span, "must be [param], or a number", "write balance(uniform())")
+    facts = order_facts(checker, call, f"balance() with {print_expr(call.args[0])} between equals", "balance(uniform())")
     for key, value in call.kwargs:
         most = 1.0 if key == "nodes" else None
         if not isinstance(value, Number) or value.unit or (most is not None and value.value > most):
             message = f"{key} = {print_expr(value)}"
             note = f"write {key} = {words.default(key, 'balance')}"
             checker.findings.error("PKC106", message, value.span, f"must be {_RANGES[key]}", note)
-    return Facts(PARAM, data=inner.data, model=inner.model, varies=True)
+    return facts
 
 
 def balance_numbers(call: Call) -> tuple[float, float]:
@@ -57,8 +43,8 @@ def holds_balance(score: Expr, lets: Mapping[str, Expr]) -> bool:
 
 def balance_lines(expr: Expr, lets: Mapping[str, Expr], notation: Callable[[Expr], str]) -> list[str]:
     """What ``pkc explain`` says below a formula that is a ``balance`` call; nothing for others."""
-    found = resolve(expr, lets)
-    if not isinstance(found, Call) or found.function != "balance":
+    found = as_order(expr, lets, "balance")
+    if found is None:
         return []
     nodes, kernels = balance_numbers(found)
     opened = f" + {kernels:g} * kernels / k" if kernels else ""
@@ -75,5 +61,4 @@ def balance_lines(expr: Expr, lets: Mapping[str, Expr], notation: Callable[[Expr
 
 def taken_text(expr: Expr, lets: Mapping[str, Expr]) -> str:
     """The formula of a score that is a ``balance`` call; '' for others."""
-    found = resolve(expr, lets)
-    return "-taken_i" if isinstance(found, Call) and found.function == "balance" else ""
+    return "-taken_i" if as_order(expr, lets, "balance") else ""

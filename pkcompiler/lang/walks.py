@@ -3,46 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Call, Expr, Name
-from pkcompiler.lang.facts import NUMBER, PARAM, Facts, resolve, show_axes
+from pkcompiler.lang.facts import Facts
 from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.report import Findings
+from pkcompiler.lang.orders import Checker, as_order, order_facts
 
 KERNELS = Name("kernels")
 
 
-class Checker(Protocol):
-    """What this module needs of the checker of expressions."""
-
-    findings: Findings
-
-    def operand(self, expr: Expr) -> Facts:
-        """The facts of an expression that is computed with."""
-
-
 def walk_facts(checker: Checker, call: Call) -> Facts:
     """The facts of a ``walks`` call: [param], a constant for grad."""
-    along = call.args[0]
-    inner = checker.operand(along)
-    if inner.axes is not None and inner.axes not in (PARAM, NUMBER):
-        message = f"walks() along {print_expr(along)}, which is {show_axes(inner.axes)}"
-        checker.findings.error("PKC111", message, along.span, "must be [param], or a number", "write walks(abs(theta))")
+    facts = order_facts(checker, call, f"walks() along {print_expr(call.args[0])}", "walks(abs(theta))")
     keep = dict(call.kwargs).get("keep")
     known = [w.name for w in words.rows("value", "keep")]
     if keep is not None and not (isinstance(keep, Name) and keep.value in known):
         close = words.suggest(print_expr(keep), known)
         note = f"did you mean '{close}'?" if close else f"write keep = {known[0]}"
         checker.findings.error("PKC105", f"keep = {print_expr(keep)}", keep.span, f"must be {' | '.join(known)}", note)
-    return Facts(PARAM, data=inner.data, model=inner.model, varies=True)
+    return facts
 
 
 def walk_lines(expr: Expr, lets: Mapping[str, Expr], notation: Callable[[Expr], str]) -> list[str]:
     """What ``pkc explain`` says below a formula that is a ``walks`` call; nothing for others."""
-    found = resolve(expr, lets)
-    if not isinstance(found, Call) or found.function != "walks":
+    found = as_order(expr, lets, "walks")
+    if found is None:
         return []
     whole = dict(found.kwargs).get("keep") == KERNELS
     hop = "a hop along a convolution visits the whole kernel" if whole else "a hop visits one weight"
@@ -56,5 +42,4 @@ def walk_lines(expr: Expr, lets: Mapping[str, Expr], notation: Callable[[Expr], 
 
 def visit_text(expr: Expr, lets: Mapping[str, Expr]) -> str:
     """The formula of a score that is a ``walks`` call; '' for others."""
-    found = resolve(expr, lets)
-    return "-visit_i" if isinstance(found, Call) and found.function == "walks" else ""
+    return "-visit_i" if as_order(expr, lets, "walks") else ""

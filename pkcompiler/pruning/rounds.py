@@ -318,8 +318,9 @@ class _Stage:
                 self.works.append(workspace(*given, initialise=run.initialise))
         for work in self.works:
             work.masks, work.goal = current, goal
-        seeds = [run.plan.seed, Draw(run.plan.seed, (self.place, k)).number("regrow")]  # what regrow draws is new in every round
-        return [evaluate(p, w, seed, (self.place, k)) for p, w, seed in zip(self.passes, self.works, seeds, strict=False)]
+        anew = [Draw(run.plan.seed, (self.place, k)).number("regrow") for _ in self.passes[1:]]  # regrow draws anew in every round
+        seeds = [run.plan.seed, *anew]
+        return [evaluate(p, w, seed, (self.place, k)) for p, w, seed in zip(self.passes, self.works, seeds, strict=True)]
 
     def _chosen(self, scores: Sequence[Scores], current: Masks, part: float) -> Masks:
         """The masks of the candidates at a part of the whole, swapped where the stage regrows."""

@@ -172,11 +172,9 @@ def _curves(axis: Any, rows: Sequence[Row], column: str, named: Sequence[str] | 
             axis.plot(x, y, color=LIGHT["line"], linewidth=0.8, zorder=0)
             continue
         axis.plot(x, y, **style, label=name)
-        if named is None and crowded:
-            continue
-        axis.fill_between(
-            x, [p.y - p.spread for p in found], [p.y + p.spread for p in found], color=style["color"], alpha=0.12, lw=0
-        )
+        if named is not None or not crowded:
+            low, high = [p.y - p.spread for p in found], [p.y + p.spread for p in found]
+            axis.fill_between(x, low, high, color=style["color"], alpha=0.12, lw=0)
         lost = [p for p in found if p.lost]
         hollow = {**style, "linestyle": "none", "markerfacecolor": LIGHT["surface"]}
         axis.plot([p.x for p in lost], [p.y for p in lost], **hollow)

@@ -17,17 +17,36 @@ from pkcompiler.ir.maps import Frozen, Gate, Normalise, Product, Window
 from pkcompiler.ir.types import Op
 
 
-class _Keep(ProgramRun):
-    def __init__(self, module: fx.GraphModule, wanted: frozenset[str]) -> None:
+class _Observing(ProgramRun):
+    """Observes each operation as soon as what its record names is there, and lets go of that: slopes cost less in the cache."""
+
+    def __init__(self, module: fx.GraphModule, ops: Mapping[str, Op], records: Mapping[str, Record]) -> None:
         super().__init__(module)
-        self.wanted = wanted
+        self.ops, self.records = ops, records
+        self.missing = {name: {n for n in (r.node, r.source) if n} for name, r in records.items()}
+        self.readers: dict[str, list[str]] = {}
+        for name, nodes in self.missing.items():
+            for node in nodes:
+                self.readers.setdefault(node, []).append(name)
         self.kept: dict[str, Tensor] = {}
+        self.seen: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if n.name in self.wanted:
+        if n.name in self.readers:
             self.kept[n.name] = value
+            for name in self.readers[n.name]:
+                self.missing[name].remove(n.name)
+                if not self.missing[name]:
+                    self._observe(name)
         return value
+
+    def _observe(self, name: str) -> None:
+        record = self.records[name]
+        self.seen[name] = observation(self.ops[name], record, self.kept)
+        for node in (record.node, record.source):
+            if all(reader in self.seen for reader in self.readers.get(node, ())):
+                self.kept.pop(node, None)
 
 
 def observe(
@@ -38,13 +57,11 @@ def observe(
     ``chosen``: only what a functional with these settings reads is recorded.
     """
     ops = {op.name: op for op in lifted.graph.ops}
-    records = {name: r for name, r in lifted.records.items() if chosen is None or is_read(ops[name], chosen)}
-    wanted = {n for r in records.values() for n in (r.node, r.source) if n}
-    run = _Keep(program.module, frozenset(wanted))
+    records = {name: r for name, r in lifted.records.items() if r.node and (chosen is None or is_read(ops[name], chosen))}
+    run = _Observing(program.module, ops, records)
     with torch.no_grad():
         (output,) = run.run(*run_inputs(program, flat, tensors))
-        seen = {name: observation(ops[name], record, run.kept) for name, record in records.items() if record.node}
-    return seen, output
+    return run.seen, output
 
 
 def is_read(op: Op, chosen: Settings) -> bool:
@@ -75,8 +92,7 @@ def observation(op: Op, record: Record, kept: Mapping[str, Any]) -> Tensor:
 
 def slopes(z: Tensor, y: Tensor, zero: float, at_zero: float) -> Tensor:
     """(phi(z) - phi(0)) / z, and phi'(0) where z = 0 (docs/theory.md, section 1)."""
-    safe = torch.where(z == 0, torch.ones_like(z), z)
-    return torch.where(z == 0, torch.full_like(z, at_zero), (y - zero) / safe)
+    return ((y - zero) if zero else y).div(z).masked_fill_(z == 0, at_zero)
 
 
 def inverse_deviation(map: Normalise, z: Tensor) -> Tensor:

@@ -166,15 +166,15 @@ class Sweep:
     def _scale(self, map: Scale, x: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
         if map.center is not None:
             x = self._centre(x, self.fixed(map.center, map.shape))
-        y = x.tensor
-        if map.factor is not None:
-            y = y * self.fixed(map.factor, map.shape)
+        gain = None if map.factor is None else self.fixed(map.factor, map.shape)
         if map.weight is not None:
-            y = y * edges[map.weight].reshape(map.shape)
+            weight = edges[map.weight].reshape(map.shape)
+            gain = weight if gain is None else gain * weight
+        y = x if gain is None else Scaled(x.tensor * gain, x.exponent)
         if map.bias is None:
-            return Scaled(y, x.exponent)
-        (left, right), exponent = aligned([Scaled(y, x.exponent), Scaled(edges[map.bias].reshape(map.shape))])
-        return Scaled(left + right, exponent)
+            return y
+        (left, right), exponent = aligned([y, Scaled(edges[map.bias].reshape(map.shape))])
+        return Scaled(left + right if left is x.tensor else left.add_(right), exponent)
 
     def _centre(self, x: Scaled, center: Tensor) -> Scaled:
         """x - center where paths keep their sign; a constant source otherwise."""
@@ -236,7 +236,10 @@ class Sweep:
     # gates ------------------------------------------------------------------------------------------------------------
 
     def _gate(self, op: Op, map: Gate, x: Scaled) -> Scaled:
-        if self.settings.gates != "open":
+        if self.settings.gates == "data^2":
+            slopes = self._seen(op.name)
+            x = Scaled((x.tensor * slopes).mul_(slopes), x.exponent)
+        elif self.settings.gates != "open":
             x = Scaled(x.tensor * self._slopes(op.name), x.exponent)
         if self.settings.constants == "off" or map.zero == 0:
             return x

@@ -9,17 +9,15 @@ convolutions with an output padding).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.sweep import Sweep
-from pkcompiler.ir.maps import Conv, Scale
+from pkcompiler.ir.maps import Conv
 
 Shape = tuple[int, ...]
 
@@ -131,10 +129,3 @@ class TwiceSweep(Sweep):
 
     def convolve(self, map: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return convolution(map, x, weight, bias)
-
-    def _scale(self, map: Scale, x: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
-        """The fixed factor joins the parameter first: one product with the activations instead of two."""
-        if map.factor is None or map.weight is None:
-            return super()._scale(map, x, edges)
-        gain = edges[map.weight].reshape(map.shape) * self.fixed(map.factor, map.shape)
-        return super()._scale(replace(map, factor=None), x, {**edges, map.weight: gain})

@@ -150,7 +150,7 @@ def run_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, A
     command = [sys.executable, __file__, "--cell", name, pass_name, "--batch", str(batch), "--limit", str(limit)]
     out = subprocess.run(command, capture_output=True, text=True)
     if out.returncode == -signal.SIGXCPU:
-        return {"why": f"not done within {limit:g} s of process time"}
+        return {"why": f"not done within {limit:g} s of process time", "shown": "no time"}
     if out.returncode:
         lines = [line for line in out.stderr.strip().splitlines() if line.strip()]
         named = next((line for line in reversed(lines) if "PKC" in line), lines[-1] if lines else f"ended with {out.returncode}")
@@ -165,7 +165,7 @@ def table(title: str, key: Callable[[str, dict[str, Any]], float], cells: dict[t
     print(f"\n{title}\n\n| pass | {' | '.join(models)} |\n|---|{'---|' * len(models)}")
     for pass_name in passes:
         row = [cells[m, pass_name] for m in models]
-        shown = ["failed" if "why" in c else f"{key(m, c):.2f}" for m, c in zip(models, row, strict=True)]
+        shown = [c.get("shown", "failed") if "why" in c else f"{key(m, c):.2f}" for m, c in zip(models, row, strict=True)]
         print(f"| {pass_name} | {' | '.join(shown)} |")
 
 

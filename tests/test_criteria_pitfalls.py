@@ -116,7 +116,21 @@ def test_nan_scores_prune_nothing():
     text = 'pass a { source = "x" score = sqrt(0 - abs(theta)) }'
     with pytest.raises(PkcError) as caught:
         prune(network(), X[:1], text, density=0.5, data=DATA)
-    assert "PKC507" in {d.code for d in caught.value.diagnostics}
+    (found,) = caught.value.diagnostics
+    assert found.code == "PKC507" and "'head.weight'" in found.message and not any("float32" in note for note in found.notes)
+
+
+def test_nan_of_an_overflow_names_the_dtype():
+    """Logits beyond float32: its cross-entropy is NaN there, and finite in float64."""
+    model = network()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e19)
+    score(model, X[:1], "snip", data=DATA)
+    with pytest.raises(PkcError) as caught:
+        score(model.float(), X[:1].float(), "snip", data=(DATA[0].float(), DATA[1]), dtype=torch.float32)
+    (found,) = caught.value.diagnostics
+    assert found.code == "PKC507" and any("float64" in note for note in found.notes)
 
 
 def test_what_rounds_prune_stays_pruned():

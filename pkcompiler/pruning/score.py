@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 
 from pkcompiler.analysis.sources import check_masks
 from pkcompiler.data import subset
-from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.library import find_pass
 from pkcompiler.pruning.repeat import repeated
+from pkcompiler.pruning.unordered import refuse_nan
 from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
 
 
@@ -66,7 +67,9 @@ def score(
     captured = capture(model, example_inputs, dtype=dtype)
     check_masks(captured.graph, masks)
     work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed, initialise=initialise)
-    return refuse_nan(evaluate(chosen, work, seed), chosen.name)
+    scores = evaluate(chosen, work, seed)
+    refuse_nan(f"the scores of '{chosen.name}' are", "the pass", scores)
+    return scores
 
 
 def workspace(
@@ -112,13 +115,3 @@ def evaluate(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] =
     if chosen.order != "magnitude":
         return Scores(term.tensors, term.exponent, chosen.order)
     return Scores({n: t.abs() for n, t in term.tensors.items()}, term.exponent)
-
-
-def refuse_nan(scores: Scores, name: str) -> Scores:
-    """NaN scores are refused by parameter (``PKC507``)."""
-    raise_all(
-        Diagnostic("PKC507", f"the pass '{name}' gives NaN scores for '{n}'", notes=("check the pass for 0/0 or log of 0",))
-        for n, t in scores.items()
-        if bool(torch.isnan(t).any())
-    )
-    return scores

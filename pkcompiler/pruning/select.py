@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.pruning.candidates import Candidates, left_over, quotas
 from pkcompiler.pruning.quantity import Quantity, weights
 from pkcompiler.pruning.shaped import Entries, choose
 from pkcompiler.pruning.shapes import Structure
+from pkcompiler.pruning.unordered import refuse_nan
 
 Masks = dict[str, Tensor]
 
@@ -153,20 +153,9 @@ def _pool(
         else:
             values.take(places, out=piece, mode="clip")  # "raise" would copy once more
         start += count
-    _refuse_nan(flat, names, scores)
+    if np.isnan(np.dot(flat, flat)):
+        refuse_nan("the scores of the pass are", "the pass", {n: scores[n] for n in names})
     return _Pool(names, [found.shapes[n] for n in names], positions, counts, -flat if order == "smallest" else flat)
-
-
-def _refuse_nan(flat: np.ndarray, names: Sequence[str], scores: Mapping[str, Tensor]) -> None:
-    if not np.isnan(np.dot(flat, flat)):
-        return
-    raise PkcError(
-        *(
-            Diagnostic("PKC507", f"the pass gives NaN scores for '{n}'", notes=("check the pass for 0/0 or log of 0",))
-            for n in names
-            if bool(scores[n].isnan().any())
-        )
-    )
 
 
 def best(scores: np.ndarray, budget: int) -> np.ndarray:

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.pruning.candidates import Candidates, quotas
 from pkcompiler.pruning.floors import served
 from pkcompiler.pruning.quantity import Quantity, weights
 from pkcompiler.pruning.select import Masks, best
 from pkcompiler.pruning.shaped import most_that_fits
 from pkcompiler.pruning.shapes import Block, groups_of
+from pkcompiler.pruning.unordered import refuse_nan
 
 Ints = np.ndarray
 
@@ -58,7 +58,7 @@ def swap(
     """
     out: Masks = {n: masks[n] if n in masks else torch.ones(found.shapes[n], dtype=torch.bool) for n in found.sizes}
     names = found.competing
-    _refuse_nan(names, scores, regrow)
+    refuse_nan("the scores of the swap are", "score and regrow", *({n: found[n] for n in names} for found in (scores, regrow)))
     bound = limit or Limit(weights(found.sizes), 0, 0.0)
     even = block is None and bound.quantity.word == "density"
     shares = None if limit is None else quotas(found, limit.part, scope)
@@ -188,10 +188,3 @@ def _within(
         rest = order[number + 1 :]  # the one at `number` does not fit
         order = rest[costs[rest] * pool.full[rest] <= limit - amount(base)]
     return stays, back
-
-
-def _refuse_nan(names: Sequence[str], *given: Mapping[str, Tensor]) -> None:
-    bad = [n for n in names if any(bool(scores[n].isnan().any()) for scores in given)]
-    if bad:
-        note = "check score and regrow for 0/0 or log of 0"
-        raise PkcError(*(Diagnostic("PKC507", f"swapping '{n}' by NaN scores", notes=(note,)) for n in bad))

@@ -1,0 +1,24 @@
+"""Scores that have no order: NaN, of which nothing can be chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pkcompiler.diagnostics import fail
+
+SHOWN = 3
+
+
+def refuse_nan(what: str, source: str, *given: Mapping[str, Tensor]) -> None:
+    """``PKC507`` where an entry is NaN, which names the first parameters. ``what`` is NaN, by a fault of ``source``."""
+    bad = {n: t.dtype for scores in given for n, t in scores.items() if bool(t.isnan().any())}
+    if not bad:
+        return
+    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    notes = [f"check {source} for 0/0 or log of 0"]
+    if torch.float64 not in bad.values():
+        notes.append("or these masks let the network overflow float32: score in float64 (dtype=torch.float64, --dtype float64)")
+    raise fail("PKC507", f"{what} NaN for {', '.join(repr(n) for n in list(bad)[:SHOWN])}{more}", *notes)

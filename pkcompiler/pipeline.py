@@ -200,13 +200,16 @@ def job(
     loss: str | None = None,
     dtype: torch.dtype = torch.float64,
     device: str = "cpu",
+    rehearsed: bool = False,
 ) -> Job:
     """Everything that a run needs, checked before any work: data drawn, loss found, targets reachable.
 
-    ``data_source``: where the plan's data really lies (the plan itself names no absolute path). Raises ``PKC411`` for a device
+    ``data_source``: where the plan's data really lies (the plan itself names no absolute path). ``rehearsed``: the rounds that
+    training comes to are not done. Raises ``PKC425`` where there are any that would be, ``PKC411`` for a device
     that is not there, what :func:`~pkcompiler.data.load_data` raises, and what :class:`Run` raises.
     """
-    refuse_training(plan)
+    if not rehearsed:
+        refuse_training(plan)
     where = find_device(device)
     spec = plan.schedule.data
     needed = plan.needs_data and spec is not None

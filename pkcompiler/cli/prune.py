@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +46,7 @@ PASS = "synflow-l2"
 @click.option("-o", "--out", metavar="DIR", help="The artifact's folder.  [default: ./<model>-<pass>-<target>-s<seed>]")
 @click.option("--force", is_flag=True, help="Replace the artifact, or the unfinished run, that is there.")
 @click.option("--fresh", is_flag=True, help="Begin an unfinished run again.")
-@click.option("--dry-run", is_flag=True, help="Print the density of every layer at every round; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the densities of every round, by layer; write nothing.")
 @click.option("--plot", metavar="DIR", help="With --dry-run: draw these densities there, densities.png and densities.svg.")
 @click.option("--print-schedule", is_flag=True, help="Print the schedule that equals these options; do nothing.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write the result as JSON (- is stdout, in place of the text).")
@@ -69,10 +68,12 @@ def prune(ctx: click.Context, /, force: bool, fresh: bool, json_file: str | None
         click.echo(plan.schedule.text, nl=False)
         return
     network = opened(**{**model, "seed": plan.seed})
-    task = _job(network, plan, source, given)
     if given["dry_run"]:
-        _rehearse(task, json_file, given["plot"])
+        from pkcompiler.cli.rehearsal import show_rehearsal
+
+        show_rehearsal(_job(network, plan, source, given), json_file, given["plot"])
         return
+    task = _job(network, plan, source, given)
     out = Path(given["out"] or default_folder(network.name, plan))
     _run(task, out, force, fresh, json_file, model["model"])
 
@@ -175,28 +176,8 @@ def _job(network: Opened, plan: Plan, source: str | None, given: dict[str, Any])
     from pkcompiler.pipeline import job
 
     dtype = {"float64": torch.float64, "float32": torch.float32}[given["dtype"]]
-    return job(network, plan, data_source=source, loss=given["loss"], dtype=dtype, device=given["device"])
-
-
-def _rehearse(task: Job, json_file: str | None, folder: str | None) -> None:
-    from pkcompiler.cli.summary import densities, densities_json
-    from pkcompiler.pipeline import rehearse
-
-    rounds = task.run.total_rounds
-    say(f"dry run: scores of {rounds} round{'s' if rounds > 1 else ''} are computed as in the real run; nothing is written")
-    started = time.monotonic()
-    states = []
-    for state in rehearse(task):
-        states.append(densities_json(state))
-        if state.missed:
-            say(f"stage {state.stage + 1} misses its target: {state.missed}")
-    say(f"{rounds} round{'s' if rounds > 1 else ''} took {time.monotonic() - started:.1f} s; the real run takes about as long")
-    if deliver_json({"schema": 1, "rounds": states}, json_file):
-        densities(states)
-    if folder is not None:
-        from pkcompiler.show.densities import write_densities
-
-        say(f"plots: {', '.join(str(path) for path in write_densities(folder, states))}")
+    how = {key: given[key] for key in ("loss", "device")}
+    return job(network, plan, data_source=source, dtype=dtype, rehearsed=given["dry_run"], **how)
 
 
 def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None, spec: str) -> None:

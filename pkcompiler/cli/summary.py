@@ -16,8 +16,11 @@ if TYPE_CHECKING:
     from pkcompiler.pruning.artifact import Artifact
     from pkcompiler.pruning.compare import Comparison
     from pkcompiler.pruning.rounds import Round
+    from pkcompiler.training.planned import PlannedRound
 
 WORST = 3
+
+BEFORE = "before training"
 
 
 def result_json(artifact: Artifact) -> dict[str, Any]:
@@ -151,7 +154,16 @@ def _mass(mass: Any) -> str:
 def densities_json(state: Round) -> dict[str, Any]:
     """A state as plain data: the density of every layer."""
     layers = {n: float(m.sum()) / max(1, m.numel()) for n, m in state.masks.items()}
-    return {"stage": state.stage, "round": state.round, "density": state.density, "kept": state.kept, "layers": layers}
+    facts = {"stage": state.stage, "round": state.round, "when": BEFORE, "density": state.density, "kept": state.kept}
+    return {**facts, "layers": layers}
+
+
+def planned_json(found: PlannedRound) -> dict[str, Any]:
+    """The same of a round in training: no layers, and the part of another quantity under its own word."""
+    counted = found.word == "density"
+    facts = {"stage": found.appointment.stage, "round": found.appointment.round, "when": str(found.appointment)}
+    own = {} if counted else {found.word: found.part}
+    return {**facts, "density": found.part if counted else None, "kept": found.left if counted else None, **own, "layers": {}}
 
 
 def densities(states: Sequence[Mapping[str, Any]]) -> None:
@@ -160,18 +172,38 @@ def densities(states: Sequence[Mapping[str, Any]]) -> None:
     width = len(str(len(names))) + 1
     for i, name in enumerate(names, 1):
         click.echo(f"{f'#{i}':<{width}}  {name}")
-    several = len({state["stage"] for state in states}) > 1
-    head = ["round", "density", "kept"]
-    fixed = [[_round(s, several), f"{s['density']:.4f}", f"{s['kept']:,}"] for s in states]
+    head, fixed = _facts(states)
     widths = [max(len(title), *(len(row[i]) for row in fixed)) for i, title in enumerate(head)]
     room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths)
-    step = max(1, min(room // 8, len(names))) if sys.stdout.isatty() else len(names)
-    for start in range(0, len(names), step):
+    step = max(1, min(room // 8, len(names))) if sys.stdout.isatty() else max(1, len(names))
+    for start in range(0, max(1, len(names)), step):
         part = names[start : start + step]
-        click.echo()
+        if names:
+            click.echo()
         click.echo(_line(head, widths) + "".join(f"{f'#{start + i + 1}':>8}" for i in range(len(part))))
         for state, row in zip(states, fixed, strict=True):
             click.echo(_line(row, widths) + "".join(_cell(state["layers"].get(name)) for name in part))
+
+
+def _facts(states: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Titles, and a row for every state: the moments and the parts of other quantities only where there are any."""
+    several = len({state["stage"] for state in states}) > 1
+    moments = any(state["when"] != BEFORE for state in states)
+    others = [word for word in ("flops", "size") if any(word in state for state in states)]
+    rows = [
+        [
+            _round(state, several),
+            *[state["when"]] * moments,
+            *(_part(state.get(word)) for word in ("density", *others)),
+            "-" if state["kept"] is None else f"{state['kept']:,}",
+        ]
+        for state in states
+    ]
+    return ["round", *["when"] * moments, "density", *others, "kept"], rows
+
+
+def _part(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
 
 
 def _round(state: Mapping[str, Any], several: bool) -> str:
@@ -183,4 +215,4 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _cell(value: float | None) -> str:
-    return f"{'-' if value is None else f'{value:.4f}':>8}"
+    return f"{_part(value):>8}"

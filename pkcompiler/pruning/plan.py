@@ -40,6 +40,10 @@ class Plan:
     def text(self) -> str:
         return print_schedule(self.schedule, with_passes=True)
 
+    def with_stages(self, stages: tuple[Stage, ...]) -> Plan:
+        """The same schedule with other settings of its stages."""
+        return replace(self, schedule=replace(self.schedule, stages=stages))
+
     @property
     def needs_data(self) -> bool:
         return bool(self.reader)
@@ -127,6 +131,7 @@ def refuse_training(plan: Plan) -> None:
         "PKC425",
         f"the stage '{late.pass_name}' runs at = {print_expr(at_expr(late.at))}, in a training that pkcompiler does not run",
         "drive it from your own loop (docs/training.md): load_schedule(FILE).cycles(model, optimizer, x[:1], epochs=N, ...)",
+        "pkc prune --dry-run shows its rounds",
     )
 
 

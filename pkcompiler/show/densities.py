@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from pkcompiler.show.theme import LIGHT
 NAMED = 12
 """So many layers are named beside their lines; more are told apart by a scale of colours, from the first to the last."""
 
+MOMENTS = 20
+"""So many moments of training are named below the axis."""
+
 
 def write_densities(folder: str | Path, states: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write ``densities.png`` and ``densities.svg``. ``states``: per round ``density`` and ``layers``, name to density.
+    """Write ``densities.png`` and ``densities.svg``. ``states``: of every round ``density``, ``when``, and by name ``layers``.
 
     Returns the paths. Raises ``PKC632`` where matplotlib is missing, ``PKC634`` where a file cannot be written.
     """
@@ -28,34 +32,52 @@ def write_densities(folder: str | Path, states: Sequence[Mapping[str, Any]]) -> 
 
 
 def densities(states: Sequence[Mapping[str, Any]]) -> Any:
-    """One line per layer from 1 before the first round, the whole drawn thicker; densities on a logarithmic axis."""
-    from matplotlib import colormaps
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    """One line per layer from 1 before the first round, the whole drawn thicker; densities on a logarithmic axis.
+
+    Rounds in training have no layers, and are named by their moments; without a density nothing is drawn.
+    """
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     figure, axes = blank(7.0, 3.6)
     axis = axes[0, 0]
     rounds = range(len(states) + 1)
     names = list(dict.fromkeys(name for state in states for name in state["layers"]))
-    scale = ScalarMappable(Normalize(1, max(2, len(names))), "viridis")
-    colours = colormaps["viridis"](scale.norm(np.arange(1.0, len(names) + 1)))
-    few = len(names) <= NAMED
-    for i, name in enumerate(names):
-        values = [1.0, *(state["layers"].get(name, 1.0) or float("nan") for state in states)]
-        look = {"label": shorten(name, 26)} if few else {"color": colours[i]}
-        axis.plot(rounds, values, linewidth=1.0, alpha=0.75, **look)
-    if not few:
-        figure.colorbar(scale, ax=axis, ticks=MaxNLocator(integer=True), label="layer, in order of the graph")
-    whole = [1.0, *(state["density"] for state in states)]
-    axis.plot(rounds, whole, color=LIGHT["text"], linewidth=2.0, label="all")
+    values = {name: [1.0, *(_logarithmic(state, name) for state in states)] for name in names}
+    _layers(figure, axis, values)
+    whole = [1.0, *(math.nan if state["density"] is None else state["density"] for state in states)]
+    axis.plot(rounds, whole, color=LIGHT["text"], linewidth=2.0, marker="" if names else ".", label="all")
     axis.set_yscale("log")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     lowest = min(v for line in axis.lines for v in line.get_ydata() if v > 0)
     axis.yaxis.set_major_formatter(plain)
     axis.yaxis.set_minor_formatter(plain if lowest > 0.1 else NullFormatter())
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    moments = [state["when"] for state in states]
+    if len(set(moments)) > 1 and len(moments) <= MOMENTS:
+        axis.set_xticks(rounds, ["", *(moment.split(",")[0].removeprefix("after ") for moment in moments)], rotation=30, ha="right")
     axis.set_xlabel("round")
     axis.set_ylabel("density")
     axis.legend(loc="lower left", fontsize=7, ncols=2)
     return figure
+
+
+def _layers(figure: Any, axis: Any, values: Mapping[str, Sequence[float]]) -> None:
+    """One line per layer: few with their names, many on a scale of colours."""
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.ticker import MaxNLocator
+
+    scale = ScalarMappable(Normalize(1, max(2, len(values))), "viridis")
+    colours = colormaps["viridis"](scale.norm(np.arange(1.0, len(values) + 1)))
+    few = len(values) <= NAMED
+    for (name, line), colour in zip(values.items(), colours, strict=True):
+        look = {"label": shorten(name, 26)} if few else {"color": colour}
+        axis.plot(range(len(line)), line, linewidth=1.0, alpha=0.75, **look)
+    if not few:
+        figure.colorbar(scale, ax=axis, ticks=MaxNLocator(integer=True), label="layer, in order of the graph")
+
+
+def _logarithmic(state: Mapping[str, Any], name: str) -> float:
+    """A layer's density on a logarithmic axis: nothing where it has none, or where layers are not known."""
+    return state["layers"].get(name, 1.0 if state["layers"] else 0.0) or math.nan

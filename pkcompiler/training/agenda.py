@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail
@@ -25,6 +25,10 @@ class Appointment:
     round: int
     moment: Moment
     rewind: Moment | None = None
+
+    def __str__(self) -> str:
+        back = "" if self.rewind is None else f", then back to {counted(self.rewind)}"
+        return shown(self.moment) + back
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,11 @@ class Agenda:
 def stage_at(stage: Stage) -> At:
     """When a stage runs: before training, unless it says otherwise."""
     return stage.at or At("start")
+
+
+def stretched(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages with as many rounds as they have visits."""
+    return tuple(replace(stage, rounds=len(stage_at(stage).visits) or stage.rounds) for stage in stages)
 
 
 def trains(stage: Stage) -> bool:

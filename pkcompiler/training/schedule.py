@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from pkcompiler.lowering.apply import applied_masks
 from pkcompiler.pruning.plan import Plan, plan_of
 from pkcompiler.pruning.score import as_pair
 from pkcompiler.pruning.workspace import Loss
-from pkcompiler.training.agenda import Agenda, check_agenda, stage_at, trains
+from pkcompiler.training.agenda import Agenda, check_agenda, stretched, trains
 from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycles import Cycles
 from pkcompiler.training.randomness import generators_of, untouched_random
@@ -45,8 +45,7 @@ def load_schedule(path_or_text: str | Path | Schedule, *, seed: int | None = Non
             span=found.span,
         )
     plan = plan_of(schedule=found, seed=seed)
-    stages = tuple(replace(s, rounds=len(stage_at(s).visits) or s.rounds) for s in plan.stages)
-    return TrainingSchedule(plan, Agenda.of(stages))
+    return TrainingSchedule(plan, Agenda.of(stretched(plan.stages)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class TrainingSchedule:
         samples = self._data(data)
         inputs = _example(samples) if example_inputs is None else example_inputs
         masks = {n: m.cpu() for n, m in applied_masks(model).items()}
-        pruner = Pruner(model, inputs, self._stretched(), samples, loss, dtype, initialise, masks)
+        pruner = Pruner(model, inputs, self.plan.with_stages(self.agenda.stages), samples, loss, dtype, initialise, masks)
         file = None if checkpoint is None else Checkpoint(Path(checkpoint), recipe_of(self.text, trained, epochs, dtype, loader))
         run = Cycles(trained, pruner, self.agenda, epochs, file, checkpoint_steps, masks)
         found = file.read(resume) if file else None
@@ -127,10 +126,6 @@ class TrainingSchedule:
         with untouched_random(trained.generators):
             pruner.check()
         return run
-
-    def _stretched(self) -> Plan:
-        """The plan with as many rounds as there are visits."""
-        return replace(self.plan, schedule=replace(self.plan.schedule, stages=self.agenda.stages))
 
     def _data(self, given: Any) -> Any:
         """The data of the rounds: what the caller gives, else what the schedule names, if anything reads it."""

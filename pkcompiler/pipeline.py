@@ -316,8 +316,8 @@ def _run(job: Job, work: Work, progress: bool, say: Say) -> tuple[Round, float]:
             for state in job.run.rounds(after=work.after):
                 if state.stopped and not (last and last.stage == state.stage and last.stopped):
                     say(f"stage {state.stage + 1} stops at round {state.round} of {state.rounds}: {state.stopped}")
-                if state.missed:
-                    say(f"stage {state.stage + 1} misses its target: {state.missed}")
+                for remark in state.remarks:
+                    say(remark)
                 last = state
                 work.checkpoint(state, time.monotonic() - started)
                 update(state)

@@ -44,6 +44,19 @@ def test_compare_of_different_models(pruned: Path, home: Path) -> None:
     assert found["overlaps"][0]["jaccard"] is None and pkc("compare", "small", str(pruned / "a")).exit_code == 0
 
 
+@pytest.mark.parametrize("how", [("--include", "bias"), ("--structure", "channel"), ("--except", "1.weight")])
+def test_every_command_counts_the_same_weights(home: Path, how: tuple[str, str]) -> None:
+    """Whatever has a mask, in prune, compare and analyze."""
+    made = json.loads(pkc("prune", "mlp.py", "--pass", "magnitude", "--density", "85%", *how, "-o", "a", "--json", "-").stdout)
+    assert pkc("prune", "mlp.py", "--pass", "synflow", "--density", "50%", "-o", "b").exit_code == 0
+    compared = json.loads(pkc("compare", "a", "b", "--json", "-").stdout)["artifacts"][0]["totals"]
+    analyzed = json.loads(pkc("analyze", "a", "--json", "-").stdout)["totals"]
+    for totals in (compared, analyzed):
+        assert totals["kept"]["value"] == made["kept"] and totals["prunable"]["value"] == made["total"]
+        for name in ("direct_sparsity", "effective_sparsity"):
+            assert totals[name]["value"] == pytest.approx(made[name], abs=1e-15)
+
+
 def test_compare_needs_two(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pruned)
     result = pkc("compare", "a")

@@ -320,6 +320,16 @@ def test_seeds_rounds_and_repetitions(name: str) -> None:
     assert not torch.equal(first, at(1, (1, 1)))
 
 
+@pytest.mark.parametrize(("spread", "draws"), [(0.0, 4), (0.5, 16), (2.0, 9), (1e6, 25)])
+def test_the_standard_error_of_means(spread: float, draws: int):
+    """theta (1 + s z) with z ~ N(0, 1): a mean of n draws has the variance theta^2 s^2 / n."""
+    module, x = nn.Sequential(nn.Linear(200, 100)), torch.zeros(1, 200, dtype=torch.float64)
+    found = score(module.double(), x, one(f"score = theta * (1 + {spread} * noise(axes = param)) repeat = {draws}"))
+    variance = spread**2 / draws
+    assert found.standard_error == pytest.approx((variance / (1 + variance)) ** 0.5, rel=0.05, abs=1e-7)
+    assert score(module, x, one("score = theta * noise(axes = param)")).standard_error is None
+
+
 @pytest.mark.parametrize("body", [SHAKEN + "score = abs(grad(R, mask)) init = he()", "score = abs(grad(loss, theta)) mode = train"])
 def test_repeat_is_the_mean(body: str) -> None:
     case = FAMILIES["batch_norm"]()

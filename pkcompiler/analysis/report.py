@@ -217,7 +217,7 @@ def _row(graph: PathGraph, slot: Slot, masks: Mapping[str, Tensor], left: Topolo
     kept = int(masks[slot.name].sum()) if slot.name in masks else effective.numel()
     shares = (None, None, None) if masses is None else _shares(slot.name, masks, masses)
     counts = (effective.numel(), kept, int(effective.sum()), int(left.fed[slot.name].sum()), alive.numel(), int(alive.sum()))
-    return Row(slot.name, tuple(effective.shape), slot.prunable, *counts, *shares)
+    return Row(slot.name, tuple(effective.shape), slot.prunable or slot.name in masks, *counts, *shares)
 
 
 def _shares(name: str, masks: Mapping[str, Tensor], masses: _Masses) -> tuple[float | None, ...]:

@@ -31,8 +31,8 @@ def show_rehearsal(task: Job, json_file: str | None, folder: str | None) -> None
     for state in islice(rehearse(task), number):
         states.append(densities_json(state))
         masks = state.masks
-        if state.missed:
-            say(f"stage {state.stage + 1} misses its target: {state.missed}")
+        for remark in state.remarks:
+            say(remark)
     if number:
         say(_took(number, time.monotonic() - started, trained))
     if trained:

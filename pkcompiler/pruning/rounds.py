@@ -297,14 +297,14 @@ class _Stage:
         """The state after round k. Raises ``PKC507`` for NaN scores."""
         part = density_at(self.stage.curve or "exponential", k, self.rounds, self.aim.part, self.start)
         if self.stopped:
-            return self._state(k, part, current, None)
+            return self._state(k, part, current)
         scores = self._scores(k, current, part)
         masks = {**current, **self._chosen(scores, current, part)}
         if self._short(masks):
             masks = self._least(scores, current, part)
             have, least = effective_paths(self.graph, self.tensors, masks), required_paths(self.stage)
             self.stopped = f"it requires {least:,} paths, and {have:,} are left"
-        return self._state(k, part, masks, self.works[0].log10_mass())
+        return self._state(k, part, masks, self.works[0].log10_mass(), scores[0].standard_error)
 
     def _scores(self, k: int, current: Masks, part: float) -> Sequence[Scores]:
         run, scope = self.run, self.stage.scope or "global"
@@ -360,13 +360,20 @@ class _Stage:
                 high, best = middle, masks
         return best
 
-    def _state(self, k: int, part: float, masks: Masks, mass: float | None) -> Round:
+    def _state(self, k: int, part: float, masks: Masks, mass: float | None = None, error: float | None = None) -> Round:
         found = self.aim.found
         kept = sum(count(masks[n]) if n in masks else found.sizes[n] for n in found.sizes)
         density = part if self.aim.plain and not self.stopped else kept / found.total
         short = missed(self.aim, masks) if k == self.rounds and not self.stopped else ""
-        told = (mass, self.start, self.stopped, self.ground.begun, self.ground.left, short)
+        draws = "" if error is None or k < self.rounds else _estimated(self.pass_, error)
+        told = (mass, self.start, self.stopped, self.ground.begun, self.ground.left, short, draws)
         return Round(self.place, k, self.rounds, density, kept, found.total, masks, *told)
+
+
+def _estimated(pass_: Pass, error: float) -> str:
+    return (
+        f"the scores of '{pass_.name}' are means of {pass_.repeat} random draws; their standard error is {error:.2g} of their size"
+    )
 
 
 def _shown(states: Iterator[Round], total: int, progress: bool) -> Iterator[Round]:

@@ -24,11 +24,15 @@ from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores(Mapping[str, Tensor]):
-    """Parameter name to scores of its shape; the score of entry i is ``scores[name][i] * 2**exponent`` (one exponent for all)."""
+    """Parameter name to scores of its shape; the score of entry i is ``scores[name][i] * 2**exponent`` (one exponent for all).
+
+    ``standard_error``: of means over random draws, as a part of the scores (root mean squares of both); None without draws.
+    """
 
     tensors: Mapping[str, Tensor]
     exponent: int
     order: str = "largest"
+    standard_error: float | None = None
 
     def __repr__(self) -> str:
         entries = sum(t.numel() for t in self.tensors.values())
@@ -111,7 +115,7 @@ def as_pair(data: Any, seed: int) -> Any:
 
 def evaluate(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] = (0, 0)) -> Scores:
     """Run a pass at the workspace's masks: the mean over its repetitions. ``moment``: stage and round, for what is drawn."""
-    term = repeated(chosen, work, seed, moment)
+    term, error = repeated(chosen, work, seed, moment)
     if chosen.order != "magnitude":
-        return Scores(term.tensors, term.exponent, chosen.order)
-    return Scores({n: t.abs() for n, t in term.tensors.items()}, term.exponent)
+        return Scores(term.tensors, term.exponent, chosen.order, error)
+    return Scores({n: t.abs() for n, t in term.tensors.items()}, term.exponent, standard_error=error)

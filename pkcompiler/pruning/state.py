@@ -24,6 +24,13 @@ class Round:
     begun: Masks = field(default_factory=dict)  # see Ground
     left: Masks = field(default_factory=dict)
     missed: str = ""  # of the last round of a stage: by how much it misses its target
+    uncertain: str = ""  # of the last round of a stage: how far its scores are estimates
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What there is to say at the end of a stage."""
+        missed = f"stage {self.stage + 1} misses its target: {self.missed}"
+        return (missed,) * bool(self.missed) + (f"stage {self.stage + 1}: {self.uncertain}",) * bool(self.uncertain)
 
     @property
     def ground(self) -> Ground:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,3 +58,9 @@ def raise_all(diagnostics: Iterable[Diagnostic]) -> None:
     found = tuple(diagnostics)
     if found:
         raise PkcError(*found)
+
+
+def first_few(items: Sequence[str], most: int = 4, between: str = ", ") -> str:
+    """The first ``most`` items, and how many there are beside them."""
+    more = len(items) - most
+    return between.join(items[:most]) + (f" and {more:,} more" if more > 0 else "")

@@ -39,10 +39,25 @@ def test_masks_that_do_not_fit_are_reported_together(function) -> None:
     }
     with pytest.raises(PkcError) as error:
         function(model, masks)
-    assert codes(error) == ["PKC470", "PKC471", "PKC472", "PKC472", "PKC470"]
-    assert "'0.wieght'" in str(error.value) and "0.weight" in error.value.diagnostics[0].notes[0]
+    assert codes(error) == ["PKC470", "PKC472", "PKC471"]
+    assert "2 masks ('0.wieght', '1.running_mean') name no parameter" in str(error.value)
+    assert "2 masks ('2.weight', '2.bias') are not torch.bool" in str(error.value)
+    assert "0.weight" in error.value.diagnostics[0].notes[0]
     assert "(3, 4)" in str(error.value) and "(4, 3)" in str(error.value) and "torch.float32" in str(error.value)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("function", [lower, apply_masks])
+def test_masks_of_another_model_are_one_error_that_names_the_first_few(function) -> None:
+    model = nn.Sequential(*[nn.Linear(3, 3) for _ in range(6)])
+    with pytest.raises(PkcError) as error:
+        function(model, {f"layers.{n}": mask for n, mask in random_masks(model).items()})
+    (found,) = error.value.diagnostics
+    assert found.code == "PKC470" and found.message.startswith("12 masks ('layers.0.weight', ") and "and 8 more" in found.message
+    with pytest.raises(PkcError) as error:
+        function(model, {n: mask[:2] for n, mask in random_masks(model).items()})
+    (found,) = error.value.diagnostics
+    assert found.code == "PKC471" and "12 masks" in found.message and "and 9 more" in found.message
 
 
 def test_one_tied_parameter_takes_no_two_masks() -> None:

@@ -114,6 +114,8 @@ def test_targets_out_of_reach_are_refused_with_the_number() -> None:
         (mlp(), X, 'density = 50%\n structure = 2:4\n floor "4.weight" = 75%', "PKC423", "8 weights of '4.weight' more"),
         (mlp(), X, "density = 1%\n structure = block(2, 2)", "PKC423", "1 more"),
         (cnn(), IMAGE, "size = 100", "PKC423", "too many"),
+        (mlp(), X, "compression = 100000x", "PKC423", "less than one"),
+        (cnn(), IMAGE, "flops = 0.001%", "PKC423", "too few"),
         (cnn(), IMAGE, 'flops = 5%\n except = "0.weight"', "PKC423", "too many"),
         (cnn(), IMAGE, "density = 1%\n structure = channel", "PKC423", "too many"),
         (cnn(), IMAGE, "density = 10%\n structure = 2:3", "PKC422", "multiple of 3"),

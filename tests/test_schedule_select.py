@@ -126,8 +126,20 @@ def test_violations_name_the_first_group_and_misfits_are_refused() -> None:
     assert violation(Block(1, 1), mask, Sides()) == ""
     with pytest.raises(PkcError) as caught:
         check_fits(Ratio(2, 3), ["a", "c"], {"a": (2, 4), "c": (4,)}, {"a": Sides()})
-    assert [d.code for d in caught.value.diagnostics] == ["PKC422", "PKC422"]
-    assert "1 more than a multiple of 3" in caught.value.diagnostics[0].message
+    (found,) = caught.value.diagnostics
+    assert found.code == "PKC422" and "1 more than a multiple of 3" in found.message
+    assert found.notes == ("no parameter fits: choose another structure",)
+
+
+def test_parameters_that_a_structure_does_not_fit_are_one_error_with_the_line_that_keeps_them_all() -> None:
+    names = [f"layer{i}.weight" for i in range(6)]
+    shapes = dict.fromkeys(names, (2, 4)) | {"last.weight": (2, 9)}
+    with pytest.raises(PkcError) as caught:
+        check_fits(Ratio(2, 3), [*names, "last.weight"], shapes, dict.fromkeys(shapes, Sides()), ("@bias", "stem.*"))
+    (found,) = caught.value.diagnostics
+    assert "6 of 7 parameters: 'layer0.weight' has 4 inputs" in found.message and found.message.endswith("and 3 more")
+    assert found.notes[0] == "keep them whole: except = " + ", ".join(["bias", '"stem.*"', *(f'"{n}"' for n in names)])
+    assert found.notes[1].count("--except layer") == 6
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))

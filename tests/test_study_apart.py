@@ -208,7 +208,7 @@ def test_targets_that_cannot_be_reached_are_said_before_the_first_cell(tmp_path:
 
 def test_a_target_of_less_than_one_weight_is_said_before_the_first_cell(tmp_path: Path) -> None:
     study = files(tmp_path, STUDY.replace("1, 2, 40", "1, 42, 100"))
-    with pytest.raises(PkcError, match=r"100x keeps 0.42 of the 42 weights of 'net': less than one") as error:
+    with pytest.raises(PkcError, match=r"100x keeps 0.42 of 42 weights: less than one") as error:
         run(tmp_path, study)
     assert codes(error) == ["PKC423"] and list((tmp_path / "out" / "cells").iterdir()) == []
 

@@ -63,7 +63,7 @@ def test_an_interrupted_study_keeps_what_is_done_and_goes_on(tmp_path: Path) -> 
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     os.kill(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130 and "pkc study small.pkc -o out" in said, said
+    assert process.returncode == 130 and "pkc study small.pkc -o out" in said and "Traceback" not in said, said
     assert sorted(before) == sorted(path.name for path in folder.iterdir()) and len(before) == 2
     # What train does with seed 0 is the same code, so the two cells that are done stay; the rest is never slept for here.
     done, calls = run(tmp_path, find_study(SMALL.replace("0..1", "0"), folder=tmp_path))
@@ -90,6 +90,9 @@ def test_the_command_and_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     plan = CliRunner().invoke(main, ["study", "small.pkc", "--dry-run"], standalone_mode=False)
     assert plan.exception is None and "6 to do" in plan.output and not (tmp_path / "study-small").exists()
+    (tmp_path / "wrong.pkc").write_text((tmp_path / "small.pkc").read_text().replace("net.py", "nix.py"))
+    wrong = CliRunner().invoke(main, ["study", "wrong.pkc", "--dry-run"], standalone_mode=False)
+    assert isinstance(wrong.exception, PkcError) and "nix.py" in str(wrong.exception), "what the run would refuse"
     (tmp_path / "broken").touch()
     done, _ = run(tmp_path, study)
     with pytest.raises(PkcError) as error:

@@ -41,7 +41,7 @@ def study(
     does what is left. The results are DIR/results.csv and DIR/results.parquet.
     """
     from pkcompiler.lang.library import find_study, split_path
-    from pkcompiler.study.run import require_study, run_study, state_of_study
+    from pkcompiler.study.run import check_study, require_study, run_study, state_of_study
 
     found = find_study(file)
     folder, where = Path(split_path(file)[0]).parent, Path(out or f"study-{found.name}")
@@ -54,6 +54,7 @@ def study(
     state = state_of_study(found, folder, where, device)
     _announce(found.name, state, retry_failed)
     if dry_run:
+        check_study(state, retry_failed)
         _cells(state)
         return
     started = time.monotonic()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -84,27 +84,47 @@ def _shape(parameter: Tensor) -> torch.Size | None:
 
 
 def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
-    for name, mask in masks.items():
-        if name not in parameters:
-            close = difflib.get_close_matches(name, parameters, 3) or list(parameters)[:3]
-            yield Diagnostic(
-                "PKC470",
-                f"mask {name!r} names no parameter of the model",
-                notes=(f"closest names: {', '.join(close)}", "list them: [n for n, _ in model.named_parameters()]"),
-            )
-        elif not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            kind = str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
-            yield Diagnostic(
-                "PKC472",
-                f"mask {name!r} is {kind}, expected a torch.bool tensor (True = kept)",
-                notes=(f"masks[{name!r}] = masks[{name!r}] != 0",),
-            )
-        elif _shape(parameters[name]) not in (None, mask.shape):
-            yield Diagnostic(
-                "PKC471",
-                f"mask {name!r} has shape {tuple(mask.shape)}, the parameter has {tuple(parameters[name].shape)}",
-                notes=("make the masks from this model: pkcompiler.prune(model, example_inputs, ...).masks",),
-            )
+    """One error for all unknown names, one for all that are no masks, one for all other shapes."""
+    unknown = [name for name in masks if name not in parameters]
+    odd = [n for n, mask in masks.items() if n in parameters and not (isinstance(mask, Tensor) and mask.dtype == torch.bool)]
+    misshapen = {
+        name: _shape(parameters[name])
+        for name, mask in masks.items()
+        if name in parameters and name not in odd and _shape(parameters[name]) not in (None, mask.shape)
+    }
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], parameters, 3) or list(parameters)[:3]
+        yield Diagnostic(
+            "PKC470",
+            _counted(unknown, "names no parameter of the model", "name no parameter of the model"),
+            notes=(f"closest names: {', '.join(close)}", "list them: [n for n, _ in model.named_parameters()]"),
+        )
+    if odd:
+        kind = _kind(masks[odd[0]])
+        one, many = f"is {kind}, expected a torch.bool", f"are not torch.bool: {odd[0]!r} is {kind}, expected a torch.bool"
+        yield Diagnostic(
+            "PKC472",
+            _counted(odd, one, many) + " tensor (True = kept)",
+            notes=(f"masks[{odd[0]!r}] = masks[{odd[0]!r}] != 0",),
+        )
+    if misshapen:
+        shapes = [f"{n!r} has shape {tuple(masks[n].shape)}, the parameter has {tuple(s or ())}" for n, s in misshapen.items()]
+        plural = "mask " if len(shapes) == 1 else f"{len(shapes)} masks do not fit: "
+        yield Diagnostic(
+            "PKC471",
+            plural + first_few(shapes, 3, "; "),
+            notes=("make the masks from this model: pkcompiler.prune(model, example_inputs, ...).masks",),
+        )
+
+
+def _counted(names: Sequence[str], one: str, many: str) -> str:
+    """``mask 'a' is ...``, or ``3 masks ('a', 'b', 'c') are ...``."""
+    shown = first_few([repr(n) for n in names])
+    return f"mask {shown} {one}" if len(names) == 1 else f"{len(names)} masks ({shown}) {many}"
+
+
+def _kind(mask: object) -> str:
+    return str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
 
 
 def _conflicts(canonical: Mapping[str, str], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:

@@ -90,7 +90,7 @@ def aim_of(stage: Stage, graph: PathGraph, state: Mapping[str, Tensor], watched:
     found = candidates(graph, (*stage.include, *map(_exactly, coupled)), stage.exclude, stage.floors)
     structure = structure_of(stage.structure)
     if structure is not None:
-        check_fits(structure, found.competing, found.shapes, found.sides)
+        check_fits(structure, found.competing, found.shapes, found.sides, stage.exclude)
     if isinstance(structure, Block):
         floors = {n: k for n, k in found.floors.items() if n not in found.protected}
         found = replace(found, floors=in_blocks(floors, structure, found.shapes, found.sides))

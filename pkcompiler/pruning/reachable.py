@@ -11,7 +11,7 @@ from torch import Tensor
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.lang.check_schedule import show_target
 from pkcompiler.pruning.aim import Aim
-from pkcompiler.pruning.candidates import check_reachable, quotas
+from pkcompiler.pruning.candidates import Candidates, check_reachable, quotas
 from pkcompiler.pruning.channels import removal
 from pkcompiler.pruning.floors import block_sizes
 from pkcompiler.pruning.shapes import Block, Ratio, Structure, structure_of
@@ -24,6 +24,7 @@ def check_aim(aim: Aim) -> None:
     """
     named = show_target(aim.stage.target)
     if aim.quantity.word == "density":
+        _check_one(aim.found, aim.part, named)
         check_reachable(aim.found, aim.part, named)
     else:
         _check_least(aim, named)
@@ -35,11 +36,23 @@ def check_aim(aim: Aim) -> None:
         _check_channels(aim, aim.coupling, named)
 
 
+def _check_one(found: Candidates, part: float, named: str) -> None:
+    """A density at which no weight is left: whatever the scores, the network is empty."""
+    if found.total and not found.kept_at(part):
+        raise fail(
+            "PKC423",
+            f"{named} keeps {part * found.total:.2g} of {found.total:,} weights: less than one",
+            f"a compression of {found.total}x keeps one",
+        )
+
+
 def _check_least(aim: Aim, named: str) -> None:
-    """What is kept whatever the scores say must fit into the budget."""
+    """What is kept whatever the scores say must fit into the budget, and a weight beside it where that holds none."""
     found = aim.found
     kept = {n: found.sizes[n] if n in found.protected else found.floors.get(n, 0) for n in found.sizes}
     least, most = aim.quantity.at(kept), aim.budget(aim.part)
+    if least <= most and not any(kept.values()):
+        _check_room(aim, most - least, named)
     if least <= most:
         return
     what = {"flops": "multiply-adds", "size": "bytes"}[aim.quantity.word]
@@ -58,6 +71,16 @@ def _check_least(aim: Aim, named: str) -> None:
         f"{named} is {most:,} of {aim.quantity.whole:,} {what}, but {where} take {least:,}: {least - most:,} too many",
         f"write {ask} or more, or protect less",
     )
+
+
+def _check_room(aim: Aim, room: int, named: str) -> None:
+    smallest = min((aim.quantity.costs[n] for n in aim.found.competing), default=0)
+    if room < smallest:
+        raise fail(
+            "PKC423",
+            f"{named} leaves {room:,} for weights, and the cheapest takes {smallest:,}: {smallest - room:,} too few",
+            "ask for more",
+        )
 
 
 def _check_ratio(aim: Aim, structure: Ratio, named: str) -> None:

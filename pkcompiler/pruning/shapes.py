@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
 from pkcompiler.ir.maps import Conv, Dense
 from pkcompiler.ir.types import PathGraph
 
@@ -74,22 +74,45 @@ def sides_of(graph: PathGraph) -> dict[str, Sides]:
 
 
 def check_fits(
-    structure: Structure, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]], sides: Mapping[str, Sides]
+    structure: Structure,
+    names: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
+    sides: Mapping[str, Sides],
+    exclude: Sequence[str] = (),
 ) -> None:
-    """Raises ``PKC422`` for every parameter that has no inputs, or (N:M) whose number of inputs M does not divide."""
-    raise_all(d for n in names if (d := _misfit(structure, n, shapes[n], sides)) is not None)
+    """Raises ``PKC422`` where parameters have no inputs, or (N:M) a number of inputs that M does not divide: one error for all.
+
+    ``exclude``: what ``except`` names already, which the line in the error repeats.
+    """
+    wrong = {n: why for n in names if (why := _misfit(structure, shapes[n], sides.get(n)))}
+    if not wrong:
+        return
+    said = first_few([f"'{n}' has {why}" for n, why in wrong.items()], 3, "; ")
+    if len(wrong) > 1:
+        said = f"{len(wrong):,} of {len(names):,} parameters: {said}"
+    raise fail("PKC422", f"{structure} does not fit {said}", *_whole(tuple(wrong), exclude, len(wrong) == len(names) > 1))
 
 
-def _misfit(structure: Structure, name: str, shape: tuple[int, ...], sides: Mapping[str, Sides]) -> Diagnostic | None:
-    keep = f'keep it whole: except = "{name}"'
-    if name not in sides:
-        return Diagnostic("PKC422", f"'{name}' has no outputs and inputs, as the structure {structure} needs", notes=(keep,))
-    inputs = shape[sides[name].inputs]
+def _whole(wrong: Sequence[str], exclude: Sequence[str], all_: bool) -> list[str]:
+    """What to do about parameters that do not fit."""
+    if all_:
+        return ["no parameter fits: choose another structure"]
+    quoted = [f'"{name}"' for name in wrong]
+    given = [glob.removeprefix("@") if glob.startswith("@") else f'"{glob}"' for glob in exclude]
+    return [
+        f"keep {'it' if len(wrong) == 1 else 'them'} whole: except = {', '.join([*given, *quoted])}",
+        f"on the command line: {' '.join(f'--except {name}' for name in wrong)}",
+    ]
+
+
+def _misfit(structure: Structure, shape: tuple[int, ...], sides: Sides | None) -> str:
+    """Why a structure does not fit a parameter; '' where it does."""
+    if sides is None:
+        return "no outputs and inputs"
+    inputs = shape[sides.inputs]
     if isinstance(structure, Ratio) and inputs % structure.of:
-        rest = inputs % structure.of
-        message = f"'{name}' has {inputs:,} inputs, {rest} more than a multiple of {structure.of}: {structure} does not fit"
-        return Diagnostic("PKC422", message, notes=(keep,))
-    return None
+        return f"{inputs:,} inputs, {inputs % structure.of} more than a multiple of {structure.of}"
+    return ""
 
 
 def groups_of(structure: Structure, shape: tuple[int, ...], sides: Sides) -> tuple[Ints, int]:

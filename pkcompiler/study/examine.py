@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from pkcompiler.data import LoadedData
-from pkcompiler.diagnostics import Diagnostic, PkcError, raise_all
-from pkcompiler.lang.check_schedule import show_target
-from pkcompiler.pruning.aim import Aim
+from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.pruning.rounds import Run
 from pkcompiler.study.cell import apart, data_of, load_train, opened_of
 from pkcompiler.study.grid import Cell
@@ -55,17 +53,7 @@ def _targets(cells: Sequence[Cell], data: dict[str | None, LoadedData | None]) -
         read = data[cell.data_source]
         pair = (read.x, read.y) if read is not None else None
         try:
-            run = Run(captured, cell.plan, torch.float64, pair, initialise=opened.initialise)
-            raise_all(d for aim in run.aims for d in _less_than_one(aim, cell.model_name))
+            Run(captured, cell.plan, torch.float64, pair, initialise=opened.initialise)
         except PkcError as error:
             found += error.diagnostics
     return found
-
-
-def _less_than_one(aim: Aim, model: str) -> Iterator[Diagnostic]:
-    """A density at which no weight is left: nothing that a criterion could do would keep a path."""
-    total = aim.found.total
-    if aim.quantity.word == "density" and total and not aim.found.kept_at(aim.part):
-        named = show_target(aim.stage.target)
-        message = f"{named} keeps {aim.part * total:.2g} of the {total:,} weights of '{model}': less than one"
-        yield Diagnostic("PKC423", message, notes=(f"a compression of {total}x keeps one",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -173,6 +174,14 @@ def _run(todo: Sequence[Cell], folder: Path, jobs: int, threads: int, update: Up
                 update(futures[future], record)
 
 
+def check_study(state: State, retry_failed: bool = False) -> None:
+    """Raise all that is wrong with the models, the data, train and the targets of what is to be done; nothing is run."""
+    todo = state.todo(retry_failed)
+    if todo:
+        with _pool(1, 1, None) as pool:
+            raise_all(_examined(pool, todo))
+
+
 def _examined(pool: Executor, todo: Sequence[Cell]) -> tuple[Diagnostic, ...]:
     """What a look at the code, the data and the targets finds."""
     return pool.submit(examine, tuple(todo)).result()
@@ -200,7 +209,18 @@ def _workers(jobs: int, threads: int) -> Iterator[Executor]:
     try:
         yield pool
     except BaseException:
-        with suppress(Exception):
+        with suppress(Exception), _unheard_threads():
             pool.shutdown(wait=True, kill_workers=True)
         raise
     pool.shutdown(wait=True)
+
+
+@contextmanager
+def _unheard_threads() -> Iterator[None]:
+    """While workers are killed, the thread that waits for them may meet results that nobody waits for, and die of it."""
+    before = threading.excepthook
+    threading.excepthook = lambda args: None
+    try:
+        yield
+    finally:
+        threading.excepthook = before

@@ -196,6 +196,25 @@ def test_what_has_no_path_map_is_refused(name: str) -> None:
     assert any(d.code in ("PKC201", "PKC206") and expected in d.message for d in error.diagnostics), error
 
 
+def test_an_operator_that_torch_wraps_for_its_effects_is_named_itself() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return torch.linalg.inv(m.l(x).view(-1, 2, 2)).flatten(1)
+
+    error = refused(Net(forward, l=nn.Linear(4, 4)), torch.randn(2, 4))
+    (found,) = error.diagnostics
+    assert found.code == "PKC201" and "'aten.linalg_inv_ex.default'" in found.message
+    assert found.span is not None and "torch.linalg.inv" in found.span.text[found.span.start : found.span.end]
+    assert "with_effects" not in str(error) and '@path_op("aten.linalg_inv_ex.default")' in found.notes[-1]
+
+
+def test_an_effect_beside_the_paths_leaves_the_models_output() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        return (m.l(x).view(-1, 2, 2) @ torch.linalg.inv(2 * torch.eye(2, dtype=x.dtype))).flatten(1)
+
+    captured = capture(Net(forward, l=nn.Linear(4, 4)), torch.randn(2, 4), dtype=torch.float64)
+    assert any(isinstance(op.map, Dense) for op in captured.graph.ops) and certify_capture(captured).holds
+
+
 def test_batch_norm_without_statistics_is_refused() -> None:
     error = refused(nn.BatchNorm1d(3, track_running_stats=False), torch.randn(4, 3))
     assert error.diagnostics[0].code in ("PKC201", "PKC205", "PKC206")

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.plain import make_plain
+from pkcompiler.frontend.tokens import drop_tokens
 from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.ops.decompose import decompositions
 
@@ -180,6 +181,7 @@ def export_program(model: nn.Module, call: Call) -> Program:
     lifted = {p: exported.constants[t] for p, t in signature.inputs_to_lifted_tensor_constants.items()}
     inputs = tuple(str(name) for name in signature.user_inputs)
     module = exported.graph_module
+    drop_tokens(module, signature)
     _keep_first_output(module, len(signature.buffers_to_mutate))
     return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name, recorded)
 

@@ -176,7 +176,7 @@ def test_every_warning_of_a_report_is_explained() -> None:
     listed = re.search(r'"""``kind``: (.*?)\. ``subject``', source, re.DOTALL)
     assert listed is not None
     kinds = re.findall(r"``([a-z-]+)``", listed[1])
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     for kind in kinds:
         assert "a word of reports" in explain(kind)
 

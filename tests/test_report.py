@@ -141,9 +141,13 @@ def test_a_cut_carries_what_does_not_begin_beyond_it():
 @pytest.mark.parametrize("name", ["mlp_bias", "batch_norm", "max_pool", "attention", "shared_twice"])
 def test_masks_of_ones_change_nothing(name):
     case = built(name)[0]
+    without = analyze(case.module, case.example_inputs)
     ones = {n: torch.ones_like(p, dtype=torch.bool) for n, p in case.module.named_parameters()}
-    with_masks, without = (analyze(case.module, case.example_inputs, masks) for masks in (ones, None))
+    prunable = {row.name: ones[row.name] for row in without.rows if row.prunable}
+    with_masks = analyze(case.module, case.example_inputs, prunable)
     assert with_masks.to_json() == without.to_json() and str(with_masks) == str(without)
+    everything = analyze(case.module, case.example_inputs, ones).totals
+    assert everything["prunable"].value == sum(m.numel() for m in ones.values()), "what has a mask counts"
 
 
 @pytest.mark.parametrize("density", [None, 0.3])
@@ -183,6 +187,15 @@ def test_a_graph_and_its_tensors_are_enough():
 
 def kinds(report: Report) -> set[tuple[str, str]]:
     return {(w.kind, w.subject) for w in report.warnings}
+
+
+def test_computed_weights_are_named():
+    """weight_norm: the weight is no parameter. With a mask on what it is computed from, nothing is left to say."""
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3))
+    name = "0.parametrizations.weight.original1"
+    (found,) = analyze(model, torch.randn(1, 5)).warnings
+    assert (found.kind, found.subject) == ("computed-weights", name) and "20 entries" in found.message and name in found.help
+    assert analyze(model, torch.randn(1, 5), masks={name: torch.ones(4, 5, dtype=torch.bool)}).warnings == ()
 
 
 def test_a_sound_network_has_no_warnings():

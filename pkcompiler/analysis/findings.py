@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from pkcompiler.analysis.computed import computed_weights
 from pkcompiler.analysis.topology import Layer, Topology, crossed
 from pkcompiler.ir.types import PathGraph
 
@@ -20,7 +22,8 @@ UNFED = 1e-6
 @dataclass(frozen=True, slots=True)
 class Finding:
     """``kind``: ``non-finite``, ``collapsed``, ``near-collapse``, ``dead-units``, ``dead-outputs``, ``all-zero``,
-    ``unmasked-zeros``, ``vanishing-mass``, ``exploding-mass``. ``subject``: what it is about (a parameter, ``model``)."""
+    ``unmasked-zeros``, ``vanishing-mass``, ``exploding-mass``,
+    ``computed-weights``. ``subject``: what it is about (a parameter, ``model``)."""
 
     kind: str
     subject: str
@@ -47,7 +50,18 @@ def find(
         *_zeros(graph, tensors, masks),
         *_mass(totals),
         *_dead(found),
+        *_computed(graph, masks),
     )
+
+
+def _computed(graph: PathGraph, masks: Mapping[str, Tensor]) -> Iterator[Finding]:
+    names = list(computed_weights(graph, masks))
+    if names:
+        shapes = {s.name: s.type.shape for s in graph.parameters}
+        entries = sum(math.prod(d for d in shapes[n] if isinstance(d, int)) for n in names)
+        what = "a parameter" if len(names) == 1 else f"{len(names)} parameters"
+        message = f"weights are computed from {entries:,} entries of {what}, which are no candidates of pruning"
+        yield Finding("computed-weights", names[0], message, f"prune them too: --include {names[0]!r}, or a glob")
 
 
 def _non_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:

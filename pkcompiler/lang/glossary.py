@@ -52,4 +52,5 @@ GLOSSARY: tuple[Term, ...] = (
     Term("unmasked-zeros", "a warning: weights of value 0 that no mask drops count as kept", 8),
     Term("vanishing-mass", "a warning: path mass below the range of float32, or hardly any of it from the inputs", 6),
     Term("exploding-mass", "a warning: path mass beyond the range of float32", 6),
+    Term("computed-weights", "a warning: weights computed from parameters (weight_norm) are pruned only by include", 8),
 )

@@ -59,6 +59,9 @@ def parse_spec(text: str, what: str = "model") -> UserSpec:
     """Take a spec apart; ``what`` names it in the error. Raises ``PKC240`` for anything else."""
     if match := FILE_SPEC.fullmatch(text):
         return UserSpec(match["place"], match["name"], is_file=True)
+    file = Path(text.partition(":")[0])
+    if file.suffix and file.is_file():
+        raise fail("PKC240", f"'{file}' is no Python file", f"a {what} is named by path/file.py, or path/file.py:name")
     if match := MODULE_SPEC.fullmatch(text):
         return UserSpec(match["place"], match["name"], is_file=False)
     raise fail(
@@ -153,7 +156,7 @@ def nearest(name: str, known: Sequence[str], cutoff: float = 0.5) -> str:
     """``did you mean 'x'?`` for the closest of ``known``; the first few of them where none is close; empty where none is known."""
     if close := get_close_matches(name, known, n=1, cutoff=cutoff):
         return f"did you mean '{close[0]}'?"
-    return f"there are: {', '.join(sorted(known)[:8])}" if known else ""
+    return f"there are: {', '.join(sorted(set(known))[:8])}" if known else ""
 
 
 def blame(error: BaseException, source: Path | None, doing: str) -> PkcError:

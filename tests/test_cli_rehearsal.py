@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pkcompiler import load_schedule
+from pkcompiler.show.densities import densities
 from tests.cli_support import MLP, home, pkc
 
 __all__ = ["home"]
@@ -66,3 +67,10 @@ def test_what_training_could_never_reach_is_refused(home: Path) -> None:
     (home / "s.pkc").write_text('schedule s { prune magnitude { density = 1%  at = end  floor "1.weight" = 20% } }')
     refused = pkc("prune", "mlp.py", "--schedule", "s.pkc", "--dry-run")
     assert refused.exit_code == 1 and "PKC4" in refused.stderr and refused.stdout == ""
+
+
+def test_a_layer_that_is_emptied_is_marked() -> None:
+    rows = [({"a": 0.5, "b": 0.4}, 0.45), ({"a": 0.3, "b": 0.0}, 0.2), ({"a": 0.1, "b": 0.0}, 0.1)]
+    (axis,) = densities([{"layers": layers, "density": whole, "when": "before training"} for layers, whole in rows]).axes
+    crosses = [line for line in axis.lines if line.get_marker() == "x" and len(line.get_xdata())]
+    assert [(list(c.get_xdata()), list(c.get_ydata())) for c in crosses] == [([1], [0.4])]

@@ -259,6 +259,25 @@ def test_unreadable_files(tmp_path: Path) -> None:
         assert codes(caught) == [code], name
 
 
+def test_differences_are_listed_in_order_and_briefly(tmp_path: Path) -> None:
+    state = {f"layers.{i}.weight": torch.ones(1) for i in (10, 2, 9, 1, 3, 11)}
+    with pytest.raises(PkcError) as caught:
+        load_weights(network(2), save(state, tmp_path / "w.safetensors"))
+    lacks, extra = (diagnostic.message for diagnostic in caught.value.diagnostics)
+    first = "layers.1.weight; layers.2.weight; layers.3.weight; layers.9.weight"
+    assert extra == f"'{tmp_path / 'w.safetensors'}' holds 6 tensors that the model does not have: {first} and 2 more"
+    assert lacks.partition("tensors: ")[2].startswith("0.weight; 0.bias; 1.weight; 1.bias and ")
+
+
+def test_of_an_artifact_its_weights_are_named(tmp_path: Path) -> None:
+    for name in ("masks.safetensors", "weights.safetensors"):
+        save(network(1).state_dict(), tmp_path / name)
+    with pytest.raises(PkcError) as caught:
+        load_weights(network(2), tmp_path)
+    assert codes(caught) == ["PKC640"]
+    assert caught.value.diagnostics[0].notes == (f"give the file in it: --weights {tmp_path / 'weights.safetensors'}",)
+
+
 def test_non_finite_values_are_named() -> None:
     target = network(1)
     assert non_finite(target) == ()

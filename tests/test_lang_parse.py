@@ -128,7 +128,7 @@ def test_an_error_does_not_damage_other_blocks() -> None:
         ("x = ", "expected a value after this", "write a value here"),
         ("pass a b {}", "expected '=' or '{'", "one name is enough"),
         ("x = f(1 2)", "expected an operator, ',' or ')'", "put an operator or a comma"),
-        ("x = f(a\ny = 2", "expected an operator, ',' or ')'", "close the '(' of line 1"),
+        ("x = f(a\ny = 2", "expected an operator, ',' or ')'", "the '(' of line 1, column 6 is not closed"),
         ("x = 1 }", "expected ", "delete it, or open it first"),
         ("= 3", "expected the next setting", "the three shapes are"),
         ("x = ;", "not part of the language", "one to a line"),

@@ -273,6 +273,8 @@ def test_wrong_calls_are_refused() -> None:
     net = nn.Linear(3, 3)
     assert refused(net, torch.randn(2, 4)).diagnostics[0].code == "PKC203"
     assert refused(net, 3).diagnostics[0].code == "PKC203"
+    inputs, line = refused(Net(lambda m, x: m.l(x), l=net), torch.randn(2, 4)).diagnostics[0].notes
+    assert inputs == "check the inputs first: example_inputs, or --input such as 1x3" and line.startswith("or correct ")
     assert refused(net, torch.randn(2, 3), output="logits").diagnostics[0].code == "PKC204"
     assert refused(Net(lambda m, x: x.argmax(-1), l=net), torch.randn(2, 3)).diagnostics[0].code == "PKC204"
     assert refused(print, torch.randn(2, 3)).diagnostics[0].code == "PKC207"  # type: ignore[arg-type]
@@ -355,7 +357,7 @@ def test_an_input_without_a_batch_leaves_no_log_lines(capfd: pytest.CaptureFixtu
 
 def test_an_input_of_another_shape_is_answered_with_a_likely_one() -> None:
     (diagnostic,) = refused(nn.Linear(3, 3), torch.randn(2, 4)).diagnostics
-    assert diagnostic.notes[-1].endswith("--input 1x3")
+    assert diagnostic.notes[0].endswith("--input such as 1x3")
 
 
 def test_what_the_users_forward_raises_is_shown_at_its_line() -> None:

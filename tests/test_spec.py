@@ -217,6 +217,19 @@ def test_malformed_specs(spec: str) -> None:
     assert caught.value.diagnostics[0].code == "PKC240"
 
 
+@pytest.mark.parametrize("place", ["README.md", "./README.md", "README.md:model"])
+def test_a_file_that_is_no_python_is_told_so(write, place: str) -> None:
+    write("x = 1", "README.md")
+    (found,) = refused(place).diagnostics
+    assert found.code == "PKC240" and "is no Python file" in found.message and "path/file.py:name" in found.notes[-1]
+    assert "README.md.py" not in str(found.notes)
+
+
+def test_names_that_are_listed_stand_there_once(write) -> None:
+    spec = write("class Block(nn.Module): pass\nclass Net(nn.Module): pass\ndef model(): return nn.Linear(2, 3)")
+    assert refused(f"{spec}:zzz").diagnostics[0].notes[-1] == "there are: Block, Net, model"
+
+
 def test_arguments_are_literals_or_text() -> None:
     given = ["a=1", "b=1.5", "c=relu", "d=(1, 2)", "e=None", "f='x'", "g=", "h=a=b", "i=__import__('os')"]
     read = parse_arguments(given)

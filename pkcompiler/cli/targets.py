@@ -23,16 +23,17 @@ class Part(click.ParamType[float]):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         option = param.opts[0] if param else ""
+        usual = "90%" if self.zero else "10%"
         match = NUMBER.fullmatch(str(value))
         if match is None or match["unit"] == "x":
-            self.fail(f"'{value}' is no part: type {option} 98% or {option} 0.98", param, ctx)
+            self.fail(f"'{value}' is no part: type {option} {usual} or {option} {float(usual[:-1]) / 100!r}", param, ctx)
         number = float(match["value"])
         if match["unit"] is None and number > 1:
             self.fail(f"{value} is more than all: type {option} {value}%, or a number up to 1", param, ctx)
         part = number / 100 if match["unit"] else number
         if part > 1 or (part == 1 and not self.one) or (part == 0 and not self.zero):
             ends = f"from 0%{'' if self.zero else ' (not included)'} to 100%{'' if self.one else ' (not included)'}"
-            self.fail(f"{value} is out of range: type a part {ends}, such as {option} 90%", param, ctx)
+            self.fail(f"{value} is out of range: type a part {ends}, such as {option} {usual}", param, ctx)
         return part
 
 

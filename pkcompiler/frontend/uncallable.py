@@ -20,18 +20,14 @@ def uncallable(model: nn.Module, flat: Sequence[Any], error: Exception) -> PkcEr
     shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
     first = next(iter(str(error).strip().splitlines()), "")
     kind = "" if first and isinstance(error, SHAPE_ERRORS) else f"{type(error).__name__}: "
-    guess = guess_input(model)
-    feed = f"give inputs that the model accepts, e.g. --input {guess or '1x3x32x32'}"
     place = usercode.user_line(error)
-    notes = [feed]
+    notes = [f"check the inputs first: example_inputs, or --input such as {guess_input(model) or '1x3x32x32'}"]
     if place is not None:
         notes.append(f"or correct {place[0].name}, line {place[1]}")
-    if isinstance(error, SHAPE_ERRORS):
-        notes.reverse()
     return fail(
         "PKC203",
         f"the model cannot be called with inputs of shape {shapes}: {kind}{first}",
-        *(note.removeprefix("or ") if note is notes[0] else note for note in notes),
+        *notes,
         span=None if place is None else usercode.span_of(*place),
         label="raised here",
     )

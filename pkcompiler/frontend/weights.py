@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_all
 from pkcompiler.usercode import FILES, nearest
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -42,6 +43,8 @@ def non_finite(module: nn.Module) -> tuple[str, ...]:
 
 
 def _read(path: Path) -> object:
+    if path.is_dir():
+        raise _folder(path)
     if path.suffix not in SUFFIXES:
         raise fail(
             "PKC640", f"'{path}' is not a weights file", f"expected one of {' '.join(SUFFIXES)}", "try --weights model.safetensors"
@@ -59,6 +62,16 @@ def _read(path: Path) -> object:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         remedy = f"save it again: torch.save(model.state_dict(), '{path.with_suffix('.pt').name}')"
         raise fail("PKC640", f"'{path}' cannot be read: {reason}", remedy) from None
+
+
+def _folder(path: Path) -> PkcError:
+    """``PKC640`` for a folder, with the file of an artifact that holds weights."""
+    files = sorted(file.name for file in path.glob("*") if file.suffix in SUFFIXES)
+    if "weights.safetensors" in files:
+        remedy = f"give the file in it: --weights {path / 'weights.safetensors'}"
+    else:
+        remedy = f"there are: {first_few([str(path / name) for name in files])}" if files else f"run 'ls {path}'"
+    return fail("PKC640", f"'{path}' is a folder, not a weights file", remedy)
 
 
 def _pickled(path: Path, error: Exception) -> PkcError:
@@ -100,8 +113,8 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
         return [_prefixed(path, prefix)]
     covered = {id(expected[name]) for name in found if name in expected}
     missing = [name for name, tensor in expected.items() if id(tensor) not in covered]
-    unexpected = [name for name in found if name not in expected]
-    shared = [(name, expected[name], found[name]) for name in found if name in expected]
+    unexpected = sorted((name for name in found if name not in expected), key=_numbered)
+    shared = [(name, expected[name], found[name]) for name in expected if name in found]
     misshapen = [
         f"{name} is {_shape(have)}, the model's is {_shape(want)}"
         for name, want, have in shared
@@ -113,7 +126,14 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
         ("PKC644", f"'{path}' holds {len(unexpected)} tensors that the model does not have", unexpected),
         ("PKC645", f"'{path}' holds {len(misshapen)} tensors of other shapes", misshapen),
     )
-    return [Diagnostic(code, f"{message}: {'; '.join(names)}", notes=(last,)) for code, message, names in kinds if names]
+    return [
+        Diagnostic(code, f"{message}: {first_few(names, between='; ')}", notes=(last,)) for code, message, names in kinds if names
+    ]
+
+
+def _numbered(name: str) -> list[tuple[int, str]]:
+    """Sorts ``layers.2`` before ``layers.10``."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
 
 
 def _shape(tensor: Tensor) -> str:

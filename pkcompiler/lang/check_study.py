@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from pkcompiler.diagnostics import PkcError, Span
 from pkcompiler.lang import words
@@ -168,7 +168,7 @@ class StudyChecker(Declarations):
         name = given[0]
         found: dict[float, tuple[str, float]] = {}
         for value in settings[name].values:
-            amount = self._amount(name, value)
+            amount = self._amount(name, value, settings[name].values)
             if amount is None:
                 continue
             density = density_of((name, amount))
@@ -180,7 +180,7 @@ class StudyChecker(Declarations):
             found[density] = name, amount
         return tuple(found.values())
 
-    def _amount(self, name: str, value: Expr) -> float | None:
+    def _amount(self, name: str, value: Expr, values: Sequence[Expr]) -> float | None:
         unit = value.unit if isinstance(value, Number) else "?"
         number = value.value if isinstance(value, Number) else 0.0
         if name == "compression":
@@ -194,7 +194,10 @@ class StudyChecker(Declarations):
             if unit in ("", "%") and low and high:
                 return part
             ends = "at least 0% and less than 100%" if name == "sparsity" else "more than 0% and at most 100%"
-            wanted, note = f"must be a part, {ends}", f"write {name} = 90%, 99%"
+            wanted, note = f"must be a part, {ends}", f"write {name} = {'90%, 99%' if name == 'sparsity' else '10%, 1%'}"
+            if unit == "" and 1 < number <= 100:
+                meant = [print_expr(v) + ("%" if _lacks_percent(v) else "") for v in values]
+                wanted, note = "a part needs '%', or is at most 1", f"write {name} = {', '.join(meant)}"
         self.findings.error("PKC106", f"{name} = {print_expr(value)}", value.span, wanted, note)
         return None
 
@@ -225,6 +228,10 @@ class StudyChecker(Declarations):
             others = f", and so do {len(readers) - 1} more" if len(readers) > 1 else ""
             message = f"'{readers[0]}' reads data, and the study names none{others}"
             self.findings.error("PKC475", message, block.name.span, "no 'data'", "add a line: data = digits(per_class = 10)")
+
+
+def _lacks_percent(value: Expr) -> bool:
+    return isinstance(value, Number) and value.unit == "" and value.value > 1
 
 
 def _whole(value: Expr) -> int | None:

@@ -239,7 +239,7 @@ class _Run:
     def _report_end(self, expected: set[str]) -> None:
         if self.open:
             self.diagnostics.append(unclosed(self.source, self.tokens, self.open[-1]))
-        elif not any(b >= self._last_end() for b in self.bad):
+        if (not self.open or "RPAR" in expected) and not any(b >= self._last_end() for b in self.bad):
             self.diagnostics.append(unexpected(self.source, self.tokens, len(self.tokens), expected))
 
     def _refusal(self, terminal: str) -> set[str]:

@@ -43,9 +43,8 @@ def unexpected(source: Source, tokens: tuple[Lexeme, ...], index: int, expected:
     if token is None:
         at = before.end if before else 0
         span = source.span(max(0, at - 1), at)
-        return Diagnostic(
-            "PKC001", "the file ends too early", span, f"expected {describe(expected)} after this", (_note(expected, "", before),)
-        )
+        note = _open_parenthesis(source, tokens, index, expected) or _note(expected, "", before)
+        return Diagnostic("PKC001", "the file ends too early", span, f"expected {describe(expected)} after this", (note,))
     shown = "this text" if token.type == "STRING" else f"'{_short(token.text)}'"
     message = f"unexpected {shown}"
     if before is not None and before.type in ("EQUAL", "COMMA", "STAR", "PLUS", "MINUS", "CIRCUMFLEX", "LPAR"):
@@ -90,15 +89,18 @@ def no_value(source: Source, tokens: tuple[Lexeme, ...], index: int) -> Diagnost
 
 
 def _open_parenthesis(source: Source, tokens: tuple[Lexeme, ...], index: int, expected: set[str]) -> str:
-    """Where the token would begin a new line, the '(' before it was probably never closed."""
-    if "RPAR" not in expected or "\n" not in source.text[tokens[index - 1].end : tokens[index].start]:
+    """Where a new line, a block's end or the file's follows, the '(' before it was probably never closed."""
+    after = tokens[index] if index < len(tokens) else None
+    ends = after is None or after.type == "RBRACE" or "\n" in source.text[tokens[index - 1].end : after.start]
+    if "RPAR" not in expected or not ends:
         return ""
     depth = 0
     for token in reversed(tokens[:index]):
         depth += {"RPAR": 1, "LPAR": -1}.get(token.type, 0)
         if depth < 0:
             line = source.text.count("\n", 0, token.start) + 1
-            return f"close the '(' of line {line} with ')'"
+            column = token.start - source.text.rfind("\n", 0, token.start)
+            return f"the '(' of line {line}, column {column} is not closed: write ')'"
     return ""
 
 

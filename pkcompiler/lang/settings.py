@@ -133,11 +133,10 @@ class SettingReader:
                 found.append("@" + value.value)
             else:
                 close = words.suggest(shown, known)
-                note = (
-                    f"did you mean '{close}'?"
-                    if close
-                    else f'write a glob in double quotes: {word.name} = "*.{shown.strip(chr(34))}"'
-                )
+                glob = shown.strip('"')
+                glob = f"*.{glob}" if glob in ("weight", "bias") else f"{glob}.*" if isinstance(value, Name) else glob
+                quoted = f'write a glob in double quotes: {word.name} = "{glob}"' if glob.strip("@ ") else _write(word)
+                note = f"did you mean '{close}'?" if close else quoted
                 wanted = f"must be a glob in double quotes, or {', '.join(known)}"
                 self.findings.error("PKC105", f"{word.name} = {shown}", value.span, wanted, note)
         return tuple(found)

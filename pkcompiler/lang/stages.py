@@ -58,7 +58,7 @@ class StageReader:
                 return f"block({int(height.value)}, {int(width.value)})"
             case Call("block"):
                 label = f"needs two whole numbers from 1 to {MAX_GROUP}: outputs, inputs"
-                self.findings.error("PKC106", print_expr(value), value.span, label, "write structure = block(16, 16)")
+                self.findings.error("PKC106", print_expr(value), value.span, label, _square(value))
                 return None
             case Name(name) if words.find(name, "value", "structure") is not None and name != "block":
                 return name
@@ -140,3 +140,11 @@ def _whole(value: Expr, least: int = 1) -> int | None:
 def _size(value: Number) -> bool:
     whole = _whole(value)
     return whole is not None and whole <= MAX_GROUP
+
+
+def _square(block: Call) -> str:
+    """What to write in place of a block that is none: of one number its square."""
+    match block.args:
+        case (Number() as side,) if not block.kwargs and _size(side):
+            return f"write structure = block({int(side.value)}, {int(side.value)})"
+    return "write structure = block(16, 16)"

@@ -13,6 +13,9 @@ MAX_NESTING = 100
 MAX_DIGITS = 40
 MAX_ERRORS = 50
 
+_DOTTED = re.compile(r"[A-Za-z_]\w*\.(?=[\w*])[\w*./:-]*[\w*]|\*\.[A-Za-z_][\w*.]*")
+"""``fc.weight``, ``train.py:train``, ``*.weight``: what was meant as a text."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -64,6 +67,9 @@ def scan(source: Source, pattern: re.Pattern[str]) -> Scan:
         elif lexeme.type == "":
             bad.append(lexeme.start)
             diagnostics.append(_unreadable(source, lexeme, tokens[-1] if tokens else None))
+        elif lexeme.type == "DOTTED":
+            diagnostics.append(_unquoted(source, lexeme))
+            tokens.append(Lexeme("STRING", f'"{lexeme.text}"', lexeme.start, lexeme.end))
         elif lexeme.type != "SPACE":
             tokens.append(lexeme)
         if len(diagnostics) >= MAX_ERRORS:
@@ -74,6 +80,10 @@ def scan(source: Source, pattern: re.Pattern[str]) -> Scan:
 def _lexemes(text: str, pattern: re.Pattern[str]) -> Iterator[Lexeme]:
     position = 0
     while position < len(text):
+        if dotted := _DOTTED.match(text, position):
+            yield Lexeme("DOTTED", dotted.group(), position, dotted.end())
+            position = dotted.end()
+            continue
         found = pattern.match(text, position)
         end = found.end() if found else _end_of_unreadable(text, position, pattern)
         yield Lexeme((found.lastgroup or "") if found else "", text[position:end], position, end)
@@ -103,6 +113,12 @@ def _unreadable(source: Source, lexeme: Lexeme, before: Lexeme | None) -> Diagno
         )
     shown = repr(first) if first.isprintable() else f"U+{ord(first):04X}"
     return Diagnostic("PKC002", f"unexpected character {shown}", span, "not part of the language", (_hint(first, lexeme, before),))
+
+
+def _unquoted(source: Source, lexeme: Lexeme) -> Diagnostic:
+    span = source.span(lexeme.start, lexeme.end)
+    message, note = f"{lexeme.text} stands without quotes", f'write it in double quotes: "{lexeme.text}"'
+    return Diagnostic("PKC002", message, span, "a name with dots is a text", (note,))
 
 
 def _hint(first: str, lexeme: Lexeme, before: Lexeme | None) -> str:

@@ -188,7 +188,8 @@ def _read(word: str, value: str | None) -> str | None:
         stage = find_schedule(f"schedule s {{ prune magnitude {{ density = 50%\n{word} = {value}\n}} }}").stages[0]
     except PkcError as error:
         first = error.diagnostics[0]
-        raise fail("PKC404" if first.code.startswith("PKC0") else first.code, first.message, *first.notes) from None
+        code = "PKC404" if first.code.startswith("PKC0") else first.code
+        raise fail(code, first.message, *first.notes, label=first.label) from None
     found: str | None = getattr(stage, word)
     return found
 

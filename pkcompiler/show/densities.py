@@ -34,7 +34,8 @@ def write_densities(folder: str | Path, states: Sequence[Mapping[str, Any]]) -> 
 def densities(states: Sequence[Mapping[str, Any]]) -> Any:
     """One line per layer from 1 before the first round, the whole drawn thicker; densities on a logarithmic axis.
 
-    Rounds in training have no layers, and are named by their moments; without a density nothing is drawn.
+    A cross ends the line of a layer that is empty from then on. Rounds in training have no layers, and are named by their moments;
+    without a density nothing is drawn.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -42,7 +43,7 @@ def densities(states: Sequence[Mapping[str, Any]]) -> Any:
     axis = axes[0, 0]
     rounds = range(len(states) + 1)
     names = list(dict.fromkeys(name for state in states for name in state["layers"]))
-    values = {name: [1.0, *(_logarithmic(state, name) for state in states)] for name in names}
+    values = {name: [1.0, *(_density(state, name) for state in states)] for name in names}
     _layers(figure, axis, values)
     whole = [1.0, *(math.nan if state["density"] is None else state["density"] for state in states)]
     axis.plot(rounds, whole, color=LIGHT["text"], linewidth=2.0, marker="" if names else ".", label="all")
@@ -71,13 +72,22 @@ def _layers(figure: Any, axis: Any, values: Mapping[str, Sequence[float]]) -> No
     scale = ScalarMappable(Normalize(1, max(2, len(values))), "viridis")
     colours = colormaps["viridis"](scale.norm(np.arange(1.0, len(values) + 1)))
     few = len(values) <= NAMED
+    emptied: list[tuple[int, float, Any]] = []
     for (name, line), colour in zip(values.items(), colours, strict=True):
         look = {"label": shorten(name, 26)} if few else {"color": colour}
-        axis.plot(range(len(line)), line, linewidth=1.0, alpha=0.75, **look)
+        (drawn,) = axis.plot(range(len(line)), [value or math.nan for value in line], linewidth=1.0, alpha=0.75, **look)
+        if 0.0 in line:
+            last = line.index(0.0) - 1
+            emptied.append((last, line[last], drawn.get_color()))
+    for x, y, colour in emptied:
+        axis.plot([x], [y], "x", color=colour, markersize=7, label="_nolegend_")
+    if emptied:
+        axis.plot([], [], "x", color=LIGHT["text"], label="empty from the next round on")
     if not few:
         figure.colorbar(scale, ax=axis, ticks=MaxNLocator(integer=True), label="layer, in order of the graph")
 
 
-def _logarithmic(state: Mapping[str, Any], name: str) -> float:
-    """A layer's density on a logarithmic axis: nothing where it has none, or where layers are not known."""
-    return state["layers"].get(name, 1.0 if state["layers"] else 0.0) or math.nan
+def _density(state: Mapping[str, Any], name: str) -> float:
+    """A layer's density; NaN in a round whose layers are not known."""
+    found: float = state["layers"].get(name, 1.0 if state["layers"] else math.nan)
+    return found

@@ -31,11 +31,6 @@ class Diagnostic:
     notes: tuple[str, ...] = ()
     severity: str = "error"
 
-    @property
-    def said(self) -> str:
-        """The message, with the label where no line of a text can carry it."""
-        return f"{self.message}: {self.label}" if self.label and self.span is None else self.message
-
 
 class PkcError(Exception):
     """One or more diagnostics, raised together. As text: each message, and below it what to do."""
@@ -50,7 +45,7 @@ class PkcError(Exception):
 
 
 def _lines(diagnostic: Diagnostic) -> list[str]:
-    return [f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.said}", *(f"  help: {note}" for note in diagnostic.notes)]
+    return [f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}", *(f"  help: {note}" for note in diagnostic.notes)]
 
 
 def fail(code: str, message: str, *notes: str, span: Span | None = None, label: str = "") -> PkcError:

@@ -50,7 +50,7 @@ def _text(diagnostic: Diagnostic, colour: bool) -> str:
         return f"{_COLOURS[kind]}{text}\x1b[0m" if colour and text else text
 
     head = paint(diagnostic.severity, f"{diagnostic.severity}[{diagnostic.code}]")
-    lines = [f"{head}{paint('bold', ': ' + _printable(diagnostic.said))}"]
+    lines = [f"{head}{paint('bold', ': ' + _printable(diagnostic.message))}"]
     width = 1
     if diagnostic.span is not None:
         number, column, *_ = position(diagnostic.span)

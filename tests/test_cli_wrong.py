@@ -54,7 +54,11 @@ def test_usage_errors_say_what_to_type(home: Path, args: Sequence[str], message:
         (("mpl.py", "--pass", "synflow", "--density", "10%"), "PKC242", "did you mean 'mlp.py'"),
         (("mlp.py", "--pass", "synflow", "--density", "10%", "--input", "1x3x8x8"), "PKC203", "(1, 3, 8, 8)"),
         (("net.py", "--pass", "synflow", "--density", "10%"), "PKC242", "there are: "),
-        (("mlp.py", "--pass", "synflow", "--density", "10%", "--structure", "block(4)"), "PKC106", "block(4): needs two whole numbers"),
+        (
+            ("mlp.py", "--pass", "synflow", "--density", "10%", "--structure", "block(4)"),
+            "PKC106",
+            "block(4): needs two whole numbers",
+        ),
         (("mlp.py", "--schedule", "synflow.pkc"), "PKC611", "'pkc passes' lists"),
         (("mlp.py", "--schedule", "own.pkc"), "PKC119", "--pass own.pkc"),
         (("mlp.py", "--pass", "two.pkc", "--density", "10%"), "PKC119", "--schedule two.pkc"),

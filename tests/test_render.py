@@ -45,12 +45,6 @@ def test_spans_over_lines_and_at_the_end() -> None:
     assert render([Diagnostic("PKC601", "m", None, "", ("do it",))]) == "error[PKC601]: m\n  = help: do it\n"
 
 
-def test_a_label_without_a_line_to_carry_it_follows_the_message() -> None:
-    found = Diagnostic("PKC106", "block(4)", None, "needs two numbers", ("write block(4, 4)",))
-    assert render([found]).startswith("error[PKC106]: block(4): needs two numbers\n")
-    assert str(PkcError(found)) == "error[PKC106]: block(4): needs two numbers\n  help: write block(4, 4)"
-
-
 def test_nothing_that_a_terminal_obeys_is_printed() -> None:
     shown = render([Diagnostic("PKC001", "\x1b[2J\x07", Span("f\x1b", "a\x1b[31mb\u202e", 0, 1), "\x9b", ("\x00",))])
     assert all(c.isprintable() or c == "\n" for c in shown)

@@ -9,8 +9,9 @@ CODES: dict[str, str] = {
         "next setting, so one mistake does not hide the others."
     ),
     "PKC002": (
-        "A character that the language does not use, or a backslash in a text that stands before something else than a double "
-        "quote or a backslash. Outside of texts there are names, numbers, # comments and = , ( ) { } + - * / ^ .. : only."
+        "A character that the language does not use, a name with dots outside of double quotes, or a backslash in a text that "
+        "stands before something else than a double quote or a backslash. Outside of texts there are names, numbers, # comments "
+        "and = , ( ) { } + - * / ^ .. : only."
     ),
     "PKC003": "A text begins with a double quote and must end with one on the same line.",
     "PKC004": "A block is opened with { and the file ends before its }.",

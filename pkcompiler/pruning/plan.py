@@ -189,7 +189,7 @@ def _read(word: str, value: str | None) -> str | None:
     except PkcError as error:
         first = error.diagnostics[0]
         code = "PKC404" if first.code.startswith("PKC0") else first.code
-        raise fail(code, first.message, *first.notes, label=first.label) from None
+        raise fail(code, f"{first.message}: {first.label}" if first.label else first.message, *first.notes) from None
     found: str | None = getattr(stage, word)
     return found
 

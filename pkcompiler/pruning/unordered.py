@@ -7,9 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pkcompiler.diagnostics import fail
-
-SHOWN = 3
+from pkcompiler.diagnostics import fail, first_few
 
 
 def refuse_nan(what: str, source: str, *given: Mapping[str, Tensor]) -> None:
@@ -17,8 +15,7 @@ def refuse_nan(what: str, source: str, *given: Mapping[str, Tensor]) -> None:
     bad = {n: t.dtype for scores in given for n, t in scores.items() if bool(t.isnan().any())}
     if not bad:
         return
-    more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
     notes = [f"check {source} for 0/0 or log of 0"]
     if torch.float64 not in bad.values():
         notes.append("or these masks let the network overflow float32: score in float64 (dtype=torch.float64, --dtype float64)")
-    raise fail("PKC507", f"{what} NaN for {', '.join(repr(n) for n in list(bad)[:SHOWN])}{more}", *notes)
+    raise fail("PKC507", f"{what} NaN for {first_few([repr(n) for n in bad], 3)}", *notes)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -28,6 +29,8 @@ from pkcompiler.render import render
 
 ROOT = Path(__file__).parent.parent
 SECONDS, MEGABYTES = 1.0, 200.0
+ENDLESS = 10 * SECONDS
+"""A text that is not done by then is given up: it may never be."""
 TOKEN = re.compile(r'"[^"\n]*"|[A-Za-z][\w-]*|\d+(?:\.\d+)?(?:e\d+)?[%x]?|\.\.|[^\s\w]|\n')
 ODD = (
     "1e9999",
@@ -134,14 +137,21 @@ def broken(path: Path) -> tuple[str, float, float]:
     """What a text breaks ('' for nothing), its seconds and its megabytes."""
     Path("/proc/self/clear_refs").write_text("5")
     before, start, said = resident("VmRSS"), time.process_time(), ""
+    signal.setitimer(signal.ITIMER_VIRTUAL, ENDLESS)
     try:
         render(check_files([str(path)]), "text")
     except Exception:
         said = traceback.format_exc(limit=-3)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     seconds, megabytes = time.process_time() - start, (resident("VmHWM") - before) / 1024
     if not said and (seconds > SECONDS or megabytes > MEGABYTES):
         said = f"{seconds:.2f} s, {megabytes:.0f} MB"
     return said, seconds, megabytes
+
+
+def _endless(number: int, frame: object) -> None:
+    raise TimeoutError(f"not done after {ENDLESS} s")
 
 
 def main() -> int:
@@ -149,6 +159,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    signal.signal(signal.SIGVTALRM, _endless)
     files, makers = shipped(), (by_grammar, by_tokens, by_bytes)
     slowest = largest = 0.0
     wrong = 0

@@ -105,3 +105,13 @@ def test_a_chain_of_lets_is_checked_without_being_expanded() -> None:
     assert len(found.lets) == 90
     layers = f"let a0 = max(abs(theta), over = layer)\n{chain}"
     assert find_analysis(f'analysis a {{ source = "x" {layers}\nreport "a" = a89 }}').reports[0].spread
+
+
+@pytest.mark.parametrize("lets", ["let R = R", "let A = B let B = A let R = A + B", "let R = abs(R)", "let R = paths(edge = R)"])
+def test_names_that_stand_for_themselves_are_unknown(tmp_path: Path, lets: str) -> None:
+    """They end, and are said where they stand."""
+    for kind, rest in (("pass", "score = abs(grad(R, theta)) * R"), ("analysis", 'report "a" = R')):
+        (tmp_path / "a.pkc").write_text(f'{kind} a {{ source = "x" {lets}\n{rest} }}')
+        found = check_files([str(tmp_path / "a.pkc")])
+        _sound(found)
+        assert found[0].code == "PKC104", found

@@ -89,7 +89,9 @@ def edge_of(expr: Expr, lets: Mapping[str, Expr]) -> str:
 
 
 def resolve(expr: Expr, lets: Mapping[str, Expr]) -> Expr:
-    """The expression that a ``let`` name stands for, through further names."""
-    while isinstance(expr, Name) and expr.value in lets:
+    """The expression that a ``let`` name stands for, through further names; a name that stands for itself stays one."""
+    seen: set[str] = set()
+    while isinstance(expr, Name) and expr.value in lets and expr.value not in seen:
+        seen.add(expr.value)
         expr = lets[expr.value]
     return expr

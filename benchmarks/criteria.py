@@ -4,12 +4,12 @@
     python benchmarks/criteria.py --models resnet20 --passes px,snip --limit 60
 
 A cell is a process of its own at one thread: the model is built and captured, then pruned towards half its weights in float32, in
-thirty rounds of which three are done, and more where they are short. Its time is the mean round after the first in process time, by
-the best of three runs of plain passes in the same process right afterwards; its memory is the growth of the peak resident set over
-the captured model (Linux), by that of a plain pass in a fresh process. Tracing and lifting are shown apart. The plain pass computes
-the loss of the whole batch, forward and backward. A cell that fails or is not done within ``--limit`` seconds of process time, says
-why below the tables. For px the last line compares with what it should cost: two forward passes at the batch without
-derivatives, and a forward and backward pass at batch 1.
+thirty rounds of which the first few are done. Its memory is the growth of the peak resident set over the captured model in the
+first two rounds (Linux), by that of a plain pass in a fresh process. Then rounds and plain passes are timed in turns, in process
+time, and the medians compared: until its first plain pass a process asks the system for memory that later passes find. The plain
+pass computes the loss of the whole batch, forward and backward. Tracing and lifting are shown apart. A cell that fails or is not
+done within ``--limit`` seconds of process time, says why below the tables. For px the last line compares with what it should cost:
+two forward passes at the batch without derivatives, and a forward and backward pass at batch 1.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "examples"), str(Path(__file__).
 BATCH = {"resnet20": 64, "vgg16_bn": 64, "mobilenet_v2": 8, "resnet50": 8, "vit": 64, "gpt2": 64}
 """Samples: CIFAR size (32) for the first two and the ViT, 224 for the next two, 16 tokens for the GPT-2-style model."""
 
-ROUNDS, MOST_ROUNDS, COMPRESSION = 3, 30, 2.0
-"""Rounds that are timed at least, the rounds of the plan, and what it prunes to."""
+ROUNDS, COMPRESSION = 30, 2.0
+"""The rounds of the plan, and what it prunes to."""
 
-LEAST = 0.5
-"""Process seconds that a timing takes at least: steps of the clock are then below 1 %."""
+TURNS, MOST, LEAST = 3, 9, 0.2
+"""Timings of each, the rounds of one at most, and the process seconds that one takes at least."""
 
 
 def build(name: str) -> tuple[nn.Module, Tensor]:
@@ -84,15 +84,12 @@ def forward(module: nn.Module, x: Tensor) -> None:
         module(x)
 
 
-def best(function: Callable[..., None], *args: Any) -> float:
-    """Process seconds of a call, the best of three runs of at least ``LEAST`` seconds each."""
-    return min(_mean(function, args) for _ in range(3))
-
-
-def _mean(function: Callable[..., None], args: tuple[Any, ...]) -> float:
-    """Process seconds of a call, over as many as take ``LEAST`` seconds: the clock's steps are milliseconds on some machines."""
+def timed(function: Callable[..., object], *args: Any, most: int = 1000) -> float:
+    """Process seconds of a call: the mean over as many as take ``LEAST`` seconds, for the clock's steps are milliseconds here
+    and there; at most so many.
+    """
     start, calls = time.process_time(), 0
-    while (spent := time.process_time() - start) < LEAST:
+    while (spent := time.process_time() - start) < LEAST and calls < most:
         function(*args)
         calls += 1
     return spent / calls
@@ -125,24 +122,27 @@ def pass_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, 
     start = time.process_time()
     captured = capture(module, x, dtype=torch.float32)
     tracing = time.process_time() - start
-    plan = plan_of(pass_name, target=("compression", COMPRESSION), rounds=MOST_ROUNDS)
+    plan = plan_of(pass_name, target=("compression", COMPRESSION), rounds=ROUNDS)
     before = settled()
     rounds = Run(captured, plan, torch.float32, data, loss).rounds()
-    spent: list[float] = []
-    while (len(spent) < ROUNDS or sum(spent) < LEAST) and len(spent) < MOST_ROUNDS and sum(spent) < limit / 2:
-        start = time.process_time()
-        next(rounds)
-        spent.append(time.process_time() - start)
+    start = time.process_time()
+    next(rounds)
+    if time.process_time() - start < limit / 8:
+        next(rounds)  # the first under masks
     peak = (resident("VmHWM") - before) / 1024
-    return {
-        "seconds": statistics.mean(spent[1:] or spent),
-        "rounds": len(spent),
-        "megabytes": peak,
-        "tracing": tracing,
-        "plain": best(plain, module, *data),
-        "forward": best(forward, module, data[0]),
-        "single": best(plain, module, data[0][:1], data[1][:1]),
-    }
+    plain(module, *data)
+    turns: list[dict[str, float]] = []
+    while len(turns) < TURNS and sum(turn["seconds"] for turn in turns) < limit / 4:
+        turns.append(
+            {
+                "seconds": timed(next, rounds, most=MOST),
+                "plain": timed(plain, module, *data),
+                "forward": timed(forward, module, data[0]),
+                "single": timed(plain, module, data[0][:1], data[1][:1]),
+            }
+        )
+    medians = {key: statistics.median(turn[key] for turn in turns) for key in turns[0]}
+    return {**medians, "turns": len(turns), "megabytes": peak, "tracing": tracing}
 
 
 def run_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, Any]:
@@ -185,8 +185,8 @@ def report(units: dict[str, dict[str, Any]], cells: dict[tuple[str, str], dict[s
     for (name, pass_name), cell in cells.items():
         if "why" in cell:
             print(f"{name}, {pass_name}: {cell['why']}")
-        elif cell["rounds"] < ROUNDS:
-            print(f"{name}, {pass_name}: {cell['rounds']} of {ROUNDS} rounds timed")
+        elif cell["turns"] < TURNS:
+            print(f"{name}, {pass_name}: timed {cell['turns']} times of {TURNS}")
     ratios = {m: c["seconds"] / (2 * c["forward"] + c["single"]) for (m, p), c in cells.items() if p == "px" and "why" not in c}
     if ratios:
         print(f"px by what it should cost: {', '.join(f'{m} {r:.2f}' for m, r in ratios.items())}")

@@ -8,14 +8,14 @@ from pkcompiler.ir.maps import Constant, Frozen, Merge, Named, Product, Reindex,
 from pkcompiler.ir.types import PathGraph
 
 
-def computed_weights(graph: PathGraph, masked: Container[str] = ()) -> dict[str, str]:
-    """Matrices that reach a matrix product or a convolution through arithmetic without activations, and the operation they reach.
+def computed_weights(graph: PathGraph, masked: Container[str] = ()) -> list[str]:
+    """The matrices that reach a matrix product or a convolution through arithmetic without activations.
 
     Left out are those that are prunable as they are, or have a mask.
     """
     matrices = {s.name for s in graph.parameters if sum(d != 1 for d in s.type.shape) > 1 and not s.prunable}
     carried: dict[str, frozenset[str]] = {}
-    found: dict[str, str] = {}
+    found: set[str] = set()
     for op in graph.ops:
         match op.map:
             case Source(Named(slot)):
@@ -25,5 +25,5 @@ def computed_weights(graph: PathGraph, masked: Container[str] = ()) -> dict[str,
             case Reindex() | Constant() | Merge() | Scale() | Product("mul") if all(i in carried for i in op.inputs):
                 carried[op.name] = frozenset().union(*(carried[i] for i in op.inputs))
             case Product("matmul" | "conv"):
-                found |= {name: op.name for i in op.inputs for name in carried.get(i, ()) if name not in masked}
-    return {slot.name: found[slot.name] for slot in graph.parameters if slot.name in found}
+                found.update(*(carried.get(i, ()) for i in op.inputs))
+    return [slot.name for slot in graph.parameters if slot.name in found and slot.name not in masked]

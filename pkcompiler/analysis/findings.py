@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,15 +49,14 @@ def find(
         *_zeros(graph, tensors, masks),
         *_mass(totals),
         *_dead(found),
-        *_computed(graph, masks),
+        *_computed(graph, tensors, masks),
     )
 
 
-def _computed(graph: PathGraph, masks: Mapping[str, Tensor]) -> Iterator[Finding]:
-    names = list(computed_weights(graph, masks))
+def _computed(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Finding]:
+    names = computed_weights(graph, masks)
     if names:
-        shapes = {s.name: s.type.shape for s in graph.parameters}
-        entries = sum(math.prod(d for d in shapes[n] if isinstance(d, int)) for n in names)
+        entries = sum(tensors[n].numel() for n in names)
         what = "a parameter" if len(names) == 1 else f"{len(names)} parameters"
         message = f"weights are computed from {entries:,} entries of {what}, which are no candidates of pruning"
         yield Finding("computed-weights", names[0], message, f"prune them too: --include {names[0]!r}, or a glob")

@@ -68,12 +68,12 @@ def prune(ctx: click.Context, /, force: bool, fresh: bool, json_file: str | None
         click.echo(plan.schedule.text, nl=False)
         return
     network = opened(**{**model, "seed": plan.seed})
+    task = _job(network, plan, source, given)
     if given["dry_run"]:
         from pkcompiler.cli.rehearsal import show_rehearsal
 
-        show_rehearsal(_job(network, plan, source, given), json_file, given["plot"])
+        show_rehearsal(task, json_file, given["plot"])
         return
-    task = _job(network, plan, source, given)
     out = Path(given["out"] or default_folder(network.name, plan))
     _run(task, out, force, fresh, json_file, model["model"])
 
@@ -176,8 +176,15 @@ def _job(network: Opened, plan: Plan, source: str | None, given: dict[str, Any])
     from pkcompiler.pipeline import job
 
     dtype = {"float64": torch.float64, "float32": torch.float32}[given["dtype"]]
-    how = {key: given[key] for key in ("loss", "device")}
-    return job(network, plan, data_source=source, dtype=dtype, rehearsed=given["dry_run"], **how)
+    return job(
+        network,
+        plan,
+        data_source=source,
+        loss=given["loss"],
+        dtype=dtype,
+        device=given["device"],
+        rehearsed=given["dry_run"],
+    )
 
 
 def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None, spec: str) -> None:

@@ -25,6 +25,9 @@ from pkcompiler.study.table import Row, rows_of, write_tables
 INSTALL = "pip install 'pkcompiler[study]', or: pip install 'joblib>=1.4' 'pyarrow>=17'"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
+WAITING = "ExecutorManagerThread"
+"""What loky calls its thread."""
+
 Update = Callable[[Cell, Record], None]
 """Called after every cell that this run has done."""
 
@@ -217,9 +220,9 @@ def _workers(jobs: int, threads: int) -> Iterator[Executor]:
 
 @contextmanager
 def _unheard_threads() -> Iterator[None]:
-    """While workers are killed, the thread that waits for them may meet results that nobody waits for, and die of it."""
+    """While workers are killed, loky's thread that waits for them may meet results that nobody waits for, and die of it."""
     before = threading.excepthook
-    threading.excepthook = lambda args: None
+    threading.excepthook = lambda args: None if args.thread and args.thread.name == WAITING else before(args)
     try:
         yield
     finally:

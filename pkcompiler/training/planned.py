@@ -44,10 +44,10 @@ def planned(aims: Sequence[Aim], masks: Mapping[str, Tensor]) -> Iterator[Planne
     first = next(i for i, stage in enumerate(stages) if trains(stage))
     for i in range(first, len(stages)):
         aim, stage = aims[i], stages[i]
-        if i == first:
-            start = aim.amount(masks) / aim.quantity.whole
+        if i and aims[i - 1].quantity.word == aim.quantity.word:
+            start = aims[i - 1].part
         else:
-            start = aims[i - 1].part if aims[i - 1].quantity.word == aim.quantity.word else math.nan
+            start = aim.amount(masks) / aim.quantity.whole if i == first else math.nan
         for appointment in (a for a in rounds if a.stage == i):
             part = density_at(stage.curve or "exponential", appointment.round, stage.rounds or 1, aim.part, start)
             yield PlannedRound(appointment, aim.quantity.word, None if math.isnan(part) else aim.budget(part), aim.quantity.whole)

@@ -16,7 +16,8 @@ from pkcompiler.analysis.reindex import window_gather, window_max, window_winner
 from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import unit_sources
-from pkcompiler.analysis.sweep import Sweep, last_uses
+from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.ir.graphs import last_uses
 from pkcompiler.ir.maps import Window
 from pkcompiler.ir.types import PathGraph
 

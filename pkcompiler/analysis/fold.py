@@ -6,12 +6,14 @@ multiplicative and fixed factors enter by their power. Derivatives by W follow b
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.ir.graphs import only_reader
 from pkcompiler.ir.maps import Conv, Dense, Scale
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
@@ -34,18 +36,13 @@ def fold(graph: PathGraph, wanted: frozenset[str], constants: str) -> Folded:
     A scale folds when it is the only reader of a convolution or linear map, whose weight is used once, and when no centre is
     left to subtract (``constants`` off).
     """
-    readers: dict[str, list[Op]] = {}
-    owners: dict[str, int] = {}
-    for op in graph.ops:
-        for name in op.inputs:
-            readers.setdefault(name, []).append(op)
-        for use in uses(op.map):
-            owners[use.slot] = owners.get(use.slot, 0) + 1
+    reader = only_reader(graph)
+    owners = Counter(use.slot for op in graph.ops for use in uses(op.map))
     scales: dict[str, tuple[Scale, str | None]] = {}
     ops: list[Op] = []
     renamed: dict[str, str] = {}
     for op in graph.ops:
-        made = _next_scale(op, readers, graph)
+        made = reader.get(op.name)
         if made and _folds(op.map, made.map, owners, wanted, constants):
             assert isinstance(op.map, Conv | Dense) and isinstance(made.map, Scale)
             scales[op.map.weight] = (made.map, op.map.bias)
@@ -57,13 +54,6 @@ def fold(graph: PathGraph, wanted: frozenset[str], constants: str) -> Folded:
     moved = tuple(replace(op, inputs=tuple(renamed.get(i, i) for i in op.inputs)) for op in ops)
     outputs = tuple(renamed.get(o, o) for o in graph.outputs)
     return Folded(replace(graph, ops=moved, outputs=outputs), scales)
-
-
-def _next_scale(op: Op, readers: Mapping[str, list[Op]], graph: PathGraph) -> Op | None:
-    after = readers.get(op.name, [])
-    if len(after) != 1 or op.name in graph.outputs or not isinstance(after[0].map, Scale):
-        return None
-    return after[0]
 
 
 def _folds(map: object, scale: object, owners: Mapping[str, int], wanted: frozenset[str], constants: str) -> bool:

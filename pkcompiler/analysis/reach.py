@@ -14,7 +14,8 @@ from pkcompiler.analysis.reindex import concrete
 from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import unit_sources
-from pkcompiler.analysis.sweep import Sweep, last_uses
+from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.ir.graphs import last_uses
 from pkcompiler.ir.maps import Conv, Dense, Frozen, Normalise, Product, Reindex, Scale, Softmax, Source
 from pkcompiler.ir.types import Op, PathGraph
 

@@ -26,6 +26,7 @@ from pkcompiler.analysis.reindex import (
 from pkcompiler.analysis.scaled import Scaled, aligned
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import fail
+from pkcompiler.ir.graphs import data_dependent, last_uses
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -75,7 +76,7 @@ class Sweep:
         self.device = torch.device(device)
         self._fixed: dict[tuple[Fixed, tuple[int, ...]], Tensor] = {}
         self._matrices: dict[tuple[Resample, tuple[int, ...]], list[Tensor]] = {}
-        self._data_dependent = _data_dependent(graph)
+        self._data_dependent = data_dependent(graph)
         self._constants_already = {op.name for op in graph.ops if isinstance(op.map, Softmax | Frozen)}
 
     # edges and sources ------------------------------------------------------------------------------------------------
@@ -358,22 +359,3 @@ class Sweep:
 
 def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, transposed: bool) -> Tensor:
     return F.linear(x, weight.t() if transposed else weight, bias)
-
-
-def last_uses(graph: PathGraph) -> dict[int, list[str]]:
-    """After which operation each value is needed no more."""
-    last = {name: i for i, op in enumerate(graph.ops) for name in op.inputs}
-    out: dict[int, list[str]] = {}
-    for name, i in last.items():
-        if name not in graph.outputs:
-            out.setdefault(i, []).append(name)
-    return out
-
-
-def _data_dependent(graph: PathGraph) -> frozenset[str]:
-    """The values that depend on an input of the graph."""
-    found = {v.name for v in graph.inputs}
-    for op in graph.ops:
-        if isinstance(op.map, Frozen) or any(name in found for name in op.inputs):
-            found.add(op.name)
-    return frozenset(found)

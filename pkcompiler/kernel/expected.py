@@ -24,6 +24,7 @@ from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.classify import classify
 from pkcompiler.frontend.gate import region_function
 from pkcompiler.frontend.trace import trace
+from pkcompiler.ir.graphs import only_reader
 from pkcompiler.ir.maps import Gate, Scale
 from pkcompiler.ir.types import Op, PathGraph
 
@@ -143,7 +144,7 @@ class ExpectedSweep(Sweep):
     ) -> None:
         super().__init__(graph, tensors, SQUARES, batch=batch, device=device)
         self.functions = functions
-        self._only_reader = _only_readers(graph)
+        self._only_reader = only_reader(graph)
 
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
         """As for any sweep, but for the gains of gates: see :meth:`_gain_of_gate`."""
@@ -177,12 +178,3 @@ class ExpectedSweep(Sweep):
         moments = gate_moments(phi, x.at(0).detach())
         slope = moments.slope * 2.0 ** min(x.exponent, 1000)
         return Scaled(_Expected.apply(x.tensor, moments.square, slope))
-
-
-def _only_readers(graph: PathGraph) -> dict[str, Op]:
-    """The reader of every value that has exactly one."""
-    readers: dict[str, list[Op]] = {}
-    for op in graph.ops:
-        for name in op.inputs:
-            readers.setdefault(name, []).append(op)
-    return {name: ops[0] for name, ops in readers.items() if len(ops) == 1 and name not in graph.outputs}

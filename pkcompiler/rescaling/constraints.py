@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.reindex import apply_reindex, concrete
-from pkcompiler.analysis.sweep import last_uses
+from pkcompiler.ir.graphs import last_uses
 from pkcompiler.ir.maps import (
     Constant,
     Conv,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.sweep import last_uses
+from pkcompiler.ir.graphs import last_uses
 from pkcompiler.ir.maps import Conv
 from pkcompiler.ir.types import Op
 from pkcompiler.pruning.balance.counts import Counts, Ending, Leads, weight_of

@@ -1,0 +1,95 @@
+"""The facts of a graph that several readers share: which factor of a product modulates, who reads a value, what depends on data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pkcompiler.frontend.capture import capture
+from pkcompiler.ir.graphs import data_dependent, is_bounded, last_uses, modulators, only_reader, readers
+from pkcompiler.ir.maps import Gate, Product
+from pkcompiler.ir.types import PathGraph
+
+
+class Two(nn.Module):
+    """A function of two linear maps of the input."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.function = nn.Linear(4, 4), nn.Linear(4, 4), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.a(x), self.b(x))
+
+
+def graph_of(function: Callable[[Tensor, Tensor], Tensor]) -> PathGraph:
+    return capture(Two(function), torch.zeros(2, 3, 4)).graph
+
+
+def turned(t: Tensor) -> Tensor:
+    return t.transpose(1, 2)
+
+
+MODULATED = {
+    "sigmoid": (lambda a, b: a * torch.sigmoid(b), 1),
+    "sigmoid first": (lambda a, b: torch.sigmoid(b) * a, 0),
+    "scaled, spread": (lambda a, b: (2 * torch.sigmoid(b.mean(1, keepdim=True))).expand(a.shape) * a, 0),
+    "written out": (lambda a, b: a * (nn.functional.relu6(b + 3) / 6), 1),
+    "one minus": (lambda a, b: (1 - torch.sigmoid(b)) * a, 0),
+    "softmax": (lambda a, b: torch.softmax(a @ turned(b), -1) @ b, 0),
+    "norm": (lambda a, b: a * b.norm(dim=-1, keepdim=True), 1),
+    "normalised": (lambda a, b: nn.functional.layer_norm(a, (4,)) * b, 0),
+    "neither": (lambda a, b: a * b, None),
+    "neither bounded": (lambda a, b: nn.functional.silu(a) * b, None),
+    "scores": (lambda a, b: a @ turned(b), None),
+    "both": (lambda a, b: torch.tanh(a) * torch.sigmoid(b), None),
+}
+
+
+@pytest.mark.parametrize("name", MODULATED)
+def test_the_modulator_is_behind_a_softmax_a_bounded_gate_or_a_norm_in_any_order(name: str) -> None:
+    function, expected = MODULATED[name]
+    graph = graph_of(function)
+    last = [op.name for op in graph.ops if isinstance(op.map, Product)][-1]
+    assert modulators(graph)[last] == expected
+
+
+def test_a_product_by_a_parameter_has_no_modulator() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.l, self.g = nn.Linear(3, 3), nn.Parameter(torch.ones(2, 3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.l(x) @ self.g.sum(0)
+
+    graph = capture(Scaled(), torch.zeros(2, 3)).graph
+    assert any(isinstance(op.map, Product) for op in graph.ops) and modulators(graph) == {}
+
+
+@pytest.mark.parametrize(
+    ("body", "bounded"),
+    [
+        ("div(hardtanh(add(x, 3), 0, 6), 6)", True),
+        ("clamp(x, 0, 1)", True),
+        ("clamp(x, 0)", False),
+        ("mul(x, sigmoid(x))", False),
+        ("mul(tanh(x), sigmoid(x))", True),
+        ("div(1, add(1, exp(neg(x))))", False),  # its form does not say so
+        ("not a term", False),
+    ],
+)
+def test_bounds_are_read_from_the_text_of_a_gate(body: str, bounded: bool) -> None:
+    assert is_bounded(Gate("composite", body)) is bounded
+
+
+def test_who_reads_what() -> None:
+    graph = graph_of(lambda a, b: torch.relu(a) + a.flip(1))
+    first, gate, times, merge = graph.ops
+    assert readers(graph)[first.name] == (gate, times)
+    assert only_reader(graph) == {"x": first, gate.name: merge, times.name: merge}
+    assert last_uses(graph) == {0: ["x"], 2: [first.name], 3: [gate.name, times.name]}
+    assert data_dependent(graph) == {"x", *(op.name for op in graph.ops)}

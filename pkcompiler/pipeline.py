@@ -100,8 +100,10 @@ class Opened:
             self.say("the model branches on the values of its tensors: the execution at the example inputs was recorded")
         if outside := found.lifted.observed_only:
             self.say(f"on no path: {len(outside)} parameters that enter through recorded factors alone, first '{outside[0]}'")
-        if not found.batched:
-            self.say(f"the model fixes its batch size: everything is computed at batch {found.static_batch}")
+        if found.whole:
+            self.say(f"outputs depend on several of the {found.static_batch} rows of the input: all of it counts as one sample")
+        elif not found.batched:
+            self.say("the model fixes its batch size: everything is of one sample, and data run through it one by one")
         return found
 
     def describe(self) -> dict[str, Any]:

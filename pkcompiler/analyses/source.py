@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.functional import static_batch
 from pkcompiler.analysis.sources import check_masks
@@ -80,8 +79,7 @@ class Source:
         """The model and its example inputs. Raises ``PKC551`` where another output than its own first one is analysed."""
         assert self.captured is not None
         call = self.captured.call
-        args, kwargs = pytree.tree_unflatten(list(call.flat), call.spec)
-        inputs = Inputs(tuple(args), dict(kwargs))
+        inputs = Inputs(*call.arguments(call.flat))
         if bind_call(self.captured.module, inputs).output != call.output:
             note = "leave --output out, or wrap the model so that it returns this output alone"
             raise fail("PKC551", f"kernels on data are those of the first output, and '{call.output_name}' is analysed", note)
@@ -99,8 +97,7 @@ class Source:
         """Output entries of one sample."""
         graph = self.graph
         (shape,) = (op.result.type.shape for op in graph.ops if op.name == graph.outputs[0])
-        sizes = [d.factor if isinstance(d, Batch) else d for d in shape]
-        return math.prod(sizes) // (1 if self.capture.batched else sizes[0])
+        return math.prod(d.factor if isinstance(d, Batch) else d for d in shape)
 
 
 def source_of(

@@ -15,9 +15,9 @@ from pkcompiler.analysis.scaled import times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import Diagnostic, PkcError, raise_all
-from pkcompiler.frontend.capture import Capture, capture, example_batch
+from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.classify import is_floating, op_name
-from pkcompiler.frontend.export import Program, evaluating
+from pkcompiler.frontend.export import Program, evaluating, example_batch
 from pkcompiler.frontend.gate import region_function, value_and_slope_at_zero
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import ProgramRun, run_inputs
@@ -241,9 +241,11 @@ def plain_gradients(captured: Capture, cotangent: Tensor) -> dict[str, Tensor]:
     named = dict(captured.module.named_parameters())
     with torch.enable_grad(), evaluating(captured.module):
         leaves = {n: p.detach().clone().requires_grad_() for n, p in named.items()}
-        args, kwargs = torch.utils._pytree.tree_unflatten(list(captured.call.flat), captured.call.spec)
-        result = torch.func.functional_call(captured.module, leaves, args, kwargs, tie_weights=True)
-        output = torch.utils._pytree.tree_leaves(result)[captured.call.output]
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return torch.func.functional_call(captured.module, leaves, args, kwargs, tie_weights=True)
+
+        output = captured.call.run(call, captured.call.flat)
         return derivatives((output * cotangent).sum(), leaves)
 
 

@@ -17,7 +17,8 @@ from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_masks, data_inputs, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import Capture, capture, example_batch
+from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.export import example_batch
 from pkcompiler.ir.maps import Normalise
 from pkcompiler.ir.types import PathGraph
 

@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.export import Call, Program, bind_call, export_program
+from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
+from pkcompiler.frontend.one_sample import one_sample
 from pkcompiler.ir.types import PathGraph
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Capture:
-    """A model, traced and lifted. ``module`` is the model given (or its copy in another precision); ``tensors`` its slots'."""
+    """A model, traced and lifted. ``module`` is the model given (or its copy in another precision); ``tensors`` its slots'.
+
+    Where no trace leaves the batch free, the program is that of one sample (:mod:`pkcompiler.frontend.one_sample`).
+    """
 
     module: nn.Module
     call: Call
@@ -46,14 +50,15 @@ class Capture:
         return self.program.recorded
 
     @property
+    def whole(self) -> bool:
+        """Whether all that the model is given is one sample, because its dimension 0 is no batch of separate samples."""
+        return self.static_batch > 1
+
+    @property
     def static_batch(self) -> int:
-        """The batch size that a static trace has baked in (1 where the batch is free)."""
+        """The number of rows that one sample takes: 1, but for a model whose dimension 0 is no batch of separate samples: there all
+        that it is given is one sample."""
         return 1 if self.batched else example_batch(self.call.flat)
-
-
-def example_batch(flat: Sequence[Any]) -> int:
-    """Dimension 0 of the first tensor input."""
-    return next((int(t.shape[0]) for t in flat if isinstance(t, Tensor) and t.dim()), 1)
 
 
 def cast(value: Any, dtype: torch.dtype) -> Any:
@@ -82,6 +87,8 @@ def capture(
         model = copied(model).to(dtype)
     call = bind_call(model, cast_inputs(example_inputs, dtype), output)
     program = export_program(model, call)
+    if not program.batched and example_batch(call.flat) > 1 and (alone := one_sample(model, call, program.recorded)):
+        call, program = alone, export_program(model, alone, free=False)
     lifted = lift_program(program, call.flat, frozenset(gates), name)
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
     return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None})

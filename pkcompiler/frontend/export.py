@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,32 +51,50 @@ class Program:
 class _Entry(nn.Module):
     """The model behind flat positional tensors and a single tensor output."""
 
-    def __init__(self, model: nn.Module, spec: pytree.TreeSpec, output: int) -> None:
+    def __init__(self, model: nn.Module, call: Call) -> None:
         super().__init__()
         self.model = model
-        self._spec = spec
-        self._output = output
+        self._call = call
 
     def forward(self, *flat: Any) -> Tensor:
-        args, kwargs = pytree.tree_unflatten(list(flat), self._spec)
-        result: Tensor = pytree.tree_leaves(self.model(*args, **kwargs))[self._output]
-        return result
+        return self._call.run(self.model, flat)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """How the model is called: the flat inputs, how they unflatten, and which flat output is analysed (and its name)."""
+    """How the model is called: the flat inputs, how they unflatten, and which flat output is analysed (and its name).
+
+    ``copies``: a model that takes so many samples and no other number is given one sample so often, and the first one's output is
+    its output. ``copied``: which of the flat inputs have a sample in each row.
+    """
 
     flat: tuple[Any, ...]
     spec: pytree.TreeSpec
     output: int
     output_name: str
+    copies: int = 1
+    copied: tuple[int, ...] = ()
 
-    def run(self, model: nn.Module, flat: Sequence[Any]) -> Tensor:
-        """The analysed output of ``model`` at other flat inputs of the same structure."""
-        args, kwargs = pytree.tree_unflatten(list(flat), self.spec)
+    def arguments(self, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments from flat inputs; one sample as often as the model takes it."""
+        copied = self.copied if self._is_one(flat) else ()
+        given = [repeat_batch([t], self.copies)[0] if i in copied else t for i, t in enumerate(flat)]
+        args, kwargs = pytree.tree_unflatten(given, self.spec)
+        return tuple(args), dict(kwargs)
+
+    def run(self, model: Callable[..., Any], flat: Sequence[Any]) -> Tensor:
+        """The analysed output of ``model`` (or of a function of the same arguments) at other flat inputs of the same structure."""
+        args, kwargs = self.arguments(flat)
         result: Tensor = pytree.tree_leaves(model(*args, **kwargs))[self.output]
-        return result
+        return result[: result.shape[0] // self.copies] if self._is_one(flat) else result
+
+    def _is_one(self, flat: Sequence[Any]) -> bool:
+        return self.copies > 1 and all(flat[i].shape[0] == 1 for i in self.copied)
+
+
+def example_batch(flat: Sequence[Any]) -> int:
+    """Dimension 0 of the first tensor input."""
+    return next((int(t.shape[0]) for t in flat if isinstance(t, Tensor) and t.dim()), 1)
 
 
 def normalise_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -159,18 +177,18 @@ def repeat_batch(flat: Sequence[Any], size: int) -> tuple[Any, ...]:
     return tuple(t[:1].expand(size, *t.shape[1:]).contiguous() if isinstance(t, Tensor) and t.dim() else t for t in flat)
 
 
-def export_program(model: nn.Module, call: Call) -> Program:
+def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Program:
     """Export ``model`` in evaluation mode with a free batch dimension.
 
-    Where that fails, with the example's batch (``Program.batched``); where the model branches on its data, one execution at the
-    example (``Program.recorded``).
+    Where that fails, or without ``free``, with the example's batch (``Program.batched``); where the model branches on its data,
+    one execution at the example (``Program.recorded``).
 
     Raises ``PKC205`` when ``torch.export`` cannot trace the model at all.
     """
-    entry = _Entry(model, call.spec, call.output)
+    entry = _Entry(model, call)
     with evaluating(model), _quiet():
         entry.eval()
-        exported, batched, recorded = _try_export(entry, call)
+        exported, batched, recorded = _try_export(entry, call, free)
         if not make_plain(exported.graph_module):
             exported = exported.run_decompositions(decompositions())
     signature = exported.graph_signature
@@ -206,19 +224,25 @@ def _canonical_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def _try_export(entry: _Entry, call: Call) -> tuple[Any, bool, bool]:
+def _try_export(entry: _Entry, call: Call, free: bool) -> tuple[Any, bool, bool]:
     """The exported program, whether its batch is free, and whether it is one recorded execution: the first way that works."""
-    try:
-        dims = tuple({0: torch.export.Dim.AUTO} if isinstance(t, Tensor) and t.dim() else None for t in call.flat)
-        exported = torch.export.export(entry, repeat_batch(call.flat, 2), dynamic_shapes=(dims,), strict=False)
-        if _batch_is_free(exported):
-            return exported, True, False
-    except Exception as error:
-        logging.getLogger(__name__).debug("no free batch: %s", error)
+    if free and (exported := _with_free_batch(entry, call)) is not None:
+        return exported, True, False
     try:
         return torch.export.export(entry, call.flat, strict=False), False, False
     except Exception as error:
         return _record(entry, call, error), False, True
+
+
+def _with_free_batch(entry: _Entry, call: Call) -> Any:
+    """The exported program where its batch is free, else None."""
+    dims = tuple({0: torch.export.Dim.AUTO} if isinstance(t, Tensor) and t.dim() else None for t in call.flat)
+    try:
+        exported = torch.export.export(entry, repeat_batch(call.flat, 2), dynamic_shapes=(dims,), strict=False)
+    except Exception as error:
+        logging.getLogger(__name__).debug("no free batch: %s", error)
+        return None
+    return exported if _batch_is_free(exported) else None
 
 
 def _record(entry: _Entry, call: Call, why: Exception) -> Any:

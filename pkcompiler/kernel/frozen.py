@@ -22,7 +22,8 @@ from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import data_inputs, input_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import Capture, example_batch
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.frontend.export import example_batch
 from pkcompiler.ir.maps import Gate, Window
 from pkcompiler.kernel.jacobian import shown_bytes
 from pkcompiler.kernel.network import TangentMap, Theta

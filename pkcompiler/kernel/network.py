@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import check_mask_shapes, flat_samples
@@ -83,10 +82,11 @@ class Network:
     def at(self, theta: Theta, flat: tuple[Any, ...]) -> Tensor:
         """The analysed output at ``theta * mask``."""
         kept = {n: t * self.masks[n] if n in self.masks else t for n, t in theta.items()}
-        args, kwargs = pytree.tree_unflatten(list(flat), self.call.spec)
-        result = torch.func.functional_call(self.module, {**self.fixed, **kept}, args, kwargs, tie_weights=True)
-        output: Tensor = pytree.tree_leaves(result)[self.call.output]
-        return output
+
+        def given(*args: Any, **kwargs: Any) -> Any:
+            return torch.func.functional_call(self.module, {**self.fixed, **kept}, args, kwargs, tie_weights=True)
+
+        return self.call.run(given, flat)
 
     def samples(self, start: int, stop: int) -> tuple[Any, ...]:
         """The flat inputs of some samples."""

@@ -15,7 +15,8 @@ from pkcompiler.analysis.scaled import Scaled, aligned
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import input_sources
 from pkcompiler.analysis.sweep import Sweep
-from pkcompiler.frontend.capture import Capture, example_batch
+from pkcompiler.frontend.capture import Capture
+from pkcompiler.frontend.export import example_batch
 
 ENTRIES, TOKEN, FEWEST = 2**18, 64, 8
 """So many input entries are swept together (a token counts ``TOKEN``), at least ``FEWEST`` samples: what is recorded of the gates

@@ -53,8 +53,9 @@ def weights(sizes: Mapping[str, int]) -> Quantity:
 
 
 def flops(graph: PathGraph, sizes: Mapping[str, int]) -> Quantity:
-    """Multiply-adds of one sample (of the batch that is baked in, where one is): dense layers, convolutions, and products of
-    activations. An entry of a convolution counts once per output position (transposed: per input position), padding included.
+    """Multiply-adds of one run at one sample (on copies of it, where the model takes no other number of rows): dense layers,
+    convolutions, and products of activations. An entry of a convolution counts once per output position (transposed: per input
+    position), padding included.
     """
     shapes = {v.name: _numbers(v.type.shape) for v in (*graph.inputs, *(op.result for op in graph.ops))}
     costs = dict.fromkeys(sizes, 0)

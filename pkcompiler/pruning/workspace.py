@@ -223,11 +223,12 @@ class Workspace:
         """The analysed output of the module at given weights (its buffers are not touched)."""
         module = self.captured.module
         buffers = {n: b.clone() for n, b in module.named_buffers()}
-        args, kwargs = torch.utils._pytree.tree_unflatten(list(samples), self.captured.call.spec)
+
+        def given(*args: Any, **kwargs: Any) -> Any:
+            return torch.func.functional_call(module, {**buffers, **weights}, args, kwargs, tie_weights=True)
+
         with _mode(module, self.training), computing() if self.twice else nullcontext():
-            result = torch.func.functional_call(module, {**buffers, **weights}, args, kwargs, tie_weights=True)
-        output: Tensor = torch.utils._pytree.tree_leaves(result)[self.captured.call.output]
-        return output
+            return self.captured.call.run(given, samples)
 
     @property
     def count(self) -> int:

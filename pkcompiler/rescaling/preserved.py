@@ -61,7 +61,7 @@ def random_inputs(captured: Capture, seed: int) -> tuple[Any, ...]:
 
 def _outputs(captured: Capture, parameters: Mapping[str, Tensor], flat: Sequence[Any]) -> dict[int, Tensor]:
     """Every floating output by its position."""
-    args, kwargs = pytree.tree_unflatten(list(flat), captured.call.spec)
+    args, kwargs = captured.call.arguments(flat)
     with evaluating(captured.module), torch.no_grad():
         result = functional_call(captured.module, dict(parameters), args, kwargs)
     return {i: t for i, t in enumerate(pytree.tree_leaves(result)) if isinstance(t, Tensor) and t.is_floating_point()}

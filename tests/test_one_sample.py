@@ -1,0 +1,104 @@
+"""Where no trace leaves dimension 0 free, functionals are those of one sample: of the same model written so that it is free."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pkcompiler as pkc
+from pkcompiler.frontend.capture import capture
+
+SAMPLES = torch.rand(6, 4, generator=torch.Generator().manual_seed(1)) + 0.1
+
+
+class Plain(nn.Module):
+    """Two layers with a ReLU, at a free batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.a(x)))
+
+
+class Branching(Plain):
+    """The same, by a branch on the values of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.sum() > 0 else self.a(x)
+
+
+class Fixed(Plain):
+    """The same for five samples and no other number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.reshape(5, 4)).reshape(5, 2)
+
+
+class Sized(Plain):
+    """The same where there are several samples; one alone is scaled."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if len(x) == 5 else 3 * x)
+
+
+class Mixing(Plain):
+    """The mean over the rows is taken off; the size of the input is asked for, which fixes it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(h - h.mean(0)) if x.sum() > 0 else h
+
+
+CASES = [(Branching, 1), (Branching, 2), (Branching, 5), (Fixed, 5), (Sized, 5)]
+
+
+@pytest.mark.parametrize(("kind", "batch"), CASES)
+def test_functionals_counts_and_derivatives_are_of_one_sample(kind: type[Plain], batch: int) -> None:
+    example = SAMPLES[:batch]
+    for edge in ("abs(theta)", "theta^2", "1"):
+        found = pkc.path_functional(kind(), example, edge=edge, constants="on")
+        expected = pkc.path_functional(Plain(), example, edge=edge, constants="on")
+        assert found.value == pytest.approx(expected.value, rel=1e-12) and found.count == expected.count
+        for name, grad in expected.grad.items():
+            torch.testing.assert_close(found.grad[name], grad)
+    each = pkc.path_functional(kind(), example, output="each")
+    assert each.mantissa.shape == (1, 2)
+
+
+@pytest.mark.parametrize(("kind", "batch"), CASES)
+def test_at_data_the_sum_runs_over_the_samples(kind: type[Plain], batch: int) -> None:
+    for gates, source in (("data", "data"), ("open", "mean(data)"), ("data", "ones")):
+        options = {"edge": "theta^2", "gates": gates, "input": source, "data": (SAMPLES, None)}
+        expected = pkc.path_functional(Plain(), SAMPLES[:batch], **options).value
+        assert pkc.path_functional(kind(), SAMPLES[:batch], **options).value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "batch"), CASES)
+def test_path_kernels_are_of_one_sample(kind: type[Plain], batch: int) -> None:
+    found, expected = (pkc.path_kernel(m(), SAMPLES[:batch]) for m in (kind, Plain))
+    assert found.trace().value == pytest.approx(expected.trace().value, rel=1e-12)
+    assert found.frobenius().value == pytest.approx(expected.frobenius().value, rel=1e-9)
+    torch.testing.assert_close(found.eigenvalues(2), expected.eigenvalues(2), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(("kind", "batch"), CASES)
+def test_the_certificate_holds_and_masks_are_those_of_the_free_model(kind: type[Plain], batch: int) -> None:
+    assert pkc.certify(kind(), SAMPLES[:batch]).holds
+    masks = [pkc.prune(m(), SAMPLES[:batch], "synflow", density=0.4).masks for m in (kind, Plain)]
+    assert all(torch.equal(masks[0][n], masks[1][n]) for n in masks[1])
+
+
+def test_closed_forms_are_of_one_sample() -> None:
+    found, expected = (str(pkc.closed_forms(m(), SAMPLES)) for m in (Branching, Plain))
+    assert found == expected
+
+
+def test_rows_that_depend_on_each_other_are_one_sample() -> None:
+    captured = capture(Mixing(), SAMPLES[:2], dtype=torch.float64)
+    assert captured.whole and captured.static_batch == 2
+    assert not capture(Branching(), SAMPLES[:2]).whole
+    assert pkc.path_functional(Mixing(), SAMPLES[:2], edge="1").count > 2 * pkc.path_functional(Plain(), SAMPLES, edge="1").count

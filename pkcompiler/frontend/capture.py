@@ -20,7 +20,8 @@ from pkcompiler.ir.types import PathGraph
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Capture:
-    """A model, traced and lifted. ``module`` is the model given (or its copy in another precision); ``tensors`` its slots'.
+    """A model, traced and lifted. ``module`` is the model given, or its copy in another precision or with its entries in order of
+    position (see :func:`capture`); ``tensors`` its slots'.
 
     Where no trace leaves the batch free, the program is that of one sample (:mod:`pkcompiler.frontend.one_sample`).
     """
@@ -77,14 +78,20 @@ def capture(
 ) -> Capture:
     """Trace and lift a model in evaluation mode (in ``dtype``: a copy, the model itself is never changed).
 
+    What lies in memory in another order than that of its positions (``channels_last``, transposed, expanded) is laid out anew in a
+    copy, so that scores are those of the contiguous model, to the bit.
+
     Raises PkcError: ``PKC203``-``PKC206`` for models that cannot be called or traced, ``PKC201``/``PKC202`` from the lift.
     """
     if not isinstance(model, nn.Module):
         raise fail(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)"
         )
-    if dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in model.state_dict().values()):
-        model = copied(model).to(dtype)
+    state = [t for t in model.state_dict().values() if isinstance(t, Tensor)]
+    if dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in state):
+        model = in_order(copied(model).to(dtype))
+    elif not all(t.is_contiguous() for t in state):
+        model = in_order(copied(model))
     call = bind_call(model, cast_inputs(example_inputs, dtype), output)
     program = export_program(model, call)
     if not program.batched and example_batch(call.flat) > 1 and (alone := one_sample(model, call, program.recorded)):
@@ -98,6 +105,13 @@ def copied(model: nn.Module) -> nn.Module:
     """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) lose their history."""
     computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
     return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
+
+
+def in_order(model: nn.Module) -> nn.Module:
+    """The model itself, with the entries of every parameter and buffer in memory in the order of their positions."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return model
 
 
 def cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:

@@ -41,7 +41,7 @@ class Edges:
         sweep.graph = folded.graph
         made = cls(sweep, wanted, factors=factors)
         for name, edge in edges.items():
-            whole = edge * factors[name] if name in factors else edge
+            whole = (edge * factors[name] if name in factors else edge).contiguous()
             if name in wanted:
                 made.base[name] = whole
                 made.leaves[name] = whole.clone().requires_grad_()

@@ -12,6 +12,8 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.graphs import data_dependent, is_bounded, last_uses, modulators, only_reader, readers
 from pkcompiler.ir.maps import Gate, Product
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.weights import Sides, carried, fan_in, kinds_of, sides_of, units_of
+from pkcompiler.symbolic.closed import closed_forms
 
 
 class Two(nn.Module):
@@ -93,3 +95,53 @@ def test_who_reads_what() -> None:
     assert only_reader(graph) == {"x": first, gate.name: merge, times.name: merge}
     assert last_uses(graph) == {0: ["x"], 2: [first.name], 3: [gate.name, times.name]}
     assert data_dependent(graph) == {"x", *(op.name for op in graph.ops)}
+
+
+LAYERS = [
+    nn.Linear(3, 5),
+    nn.Conv2d(4, 6, 3, groups=2),
+    nn.ConvTranspose2d(2, 5, 3),
+    nn.ConvTranspose1d(4, 6, 2, groups=2),
+    nn.Bilinear(2, 3, 4),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+def test_the_fan_in_is_that_of_torch(layer: nn.Module) -> None:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    assert fan_in(weight.shape) == nn.init._calculate_fan_in_and_fan_out(weight)[0]
+
+
+def test_closed_forms_have_the_fan_in_of_torch() -> None:
+    model = nn.ConvTranspose2d(2, 5, 3, bias=False)
+    forms = closed_forms(model, torch.zeros(1, 2, 4, 4), variances="he")
+    assert forms.r2.subs() == 2 * 16 * 5 * 9 * 2 / 45  # every input entry reaches 9 places of 5 channels
+
+
+def test_layouts_and_kinds_of_parameters() -> None:
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm = nn.ConvTranspose1d(4, 6, 2, groups=2), nn.BatchNorm1d(6)
+            self.packed, self.scale = nn.Parameter(torch.ones(3, 6, 6)), nn.Parameter(torch.ones(6, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.norm(self.up(x)) * self.scale
+            return (0.5 * self.packed.sum(0)) @ h
+
+    graph = capture(Many().eval(), torch.zeros(2, 4, 3)).graph
+    kinds = {
+        "up.weight": "conv",
+        "up.bias": "bias",
+        "norm.weight": "gain",
+        "norm.bias": "bias",
+        "packed": "value",
+        "scale": "scale",
+    }
+    assert {n: kind for n, kind in kinds_of(graph).items() if n in kinds} == kinds
+    assert sides_of(graph) == {"up.weight": Sides(1, 0)}
+    (up,) = (op.map for op in graph.ops if op.name == "up")
+    assert units_of(up, (4, 3, 2)) == 6  # type: ignore[arg-type]
+    assert {s.name for s in graph.prunable} == {"up.weight", "packed"}
+    assert "packed" in carried(graph.ops).values()

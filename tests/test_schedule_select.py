@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from pkcompiler import PkcError
+from pkcompiler.ir.weights import Sides
 from pkcompiler.pruning import quantity as quantities
 from pkcompiler.pruning.candidates import Candidates
 from pkcompiler.pruning.quantity import Quantity
 from pkcompiler.pruning.saved import SparseSize, pack, unpack
 from pkcompiler.pruning.select import select
-from pkcompiler.pruning.shapes import Block, Ratio, Sides, check_fits, groups_of, violation
+from pkcompiler.pruning.shapes import Block, Ratio, check_fits, groups_of, violation
 from pkcompiler.pruning.swap import swap
 
 SHAPES = {"a": (2, 4), "b": (1, 4)}

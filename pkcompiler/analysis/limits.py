@@ -9,7 +9,7 @@ from typing import assert_never
 
 from torch import Tensor
 
-from pkcompiler.analysis.reindex import concrete
+from pkcompiler.analysis.reindex import by_unit, concrete
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.ir.maps import (
     Constant,
@@ -29,6 +29,7 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.weights import units_of
 
 MANTISSA_BITS = 53
 """Whole numbers up to 2**53 are exact in float64."""
@@ -82,12 +83,8 @@ class _Reader:
         """The most entries, multiplicity included, that one entry of the result is a sum of."""
         shape = self.shapes[op.inputs[0]] if op.inputs else ()
         match op.map:
-            case Dense(weight, transposed=transposed):
-                return self.kept(weight, 1 if transposed else 0)
-            case Conv(weight=weight, transposed=transposed):
-                return self.kept(weight, 1 if transposed else 0)
-            case Embed(weight):
-                return self.kept(weight, 1)
+            case Dense() | Conv() | Embed():
+                return self.kept(op.map)
             case Resample(size=size, kernel=kernel):
                 return math.prod(kernel or shape[-len(size) :])
             case Reindex(fn="sum", args=args):
@@ -107,10 +104,10 @@ class _Reader:
             case _:
                 assert_never(op.map)
 
-    def kept(self, weight: str, unit: int) -> int:
-        """The most kept entries of a weight that lead to one unit (dimension ``unit``)."""
-        shape = self.slots[weight]
-        if weight not in self.masks:
-            return math.prod(shape) // max(1, shape[unit])
-        rows = self.masks[weight].movedim(unit, 0).reshape(shape[unit], -1)
+    def kept(self, map: Dense | Conv | Embed) -> int:
+        """The most kept entries of a weight that lead to one unit."""
+        shape = self.slots[map.weight]
+        if map.weight not in self.masks:
+            return math.prod(shape) // max(1, units_of(map, shape))
+        rows = by_unit(map, self.masks[map.weight])
         return int((rows != 0).sum(1).max()) if rows.numel() else 0

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pkcompiler.ir.maps import Batch, Conv, Named, Reindex, Resample, Window
+from pkcompiler.ir.maps import Batch, Conv, Dense, Embed, Named, Reindex, Resample, Window
+from pkcompiler.ir.weights import side
 
 
 def concrete(shape: Sequence[Any], batch: int) -> tuple[int, ...]:
@@ -167,3 +168,11 @@ def _reduced(map: Window, x: Tensor) -> tuple[int, ...]:
     if map.keepdim:
         return tuple(1 if d in map.dims else n for d, n in enumerate(x.shape))
     return tuple(n for d, n in enumerate(x.shape) if d not in map.dims)
+
+
+def by_unit(map: Dense | Conv | Embed, weight: Tensor) -> Tensor:
+    """A weight as [units, entries of each]."""
+    if isinstance(map, Conv) and map.transposed:
+        grouped = weight.reshape(map.groups, weight.shape[0] // map.groups, weight.shape[1], -1)
+        return grouped.transpose(1, 2).reshape(map.groups * weight.shape[1], -1)
+    return weight.movedim(side(map).outputs, 0).flatten(1)

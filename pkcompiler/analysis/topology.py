@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.reach import Fed, lit
+from pkcompiler.analysis.reindex import by_unit
 from pkcompiler.analysis.sources import check_masks
 from pkcompiler.ir.maps import Conv, Dense, Embed
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.ir.weights import multiplied
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -140,15 +142,6 @@ def _layer(op: Op, map: Dense | Conv | Embed, found: Topology, masks: Mapping[st
     )
 
 
-def by_unit(map: Dense | Conv | Embed, weight: Tensor) -> Tensor:
-    """A weight as [units, entries of each]."""
-    if isinstance(map, Conv) and map.transposed:
-        grouped = weight.reshape(map.groups, weight.shape[0] // map.groups, weight.shape[1], -1)
-        return grouped.transpose(1, 2).reshape(map.groups * weight.shape[1], -1)
-    column = isinstance(map, Embed) or (isinstance(map, Dense) and map.transposed)
-    return (weight.movedim(1, 0) if column else weight).flatten(1)
-
-
 def units(graph: PathGraph, name: str, entries: Tensor) -> Tensor:
     """Which output units of a parameter have one of ``entries`` (boolean); every entry of a gain, bias or value is a unit."""
     for op in graph.ops:
@@ -158,6 +151,6 @@ def units(graph: PathGraph, name: str, entries: Tensor) -> Tensor:
 
 
 def crossed(graph: PathGraph) -> frozenset[str]:
-    """The parameters that paths cross as factors (not only begin at, as at a bias)."""
-    found = {use.slot for op in graph.ops for use in uses(op.map) if use.part == "weight"}
+    """The parameters that paths cross as factors, gains among them (not only begin at, as at a bias)."""
+    found = multiplied(graph.ops) | {use.slot for op in graph.ops for use in uses(op.map) if use.part == "weight"}
     return frozenset(found & {slot.name for slot in graph.parameters})

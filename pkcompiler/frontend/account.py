@@ -11,8 +11,8 @@ from pkcompiler.diagnostics import raise_all
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import Classes
 from pkcompiler.frontend.unplaced import lost_use
-from pkcompiler.ir.maps import Conv, Dense, Embed, Named, Product, Reindex, Source
 from pkcompiler.ir.types import Op, Slot
+from pkcompiler.ir.weights import projections
 
 
 def live(ops: Sequence[Op], result: str) -> tuple[Op, ...]:
@@ -28,24 +28,8 @@ def live(ops: Sequence[Op], result: str) -> tuple[Op, ...]:
 
 def with_prunable(slots: Sequence[Slot], ops: Sequence[Op]) -> tuple[Slot, ...]:
     """Prunable: weights of linear maps, convolutions and projections (two or more dimensions), never a table of embeddings."""
-    weights = {op.map.weight for op in ops if isinstance(op.map, Dense | Conv)} | _projected(ops)
-    chosen = weights - {op.map.weight for op in ops if isinstance(op.map, Embed)}
+    chosen = projections(ops)
     return tuple(replace(s, prunable=s.role == "parameter" and len(s.type.shape) >= 2 and s.name in chosen) for s in slots)
-
-
-def _projected(ops: Sequence[Op]) -> set[str]:
-    """Parameters that reach a matrix product or a convolution through reindexings alone (slices of a packed projection)."""
-    made: dict[str, str] = {}
-    found: set[str] = set()
-    for op in ops:
-        match op.map:
-            case Source(Named(slot)):
-                made[op.name] = slot
-            case Reindex() if len(op.inputs) == 1 and op.inputs[0] in made:
-                made[op.name] = made[op.inputs[0]]
-            case Product("matmul" | "conv"):
-                found |= {made[i] for i in op.inputs if i in made}
-    return found
 
 
 def account(builder: Builder, classes: Classes) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.reindex import apply_reindex, concrete, resample_matrix
+from pkcompiler.analysis.reindex import apply_reindex, by_unit, concrete, resample_matrix
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -228,12 +228,8 @@ class _Walk:
     def _fan_in(self, op: Op) -> int:
         """The weights that meet in a unit (the fewest, under a mask); of other maps that of what they read."""
         match op.map:
-            case Dense(weight=weight, transposed=turned):
-                kept = self._kept(weight)
-                counts = (kept.t() if turned else kept).sum(1)
-            case Conv(weight=weight, transposed=turned, groups=groups):
-                kept = self._kept(weight)
-                counts = kept.flatten(1).sum(1) if not turned else kept.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2).sum(2)
+            case Dense(weight) | Conv(weight):
+                counts = by_unit(op.map, self._kept(weight)).sum(1)
             case _:
                 return min((self.fan_in.get(name, 1) for name in op.inputs), default=1)
         live = counts[counts > 0]

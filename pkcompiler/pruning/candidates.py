@@ -11,10 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail
-from pkcompiler.ir.maps import Embed, Normalise, Scale
+from pkcompiler.ir.maps import Normalise, Scale
 from pkcompiler.ir.types import PathGraph, Slot
-from pkcompiler.ir.uses import uses
-from pkcompiler.pruning.shapes import Sides, sides_of
+from pkcompiler.ir.weights import Sides, reads_of, sides_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +97,15 @@ def _shape(slot: Slot) -> tuple[int, ...]:
 def parameter_kinds(graph: PathGraph) -> dict[str, set[str]]:
     """Which of ``bias``, ``norm``, ``embedding`` each parameter is."""
     kinds: dict[str, set[str]] = {s.name: set() for s in graph.parameters}
-    for op in graph.ops:
-        for use in uses(op.map):
-            if use.slot not in kinds:
-                continue
-            if use.part == "bias":
-                kinds[use.slot].add("bias")
-            if isinstance(op.map, Scale | Normalise):
-                kinds[use.slot].add("norm")
-            if isinstance(op.map, Embed):
-                kinds[use.slot].add("embedding")
+    for slot, kind, op in reads_of(graph.ops):
+        if slot not in kinds:
+            continue
+        if kind == "bias":
+            kinds[slot].add("bias")
+        if isinstance(op.map, Scale | Normalise):
+            kinds[slot].add("norm")
+        if kind == "embed":
+            kinds[slot].add("embedding")
     return kinds
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from pkcompiler.pruning.shapes import Block, Sides, groups_of
+from pkcompiler.ir.weights import Sides
+from pkcompiler.pruning.shapes import Block, groups_of
 
 Ints = np.ndarray
 

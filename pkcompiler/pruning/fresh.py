@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.sources import data_inputs, data_position, table_rows
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
-from pkcompiler.ir.maps import Conv, Dense
-from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.weights import fan_in
 from pkcompiler.kernel.initial import drawn
 from pkcompiler.lang.ast import Call, Expr, Name, Number
 from pkcompiler.pruning.draws import Draw
@@ -54,27 +53,13 @@ def _module(work: Workspace, init: Expr, draw: Draw) -> nn.Module:
         std = float(given.value)
     module = copy.deepcopy(model)
     named = dict(module.named_parameters())
-    fans = fan_ins(work.captured.graph)
     with torch.no_grad():
         for slot in work.captured.graph.parameters:
             if slot.prunable and slot.name in named:
-                scale = math.sqrt(2 / fans[slot.name]) if std is None else std
+                scale = math.sqrt(2 / fan_in(named[slot.name].shape)) if std is None else std
                 parameter = named[slot.name]
                 parameter.copy_(scale * draw.normal(parameter.shape, "init", slot.name))
     return module
-
-
-def fan_ins(graph: PathGraph) -> dict[str, int]:
-    """How many weights enter one output unit, of every prunable parameter."""
-    sizes = {s.name: [d for d in s.type.shape if isinstance(d, int)] for s in graph.parameters if s.prunable}
-    outputs = {name: shape[0] for name, shape in sizes.items()}
-    for op in graph.ops:
-        match op.map:
-            case Conv(weight=name, transposed=True, groups=groups) if name in sizes:
-                outputs[name] = sizes[name][1] * groups
-            case Dense(weight=name, transposed=True) if name in sizes:
-                outputs[name] = sizes[name][1]
-    return {name: max(1, math.prod(shape) // outputs[name]) for name, shape in sizes.items()}
 
 
 # noise and the model ----------------------------------------------------------------------------------------------------

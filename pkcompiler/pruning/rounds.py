@@ -18,6 +18,7 @@ from pkcompiler.analysis.topology import has_path
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.weights import sides_of
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass, Schedule, Stage
 from pkcompiler.lang.second import reads_all
@@ -34,7 +35,7 @@ from pkcompiler.pruning.reached import check_given, check_order, missed
 from pkcompiler.pruning.require import effective_paths, required_paths, shortfall
 from pkcompiler.pruning.score import Scores, as_pair, evaluate, workspace
 from pkcompiler.pruning.select import Masks, Survivors
-from pkcompiler.pruning.shapes import Block, check_demands, sides_of
+from pkcompiler.pruning.shapes import Block, check_demands
 from pkcompiler.pruning.state import Round
 from pkcompiler.pruning.swap import Limit, swap
 from pkcompiler.pruning.walks.goal import goal_of

@@ -14,8 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
-from pkcompiler.ir.maps import Conv, Dense
-from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.weights import Sides
 
 Ints = np.ndarray
 
@@ -54,23 +53,6 @@ def structure_of(text: str) -> Structure | None:
         outputs, inputs = text[len("block(") : -1].split(",")
         return Block(int(outputs), int(inputs))
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """The dimensions of a weight's outputs and inputs."""
-
-    outputs: int = 0
-    inputs: int = 1
-
-
-def sides_of(graph: PathGraph) -> dict[str, Sides]:
-    """Of every parameter that a dense layer or a convolution multiplies by, in the layout of its first use."""
-    found: dict[str, Sides] = {}
-    for op in graph.ops:
-        if isinstance(op.map, Dense | Conv):
-            found.setdefault(op.map.weight, Sides(1, 0) if op.map.transposed else Sides())
-    return found
 
 
 def check_fits(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Literal
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.maps import Conv, Dense, Embed, Named, Normalise, Scale, Source
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.weights import kinds_of, projections
 from pkcompiler.symbolic.axes import Axis
 from pkcompiler.symbolic.lower import SLOT, Lowering
 from pkcompiler.symbolic.monomial import Monomial
@@ -44,7 +44,7 @@ def moments(lowering: Lowering, variances: str | Mapping[str, float]) -> Moments
     given = {} if isinstance(variances, str) else _checked(variances, lowering.groups.graph)
     if scheme not in SCHEMES:
         raise fail("PKC538", f"there is no scheme of variances {scheme!r}", f"expected one of {', '.join(map(repr, SCHEMES))}")
-    roles = slot_roles(lowering.groups.graph)
+    roles = kinds_of(lowering.groups.graph)
     maker = _Maker(lowering, scheme, roles)
     for slot in lowering.groups.graph.parameters:
         fixed = next((v for pattern, v in given.items() if fnmatchcase(slot.name, pattern)), None)
@@ -63,35 +63,6 @@ def _checked(given: Mapping[str, float], graph: PathGraph) -> Mapping[str, float
     return given
 
 
-def slot_roles(graph: PathGraph) -> dict[str, str]:
-    """``dense``, ``conv``, ``embed``, ``gain``, ``bias`` or ``value`` of every parameter; the first that it has."""
-    order = ("dense", "conv", "embed", "scale", "value", "gain", "bias")
-    found: dict[str, str] = {}
-    for slot, role in _uses(graph):
-        if slot not in found or order.index(role) < order.index(found[slot]):
-            found[slot] = role
-    return found
-
-
-def _uses(graph: PathGraph) -> Iterator[tuple[str, str]]:
-    for op in graph.ops:
-        pairs: list[tuple[str | None, str]] = []
-        match op.map:
-            case Dense(weight, bias):
-                pairs = [(weight, "dense"), (bias, "bias")]
-            case Conv(weight, bias):
-                pairs = [(weight, "conv"), (bias, "bias")]
-            case Embed(weight):
-                pairs = [(weight, "embed")]
-            case Scale(weight, bias, factor=factor):
-                pairs = [(weight, "scale" if factor is None else "gain"), (bias, "bias")]
-            case Normalise(weight=weight, bias=bias):
-                pairs = [(weight, "gain"), (bias, "bias")]
-            case Source(Named(slot)):
-                pairs = [(slot, "value")]
-        yield from ((slot, role) for slot, role in pairs if slot is not None)
-
-
 class _Maker:
     def __init__(self, lowering: Lowering, scheme: str, roles: Mapping[str, str]) -> None:
         self.lowering, self.scheme, self.roles = lowering, scheme, roles
@@ -99,13 +70,14 @@ class _Maker:
         self.symbols: dict[str, list[str]] = {}
         self.fans: dict[str, tuple[tuple[int, Monomial], ...]] = {}
         self.fixed: set[str] = set()
+        self.projections = projections(lowering.groups.graph.ops)
 
     def moment(self, slot: str) -> Monomial:
         role = self.roles.get(slot, "value")
         if self.scheme != "slots" and role in ("gain", "bias"):
             self.fixed.add(slot)
             return Monomial(Fraction(int(role == "gain")))
-        if self.scheme == "he" and role in ("dense", "conv"):
+        if self.scheme == "he" and (role in ("dense", "conv") or slot in self.projections):
             return self._he(slot)
         symbol = f"sigma_{role}" if self.scheme == "roles" else self._name(slot)
         self.symbols.setdefault(symbol, []).append(slot)
@@ -127,9 +99,6 @@ class _Maker:
 
 
 def fan_in(lowering: Lowering, slot: str) -> tuple[tuple[int, Monomial], ...]:
-    """The number of inputs of a unit as a sum of (number, product of widths): all dimensions of a weight but its outputs'."""
-    graph = lowering.groups.graph
-    flipped = any(isinstance(op.map, Dense) and op.map.weight == slot and op.map.transposed for op in graph.ops)
-    axes = lowering.groups.parameters[slot]
-    inputs: Axis = axes[0] if flipped else tuple(f for axis in axes[1:] for f in axis)
+    """:func:`pkcompiler.ir.weights.fan_in`, the dimensions but the first, as a sum of (number, product of widths)."""
+    inputs: Axis = tuple(f for axis in lowering.groups.parameters[slot][1:] for f in axis)
     return tuple((len(indices), product) for product, indices in lowering.width(inputs))

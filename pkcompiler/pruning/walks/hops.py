@@ -104,7 +104,7 @@ class Paired:
 
     def forward(self, position: int, entries: Ints, random: Random) -> list[Move]:
         to, other = self.product.forward(position, entries, random)
-        return [self._main(-1, _all(entries), to, 1 - position, other), *self._beside(_all(entries), 1 - position, other)]
+        return [self._main(-1, _all(entries), to, 1 - position, other, random), *self._beside(_all(entries), 1 - position, other)]
 
     def backward(self, entries: Ints, random: Random) -> list[Move]:
         pairs = self.product.backward(entries, random)
@@ -116,16 +116,16 @@ class Paired:
             rows = np.flatnonzero(taken == i)
             if rows.size:
                 moves += [
-                    self._main(i, rows, pairs[i][rows], 1 - i, pairs[1 - i][rows]),
+                    self._main(i, rows, pairs[i][rows], 1 - i, pairs[1 - i][rows], random),
                     *self._beside(rows, 1 - i, pairs[1 - i][rows]),
                 ]
         return moves
 
-    def _main(self, position: int, rows: Ints, entries: Ints, other: int, others: Ints) -> Move:
-        stored = self.product.factors[other].stored
-        if stored is None:
+    def _main(self, position: int, rows: Ints, entries: Ints, other: int, others: Ints, random: Random) -> Move:
+        factor = self.product.factors[other]
+        if factor.stored is None:
             return Move(rows, position, entries)
-        return Move(rows, position, entries, stored.slot, stored.index[others])
+        return Move(rows, position, entries, factor.stored.slot, factor.visited(others, random))
 
     def _beside(self, rows: Ints, position: int, entries: Ints) -> list[Move]:
         factor = self.product.factors[position]
@@ -166,7 +166,7 @@ def hops_of(
 
 
 def _of_factor(found: Live, name: str, weights: Mapping[str, Floats]) -> Floats | None:
-    """The weights of the entries of a factor that is a parameter."""
+    """The weights that each entry of a factor that is a parameter is the sum of."""
     stored = found.stored.get(name)
     if stored is None:
         return None

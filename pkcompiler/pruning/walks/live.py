@@ -20,8 +20,10 @@ from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import unit_sources
 from pkcompiler.analysis.sweep import Sweep
-from pkcompiler.ir.maps import Constant, Conv, Dense, Embed, Frozen, Named, Product, Reindex, Source
+from pkcompiler.ir.graphs import data_dependent
+from pkcompiler.ir.maps import Conv, Dense, Embed, Frozen, Product, Reindex, Source
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.weights import carried, multiplied
 
 Bits = np.ndarray
 Ints = np.ndarray
@@ -29,7 +31,7 @@ Ints = np.ndarray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """What of a parameter a value holds: the flat index of every entry, -1 for none."""
+    """What of a parameter a value holds: the flat indices that every entry is the sum of [entries, most], -1 for none."""
 
     slot: str
     index: Ints
@@ -60,28 +62,7 @@ class Live:
 def crossed(graph: PathGraph) -> frozenset[str]:
     """The parameters along which a walk chooses its way: those of dense, convolution and embedding operations, and factors of
     products."""
-    found = {op.map.weight for op in graph.ops if isinstance(op.map, Dense | Conv | Embed)}
-    made = _stored(graph, {}, 1)
-    for op in graph.ops:
-        if isinstance(op.map, Product):
-            found |= {made[name] for name in op.inputs if name in made}
-    return frozenset(found & {s.name for s in graph.parameters})
-
-
-def _stored(graph: PathGraph, tensors: Mapping[str, Tensor], batch: int) -> dict[str, str]:
-    """The values that are a parameter moved about, with its name."""
-    parameters = {s.name for s in graph.parameters}
-    made: dict[str, str] = {}
-    for op in graph.ops:
-        if isinstance(op.map, Source) and isinstance(op.map.value, Named) and op.map.value.slot in parameters:
-            made[op.name] = op.map.value.slot
-        elif isinstance(op.map, Reindex | Constant) and len(op.inputs) == 1 and op.inputs[0] in made and _moves(op):
-            made[op.name] = made[op.inputs[0]]
-    return made
-
-
-def _moves(op: Op) -> bool:
-    return not isinstance(op.map, Reindex) or op.map.fn not in ("sum", "cumsum", "cat")
+    return multiplied(graph.ops) & {s.name for s in graph.parameters}
 
 
 def live(
@@ -109,18 +90,20 @@ class _Pass:
         self.hopped = crossed(graph)
         kept = {**{n: m.cpu() for n, m in masks.items()}, **{n: (weights[n] > 0).cpu() for n in self.hopped}}
         self.edges = {n: e.requires_grad_(n in self.hopped) for n, e in self.plain.edges(kept).items()}
-        choosing = {op.map.weight for op in graph.ops if isinstance(op.map, Dense | Conv | Embed)}
+        on_data = data_dependent(graph)
+        choosing = {op.map.weight for op in graph.ops if isinstance(op.map, Dense | Conv | Embed) and op.inputs[0] in on_data}
         self.bare = {n: torch.zeros_like(e) if n in choosing else e.detach() for n, e in self.edges.items()}
 
     def run(self) -> Live:
         sources = {n: t.requires_grad_() for n, t in unit_sources(self.graph, self.batch, torch.float32).items()}
         free = self._free(sources)
+        factors: dict[str, Tensor] = {**free, **self._held()}
         values: dict[str, Tensor] = dict(sources)
         uses: dict[Any, Tensor] = {}
         for i, op in enumerate(self.graph.ops):
             for position, name in enumerate(op.inputs):
                 uses[i, position] = values[name].view_as(values[name])
-            made = self._fed(op, [uses[i, p] for p in range(len(op.inputs))], [free.get(name) for name in op.inputs])
+            made = self._fed(op, [uses[i, p] for p in range(len(op.inputs))], [factors.get(name) for name in op.inputs])
             values[op.name] = self.plain.arithmetic.settle(Scaled(made)).tensor
         output = self.graph.outputs[0]
         weights = {n: self.edges[n] for n in sorted(self.hopped)}
@@ -153,6 +136,16 @@ class _Pass:
                 values[op.name] = self.plain.arithmetic.settle(made)
         return {name: values[name].tensor for name in factors}
 
+    def _held(self) -> dict[str, Tensor]:
+        """The values that are a parameter that walks hop along, as functions of its edges."""
+        made = carried(self.graph.ops)
+        held: dict[str, Scaled] = {}
+        for op in self.graph.ops:
+            if made.get(op.name) in self.hopped:
+                found = self.plain.apply(op, [held[name] for name in op.inputs], self.edges)
+                held[op.name] = self.plain.arithmetic.settle(found)
+        return {name: value.tensor for name, value in held.items()}
+
     def _fed(self, op: Op, inputs: list[Tensor], free: list[Tensor | None]) -> Tensor:
         if isinstance(op.map, Source | Frozen):
             return torch.zeros_like(self.plain.apply(op, [Scaled(x) for x in inputs], self.edges).tensor)
@@ -175,8 +168,8 @@ class _Pass:
         return found
 
     def _indices(self) -> dict[str, Stored]:
-        """The flat index in its parameter of every entry of a value that is one moved about."""
-        made = _stored(self.graph, self.tensors, self.batch)
+        """The flat indices in its parameter of every entry of a value that is one moved about or summed."""
+        made = {n: slot for n, slot in carried(self.graph.ops).items() if slot in self.hopped}
         factors = {name for op in self.graph.ops if isinstance(op.map, Product) for name in op.inputs}
         if not factors & set(made):
             return {}
@@ -186,12 +179,30 @@ class _Pass:
                 continue
             if isinstance(op.map, Source):
                 slot = self.tensors[made[op.name]]
-                held[op.name] = torch.arange(1, slot.numel() + 1, dtype=torch.float64).reshape(slot.shape)
+                held[op.name] = torch.arange(1, slot.numel() + 1, dtype=torch.float64).reshape(*slot.shape, 1)
             elif isinstance(op.map, Reindex):
-                held[op.name] = apply_reindex(op.map, [held[op.inputs[0]]], self.batch, self.tensors)
+                held[op.name] = _moved(op.map, held[op.inputs[0]], self.batch, self.tensors)
             else:
                 held[op.name] = held[op.inputs[0]]
-        return {n: Stored(made[n], held[n].numpy().reshape(-1).astype(np.int64) - 1) for n in held if n in factors}
+        tables = {n: t.flatten(0, -2).numpy().astype(np.int64) - 1 for n, t in held.items() if n in factors}
+        return {n: Stored(made[n], table) for n, table in tables.items()}
+
+
+def _moved(map: Reindex, table: Tensor, batch: int, slots: Mapping[str, Tensor]) -> Tensor:
+    """A table of indices from 1 on [..., most] behind a reindexing: sums lay end to end what they sum, 0 stands for nothing."""
+    args: dict[str, Any] = dict(map.args)
+    rank = table.dim() - 1
+    if map.fn == "cumsum":
+        dim = args["dim"] % rank
+        size = table.shape[dim]
+        ones = torch.ones(size, size, dtype=table.dtype).tril()
+        return (table.movedim(dim, -2).unsqueeze(-3) * ones.unsqueeze(-1)).flatten(-2).movedim(-2, dim)
+    if map.fn == "sum":
+        dims = [d % rank for d in args["dims"]] if args["dims"] else list(range(rank))
+        summed = table.movedim(dims, list(range(-1 - len(dims), -1))).flatten(-1 - len(dims))
+        shape = [1 if d in dims else n for d, n in enumerate(table.shape[:-1])]
+        return summed.reshape(*shape, -1) if args["keepdim"] else summed
+    return torch.stack([apply_reindex(map, [part], batch, slots) for part in table.unbind(-1)], -1)
 
 
 def _bits(tensor: Tensor) -> Bits:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.walks.draw import Bits, Ints
 from pkcompiler.pruning.walks.goal import Goal
@@ -123,9 +123,13 @@ def _possible(order: Order, goal: Goal) -> None:
     most = int(np.count_nonzero(order.walker.reachable & order.counted))
     whole = int(np.count_nonzero(order.counted))
     if most < goal.total:
+        walker = order.walker
+        closed = [n for n in sorted(goal.names) if n not in walker.starts or not walker.reachable[walker.part(n)].any()]
+        why = [f"walks cross no entry of {first_few(closed)}: 0, pruned, or factors of a computed weight"] if closed else []
         raise fail(
             "PKC562",
             f"{goal.total:,} weights are to be kept, and only {most:,} of {whole:,} lie on a path of weights other than 0",
+            *why,
             f"keep at most {most:,}: a density of {most / max(1, whole):.4f} of what competes",
         )
 

@@ -17,18 +17,27 @@ LISTED = 1 << 22
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """One factor: its shape, what an input reaches of it, what is never 0; where it is a parameter, its indices and weights."""
+    """One factor: its shape, what an input reaches of it, what is never 0; where it is a parameter, its indices and the weights
+    that each of its entries is the sum of [entries, most]."""
 
     shape: tuple[int, ...]
     fed: Bits
     free: Bits
     stored: Stored | None
-    weight: Floats | None
+    parts: Floats | None
 
     def weights(self, entries: Ints) -> Floats:
         """What a hop across the other factor is worth with these entries here."""
         present = self.fed[entries] | self.free[entries]
-        return present.astype(np.float64) if self.weight is None else self.weight[entries]
+        return present.astype(np.float64) if self.parts is None else self.parts[entries].sum(-1)
+
+    def visited(self, entries: Ints, random: Random) -> Ints:
+        """The weight that a walk across each of these entries visits: of a sum, one in proportion to its size."""
+        assert self.stored is not None and self.parts is not None
+        index = self.stored.index[entries]
+        if index.shape[1] == 1:
+            return np.asarray(index[:, 0])
+        return np.asarray(index[np.arange(len(index)), pick(self.parts[entries], random)])
 
 
 class Elementwise:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pkcompiler.ir.maps import Conv, Dense, Embed
+from pkcompiler.ir.weights import side
 from pkcompiler.pruning.walks.draw import Bits, Floats, Ints, Random, Table, pick
 
 ATTEMPTS = 40
@@ -53,7 +54,7 @@ class Weighted:
     ) -> None:
         self.slot, self.weight, self.whole = slot, weight, kernels
         groups = map.groups if isinstance(map, Conv) else 1
-        turned = isinstance(map, Embed) or map.transposed
+        turned = side(map).outputs == 1
         self.taps = math.prod(shape[2:])
         a, b = shape[0], shape[1]
         if isinstance(map, Conv):

@@ -1,0 +1,107 @@
+"""Facts of the parameters of a graph: what each is, where its outputs and inputs lie, its fan-in, which are pruned by default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pkcompiler.ir.maps import Constant, Conv, Dense, Embed, Named, Normalise, Product, Reindex, Scale, Source
+from pkcompiler.ir.types import Op, PathGraph
+
+Kind = Literal["dense", "conv", "embed", "scale", "value", "gain", "bias"]
+ORDER: tuple[Kind, ...] = ("dense", "conv", "embed", "scale", "value", "gain", "bias")
+"""A parameter that is several of these is the first of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """The dimensions of a weight's outputs and inputs; what is left is its kernel."""
+
+    outputs: int = 0
+    inputs: int = 1
+
+
+def side(map: Dense | Conv | Embed) -> Sides:
+    """How an operation's weight lies: [out, in, ...], or [in, out, ...] of tables, transposed convolutions and GPT-2's Conv1D. In
+    groups the inputs (transposed: the outputs) are those of one group."""
+    return Sides(1, 0) if isinstance(map, Embed) or map.transposed else Sides()
+
+
+def sides_of(graph: PathGraph) -> dict[str, Sides]:
+    """Of every weight that a dense layer or a convolution multiplies by, in the layout of its first use."""
+    found: dict[str, Sides] = {}
+    for op in graph.ops:
+        if isinstance(op.map, Dense | Conv):
+            found.setdefault(op.map.weight, side(op.map))
+    return found
+
+
+def units_of(map: Dense | Conv | Embed, shape: Sequence[int]) -> int:
+    """How many output units (channels) a weight of this shape has."""
+    return shape[side(map).outputs] * (map.groups if isinstance(map, Conv) and map.transposed else 1)
+
+
+def fan_in(shape: Sequence[int]) -> int:
+    """The fan-in of the named initialisations, by torch's convention (``torch.nn.init._calculate_fan_in_and_fan_out``): the entries
+    of one row of dimension 0, whatever the layer that reads the weight. ``ConvTranspose2d(2, 5, 3)``, stored [2, 5, 3, 3], has 45.
+    """
+    return max(1, math.prod(shape[1:]))
+
+
+def kinds_of(graph: PathGraph) -> dict[str, Kind]:
+    """What every stored tensor is; one that several operations read is the first in ``ORDER``."""
+    found: dict[str, Kind] = {}
+    for slot, kind, _ in reads_of(graph.ops):
+        if slot not in found or ORDER.index(kind) < ORDER.index(found[slot]):
+            found[slot] = kind
+    return found
+
+
+def reads_of(ops: Iterable[Op]) -> Iterator[tuple[str, Kind, Op]]:
+    """Every read of a weight, gain, bias or value: its slot, as what it is read, and who reads it. The weight of a scale with a
+    fixed factor is a norm's gain."""
+    for op in ops:
+        pairs: list[tuple[str | None, Kind]] = []
+        match op.map:
+            case Dense(weight, bias):
+                pairs = [(weight, "dense"), (bias, "bias")]
+            case Conv(weight, bias):
+                pairs = [(weight, "conv"), (bias, "bias")]
+            case Embed(weight):
+                pairs = [(weight, "embed")]
+            case Scale(weight, bias, factor=factor):
+                pairs = [(weight, "scale" if factor is None else "gain"), (bias, "bias")]
+            case Normalise(weight=weight, bias=bias):
+                pairs = [(weight, "gain"), (bias, "bias")]
+            case Source(Named(slot)):
+                pairs = [(slot, "value")]
+        yield from ((slot, kind, op) for slot, kind in pairs if slot is not None)
+
+
+def carried(ops: Iterable[Op]) -> dict[str, str]:
+    """The values that are one stored tensor: moved about, summed over some of its dimensions, or times fixed factors."""
+    made: dict[str, str] = {}
+    for op in ops:
+        match op.map:
+            case Source(Named(slot)):
+                made[op.name] = slot
+            case Reindex() | Constant() if len(op.inputs) == 1 and op.inputs[0] in made:
+                made[op.name] = made[op.inputs[0]]
+    return made
+
+
+def multiplied(ops: Sequence[Op], kinds: frozenset[str] = frozenset({"mul", "matmul", "conv"})) -> frozenset[str]:
+    """The stored tensors that dense layers, convolutions and embeddings multiply by, and those that are a factor of a product."""
+    made = carried(ops)
+    found = {op.map.weight for op in ops if isinstance(op.map, Dense | Conv | Embed)}
+    for op in ops:
+        if isinstance(op.map, Product) and op.map.kind in kinds:
+            found |= {made[name] for name in op.inputs if name in made}
+    return frozenset(found)
+
+
+def projections(ops: Sequence[Op]) -> frozenset[str]:
+    """The weights of linear maps, convolutions and attention projections; no table of embeddings (docs/theory.md, section 7)."""
+    return multiplied(ops, frozenset({"matmul", "conv"})) - {op.map.weight for op in ops if isinstance(op.map, Embed)}

@@ -58,6 +58,11 @@ def test_the_derivative_by_theta_is_told_from_the_one_by_the_edge() -> None:
 def test_other_forms_are_written_in_the_usual_letters() -> None:
     assert _formula("abs(theta * grad(loss + R, theta))") == "|theta_i * d (loss + R) / d theta_i|"
     assert _formula("theta / norm2(theta, over = layer)", "") == "theta_i / norm2(theta, over = layer)"
+    whole = "quantile(|theta|, 10%, over = param)"
+    assert _formula("abs(theta) / quantile(abs(theta), 10%, over = param)", "") == f"|theta_i| / {whole}"
+    assert _formula("abs(theta) - log(sqrt(abs(theta)))", "") == "|theta_i| - log(sqrt(|theta_i|))"
+    for last in ("cross_entropy(output / 2)", "norm2(theta, over = layer)", "dot(theta, theta)"):
+        assert _formula(f"abs(theta) * {last}", "") == f"|theta_i| * {last}"
     assert _formula("grad(N, 1)", "let N = paths(edge = 1)") == "sum over paths p through i of n_ip"
     assert (
         _formula("w * grad(Q, w)", "let w = theta^2 let Q = sum(paths(edge = w, gates = data), over = sample)")

@@ -209,7 +209,7 @@ def notation(expr: Expr, lets: Mapping[str, Expr], index: str = "_i") -> str:
             return f"sum over samples n of (d losses_n / d {notation(by, lets, index)})^2"
         case Call("grad", (functional, by), ()):
             return f"d {_operand(functional, lets, '')} / d {_operand(by, lets, index)}"
-        case Call("sum" | "mean" | "norm2" | "max" | "dot", _, _) if index:
+        case Call(function, _, _) if index and not _is_entrywise(function):
             return notation(expr, lets, "")
         case Call(function, args, kwargs):
             parts = [notation(a, lets, index) for a in args] + [f"{k} = {print_expr(v)}" for k, v in kwargs]
@@ -226,6 +226,12 @@ def notation(expr: Expr, lets: Mapping[str, Expr], index: str = "_i") -> str:
     found = resolve(expr, lets)
     derived = isinstance(found, Call) and found.function in ("grad", "hvp")
     return notation(found, lets, index) if derived else f"{expr.value}{index}"
+
+
+def _is_entrywise(function: str) -> bool:
+    """Whether entry i of a function's value is made of entry i of its arguments alone; of the others they are whole."""
+    word = words.find(function, "function")
+    return word is not None and word.kind == "same"
 
 
 def _operand(expr: Expr, lets: Mapping[str, Expr], index: str) -> str:

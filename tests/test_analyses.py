@@ -200,6 +200,13 @@ def test_independent_estimates_add_their_squares() -> None:
     assert report["rank"].status == "estimated" and report["rank"].standard_error > 0
 
 
+def test_what_is_approximate_without_an_error_gives_none_to_sums() -> None:
+    smooth = nn.Sequential(nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    text = 'analysis a { source = "x" let G = gram(paths(edge = theta^2)) report "both" = frobenius(G) + predicted_trace() }'
+    both = run_analysis(smooth, torch.zeros(1, 32).double(), text)["both"]
+    assert both.status == "approximate" and both.error is None
+
+
 def test_errors_are_carried_through_the_weights_of_a_functional() -> None:
     lets = "let q = predicted_trace() let R = paths(edge = theta^2, output = q * max(output, over = sample))"
     value, plain = (

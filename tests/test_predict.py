@@ -148,6 +148,13 @@ def test_relu_networks_have_a_known_mean_trace() -> None:
     assert abs(float(found.trace) - expected) < 4 * error
 
 
+@pytest.mark.parametrize(("act", "status"), [(nn.Tanh, "approximate"), (nn.ReLU, "estimated")])
+def test_what_is_right_as_the_width_grows_has_no_interval(act: type[nn.Module], status: str) -> None:
+    found = predict_trace(nn.Sequential(nn.Linear(64, 64), act(), nn.Linear(64, 3)), VECTOR)
+    assert (found.method, found.trace.status) == ("closed form", status)
+    assert (found.trace.standard_error is None) == ("+-" not in repr(found)) == (status == "approximate")
+
+
 def test_batchnorm_gains_before_smooth_gates_count_their_correlation() -> None:
     def make() -> nn.Module:
         layers: list[nn.Module] = []

@@ -13,7 +13,7 @@ from symbolic_models import MODELS, Shuffle, forms_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pkcompiler.analysis.functional import open_functional
+from pkcompiler.analysis.functional import open_functional, path_functional
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import capture
 from pkcompiler.symbolic import ClosedForms, closed_forms
@@ -232,3 +232,15 @@ def test_channels_that_a_fixed_matrix_mixes_are_numbers():
     torch.manual_seed(0)
     forms = equals_the_sweep(nn.Sequential(nn.Linear(2, 3), Fixed(), nn.Linear(3, 2)), torch.zeros(1, 2), variances="he")
     assert "0.weight" in forms.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("means", "status"), [([0.5, -1.0, 2.0], "exact"), ([0.5, 0.5, 0.5], "exact"), ([0.5, 0.0, 2.0], "approximate")]
+)
+def test_running_means_are_sources_that_the_count_has(means, status):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 3)).eval()
+    model[1].running_mean.copy_(torch.tensor(means))
+    model[1].running_var.copy_(torch.tensor([0.5, 1.0, 2.0]))
+    form = closed_forms(model, torch.zeros(1, 2, 4, 4)).count
+    count = path_functional(model, torch.zeros(1, 2, 4, 4), edge="1", pools="sum", constants="on").count
+    assert form.status == status and (form.subs() == count) == (status == "exact")

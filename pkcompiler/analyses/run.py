@@ -157,13 +157,17 @@ def _shown(tensor: Tensor, spread: bool) -> Tensor:
 
 
 def _number(term: Term, value: Tensor, marks: list[Mark]) -> Measured:
-    """A number with the errors of the estimates in it, to first order and as if these were independent."""
+    """A number with the errors of the estimates in it, to first order and as if these were independent.
+
+    It has none where a part is approximate without an error: what estimates are off by would not cover the truth.
+    """
     mantissa = float(value.detach())
     status, note = worst(*(m.status for m in marks)), next((m.note for m in marks if m.note), "")
     if math.isnan(mantissa):
         return Measured(mantissa, term.exponent, None, "not predicted", note or "no number: 0 / 0, or a logarithm or root below 0")
     leaves = [(m.leaf, m.error) for m in marks if m.leaf is not None and m.error is not None]
-    if not leaves or not value.requires_grad or not math.isfinite(mantissa):
+    unknown = any(m.status == "approximate" and m.error is None for m in marks)
+    if unknown or not leaves or not value.requires_grad or not math.isfinite(mantissa):
         return Measured(mantissa, term.exponent, None, status, note)
     slopes = torch.autograd.grad(value, [leaf for leaf, _ in leaves], retain_graph=True, allow_unused=True)
     parts = [float(s) * e for s, (_, e) in zip(slopes, leaves, strict=True) if s is not None]

@@ -38,8 +38,8 @@ class Prediction:
     """E[Tr Theta] per sample, summed over the outputs.
 
     ``trace``: ``estimated`` with a standard error (Monte Carlo; also the closed form of chains of homogeneous gates, whose only
-    error is that of the variances that it has learned from draws), ``approximate`` (the closed form elsewhere: in the limit of
-    wide layers; the error is that of the variances alone), or ``not predicted``.
+    error is that of the variances that it has learned from draws), ``approximate`` and without an error (the closed form elsewhere:
+    right as the width of the layers grows), or ``not predicted``.
     ``per_output``: float64 [outputs], or None where only the sum is known. ``reason``: why this method, and what it assumes.
     ``variances``: E[theta^2] by parameter, of what the closed form read (empty otherwise). ``samples``: the draws of Monte Carlo,
     ``interval``: about 95 % for their mean, wider above where the draws spread over orders of magnitude.
@@ -155,10 +155,13 @@ def _closed(
     if verdict.narrowness > NARROW:
         return "the layers are narrow for their number, so that what enters the gates is not normal"
     trace, per_output = closed_form(captured, tensors, learned, inputs, masks)
-    error = learning_error(captured, tensors, learned, inputs, masks, trace, seed)
-    limit = ", in the limit of wide layers" if verdict.wide else ""
-    note = f"mean over initialisations{limit}; the error is that of the variances, learned from draws"
-    measured = Measured(trace.mantissa, trace.exponent, error, "approximate" if verdict.wide else "estimated", note)
+    if verdict.wide:
+        note = "mean over initialisations, right as the width of the layers grows: how far off it is here is not known"
+        measured = Measured(trace.mantissa, trace.exponent, None, "approximate", note)
+    else:
+        error = learning_error(captured, tensors, learned, inputs, masks, trace, seed)
+        note = "mean over initialisations; the error is that of the variances, learned from draws"
+        measured = Measured(trace.mantissa, trace.exponent, error, "estimated", note)
     reason = "different paths are uncorrelated, so that second moments add up"
     return Prediction(measured, "closed form", reason, per_output, mean_squares(learned))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.functional import static_batch
 from pkcompiler.analysis.measured import Measured, Status
 from pkcompiler.analysis.semiring import settings
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Normalise
 from pkcompiler.ir.types import PathGraph
@@ -250,7 +250,7 @@ def closed_forms(
     replaced = bool(squaring.statistics)
     return ClosedForms(
         graph.name,
-        ClosedForm("paths", counted.bound({}), symbols),
+        ClosedForm("paths", counted.bound({}), symbols, *_count_status(counting)),
         ClosedForm("E[R_2]", squared.bound(found.bindings), symbols, *_status(graph, chosen, found, False, replaced)),
         ClosedForm("E[Tr Pi]", traced.bound(found.bindings), symbols, *_status(graph, chosen, found, True, replaced)),
         symbols,
@@ -287,6 +287,13 @@ def _widths(groups: Groups) -> tuple[Width, ...]:
     outer = {id(atom) for name in ends for axis in groups.values[name] for atom in atoms(axis)}
     named = enumerate(groups.widths(), 1)
     return tuple(Width(f"n{i}", a.size, tuple(of.get(id(a), [a.origin])), id(a) not in outer) for i, a in named)
+
+
+def _count_status(counting: Lowering) -> tuple[Status, str]:
+    """Approximate where only some channels of a norm have a mean other than 0, which is a source of its own."""
+    if not counting.statistics:
+        return "exact", ""
+    return "approximate", f"means of which some are 0 are counted as 0: {first_few(sorted(counting.statistics))}"
 
 
 def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool, replaced: bool) -> tuple[Status, str]:

@@ -134,6 +134,8 @@ class Lowering:
     def _statistic(self, slot: str, initial: float) -> float:
         if self.groups.is_uniform(Named(slot)):
             return float(self.groups.tensors[slot].flatten()[0])
+        if self.power == 0 and bool(self.groups.tensors[slot].all()):
+            return 1.0  # a count asks which are 0, and none is
         self.statistics.add(slot)
         return initial
 

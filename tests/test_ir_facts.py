@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import capture
-from pkcompiler.ir.graphs import data_dependent, is_bounded, last_uses, modulators, only_reader, readers
-from pkcompiler.ir.maps import Gate, Product
+from pkcompiler.ir.graphs import data_dependent, last_uses, modulators, only_reader, readers
+from pkcompiler.ir.maps import Product
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.weights import Sides, carried, fan_in, kinds_of, sides_of, units_of
 from pkcompiler.symbolic.closed import closed_forms
@@ -70,22 +70,6 @@ def test_a_product_by_a_parameter_has_no_modulator() -> None:
 
     graph = capture(Scaled(), torch.zeros(2, 3)).graph
     assert any(isinstance(op.map, Product) for op in graph.ops) and modulators(graph) == {}
-
-
-@pytest.mark.parametrize(
-    ("body", "bounded"),
-    [
-        ("div(hardtanh(add(x, 3), 0, 6), 6)", True),
-        ("clamp(x, 0, 1)", True),
-        ("clamp(x, 0)", False),
-        ("mul(x, sigmoid(x))", False),
-        ("mul(tanh(x), sigmoid(x))", True),
-        ("div(1, add(1, exp(neg(x))))", False),  # its form does not say so
-        ("not a term", False),
-    ],
-)
-def test_bounds_are_read_from_the_text_of_a_gate(body: str, bounded: bool) -> None:
-    assert is_bounded(Gate("composite", body)) is bounded
 
 
 def test_who_reads_what() -> None:

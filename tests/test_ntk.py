@@ -9,7 +9,7 @@ import pytest
 import torch
 from models import zoo
 from oracle.dag import Max
-from oracle.enumerate import Setting, Structure, evaluate, list_paths, path_jacobian, run
+from oracle.enumerate import Setting, Structure, evaluate, gains_of, list_paths, path_jacobian, run
 from oracle.families import FAMILIES, Case
 from torch import Tensor, nn
 
@@ -89,7 +89,7 @@ def enumerated(case: Case) -> np.ndarray:
     lists = list_paths(case.dag, Structure(constants=True))
     out = []
     for x in case.encode(case.signed):
-        slopes, start = run(case.dag, case.theta, x).factors, 0
+        slopes, start = run(case.dag, case.theta, x).factors / gains_of(case.dag), 0
         for paths in lists:
             row = np.zeros(len(pi))
             row[start : start + len(paths)] = [math.prod(x[list(p.sources)]) * math.prod(slopes[list(p.gates)]) for p in paths]

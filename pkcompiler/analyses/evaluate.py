@@ -95,7 +95,9 @@ class AnalysisEvaluator(Evaluator):
         given = dict(call.kwargs)
         edge = edge_of(given["edge"], self.lets) if "edge" in given else DEFAULTS["edge"]
         if is_approximate(self.source.graph, settings(edge=edge)):
-            self._marks[print_expr(call)] = Mark("approximate", "the centring of norms is dropped")
+            self._marks[print_expr(call)] = Mark(
+                "approximate", "the centring of norms is dropped, or gains of gates are approximate"
+            )
 
     # figures ----------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.export import example_batch
-from pkcompiler.ir.maps import Normalise
+from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ir.types import PathGraph
 
 
@@ -75,7 +75,7 @@ def path_functional(
     data: Any = None,
     dtype: torch.dtype = torch.float64,
 ) -> Functional:
-    """R = sum over paths of |c_p|^q prod t(theta_i)^n_ip (gate slopes)^r (input weight) (output weight), docs/theory.md, section 2.
+    """R = sum over paths of |c_p|^q prod t(theta_i)^n_ip (slopes / gains)^r (input weight) (output weight), docs/theory.md, 2.
 
     ``edge``: ``abs(theta)``, ``theta^2``, ``theta``, ``1``. ``input``: ``ones``, ``data``, ``data^2``, ``mean(data)``,
     ``mean(data^2)``. ``output``: ``ones``, ``each``, or a tensor of weights with the output's shape (without the batch).
@@ -252,5 +252,7 @@ def total(parts: Sequence[tuple[Scaled, dict[str, Tensor]]], count: int | None, 
 
 
 def is_approximate(graph: PathGraph, chosen: Settings) -> bool:
-    """Unsigned functionals drop the centring of a normalisation (docs/theory.md, section 2)."""
-    return not chosen.transform.signed and any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)
+    """Unsigned functionals drop the centring of a normalisation, and some gains are found to 1e-9, or are those of a bounded range
+    (docs/theory.md, sections 1 and 2)."""
+    centred = not chosen.transform.signed and any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)
+    return centred or (chosen.gain_power != 0 and any(isinstance(op.map, Gate) and not op.map.gain_exact for op in graph.ops))

@@ -23,7 +23,7 @@ class _Observing(ProgramRun):
     def __init__(self, module: fx.GraphModule, ops: Mapping[str, Op], records: Mapping[str, Record]) -> None:
         super().__init__(module)
         self.ops, self.records = ops, records
-        self.missing = {name: {n for n in (r.node, r.source) if n} for name, r in records.items()}
+        self.missing = {name: set(r.nodes) for name, r in records.items()}
         self.readers: dict[str, list[str]] = {}
         for name, nodes in self.missing.items():
             for node in nodes:
@@ -44,7 +44,7 @@ class _Observing(ProgramRun):
     def _observe(self, name: str) -> None:
         record = self.records[name]
         self.seen[name] = observation(self.ops[name], record, self.kept)
-        for node in (record.node, record.source):
+        for node in record.nodes:
             if all(reader in self.seen for reader in self.readers.get(node, ())):
                 self.kept.pop(node, None)
 
@@ -82,12 +82,21 @@ def observation(op: Op, record: Record, kept: Mapping[str, Any]) -> Tensor:
         case Gate(zero=zero):
             return slopes(kept[record.source], kept[record.node], zero, record.slope)
         case Window():
-            return window_winners(op.map, kept[record.source])
+            return window_winners(op.map, _window_input(record, kept))
         case Normalise():
             return inverse_deviation(op.map, kept[record.source])
         case _:
             value: Tensor = kept[record.node]
             return value
+
+
+def _window_input(record: Record, kept: Mapping[str, Any]) -> Tensor:
+    """What a window looks at: its source, or both operands of a maximum (a minimum: their negatives)."""
+    source: Tensor = kept[record.source]
+    if not record.other:
+        return source
+    both = torch.stack(torch.broadcast_tensors(source, kept[record.other]))
+    return both if record.sign == 1 else -both
 
 
 def slopes(z: Tensor, y: Tensor, zero: float, at_zero: float) -> Tensor:

@@ -27,7 +27,7 @@ SETTINGS = {"gates": "open", "pools": "sum", "products": "pairs", "constants": "
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number and what it is: ``exact`` (up to rounding), ``approximate`` (the centring of norms is dropped), ``bound``
+    """A number and what it is: ``exact`` (up to rounding), ``approximate`` (no centring of norms; gains), ``bound``
     (the text says on which side), or ``undefined`` (``value`` is None)."""
 
     value: Any

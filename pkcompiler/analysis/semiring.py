@@ -56,6 +56,11 @@ class Settings:
         return 2 if self.gates == "data^2" else 1
 
     @property
+    def gain_power(self) -> int:
+        """q - r: the power of the gates' gains, beside that of their slopes (docs/theory.md, section 1)."""
+        return self.transform.power if self.gates == "open" else self.transform.power - self.slope_power
+
+    @property
     def norm_power(self) -> int:
         """The power of observed deviations: that of the slopes, or without them that of the edge."""
         if self.gates != "open":

@@ -237,11 +237,15 @@ class Sweep:
     # gates ------------------------------------------------------------------------------------------------------------
 
     def _gate(self, op: Op, map: Gate, x: Scaled) -> Scaled:
+        """gain^q (slope / gain)^r, and what phi(0) adds."""
         if self.settings.gates == "data^2":
             slopes = self._seen(op.name)
             x = Scaled((x.tensor * slopes).mul_(slopes), x.exponent)
         elif self.settings.gates != "open":
             x = Scaled(x.tensor * self._slopes(op.name), x.exponent)
+        power = self.settings.gain_power
+        if map.gain == 0 or (power != 0 and map.gain != 1):
+            x = Scaled(x.tensor * (map.gain**power if map.gain else 0.0), x.exponent)
         if self.settings.constants == "off" or map.zero == 0:
             return x
         zero = self.fixed(Literal(map.zero)).expand_as(x.tensor)

@@ -7,6 +7,7 @@ CODES: dict[str, str] = {
     "PKC611": "A file of the language cannot be read: it is missing, a folder, or protected.",
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",
     "PKC613": "A report cannot be written: its folder is missing or protected, or the disk is full.",
+    "PKC614": "The path graph of an artifact of format version 1 says no gains of its gates, which path functionals need.",
     "PKC620": "A folder or a file of a run cannot be written.",
     "PKC621": "Something that no run has written lies where the artifact would go. It is never overwritten.",
     "PKC622": (

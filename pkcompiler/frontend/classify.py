@@ -24,12 +24,11 @@ RESHAPES = frozenset(
 class Region:
     """A pointwise function of one tensor: ``root`` is that tensor.
 
-    ``bent``: the function is a gate, and not a linear one or a product of such (``squared``), which has paths of its own.
+    ``bent``: the function is a gate, and not a linear one, which has paths of its own.
     """
 
     root: fx.Node
     bent: bool
-    squared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +155,12 @@ class _Classifier:
     def pointwise(self, node: fx.Node, name: str, data: list[fx.Node]) -> Kind:
         root = self.common_root(node, data)
         inside = [self.region_of(n) for n in data] if root else []
-        bent_inside, squared = any(r.bent for r in inside), any(r.squared for r in inside)
-        if is_singular(name, node.args[1] if len(node.args) > 1 else None) and not (bent_inside or squared):
+        bent_inside = any(r.bent for r in inside)
+        if is_singular(name, node.args[1] if len(node.args) > 1 else None) and not bent_inside:
             return self.observe(node, "norm" if name in NORMS else "factor")
         if root:
-            linear = name in PASS_THROUGH or (name in LINEAR and (len(data) == 1 or name.startswith(("aten.add", "aten.sub"))))
-            self.regions[node] = Region(root, bent_inside or not linear, squared or is_square(node))
+            linear = name in PASS_THROUGH or (name in LINEAR and not is_square(node) and (len(data) == 1 or name in SUMS))
+            self.regions[node] = Region(root, bent_inside or not linear)
         return "path"
 
     def region_of(self, node: fx.Node) -> Region:
@@ -179,6 +178,9 @@ class _Classifier:
             and all(isinstance(meta(n), Tensor) and (meta(n).numel() == 1 or filled(n, shape)) for n in others)
         )
         return root if fits else None
+
+
+SUMS = frozenset(name for name in LINEAR if "add" in name or "sub" in name)
 
 
 def is_square(node: fx.Node) -> bool:

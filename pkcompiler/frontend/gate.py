@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from pkcompiler.frontend.classify import op_name
+from pkcompiler.frontend.gain import gain_of
 from pkcompiler.ir.maps import Gate
 
 
@@ -69,7 +70,7 @@ def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | N
 
 
 def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> tuple[Gate, float] | None:
-    """The gate of a region and its slope at 0, or None when one of phi(0), phi'(0) is not finite."""
+    """The gate of a region with its gain, and its slope at 0; None when one of phi(0), phi'(0) is not finite."""
     nodes = region_nodes(node, root)
     phi = region_function(node, root, known)
     try:
@@ -78,9 +79,10 @@ def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | Non
         return None
     if not all(map(math.isfinite, zero)):
         return None
-    body = _text(node, root)
+    body = _text(node, root, known)
     kind = op_name(node).removeprefix("aten.").rsplit(".", 1)[0] if len(nodes) == 1 else "composite"
-    return Gate(kind, body, zero[0], has_constant_slopes(phi)), zero[1]
+    gain = gain_of(phi, zero[0])
+    return Gate(kind, body, zero[0], has_constant_slopes(phi), gain.bounded, gain.value, gain.exact), zero[1]
 
 
 def value_and_slope_at_zero(phi: Callable[[Tensor], Tensor]) -> tuple[float, float]:
@@ -103,13 +105,15 @@ def has_constant_slopes(phi: Callable[[Tensor], Tensor]) -> bool:
     return bool(torch.allclose(phi(probes), probes.abs() * units, rtol=1e-12, atol=0.0))
 
 
-def _text(node: fx.Node, root: fx.Node) -> str:
+def _text(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> str:
     """phi as text in ``x``, e.g. ``mul(x, sigmoid(x))``."""
 
     def show(value: Any) -> str:
         if value is root:
             return "x"
         if isinstance(value, fx.Node):
+            if (constant := known.get(value.name)) is not None:
+                return repr(constant.flatten()[0].item())
             if value.op != "call_function":
                 return value.name
             short = op_name(value).removeprefix("aten.").rsplit(".", 1)[0]

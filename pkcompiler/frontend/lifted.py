@@ -12,12 +12,22 @@ from pkcompiler.ir.types import PathGraph
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What to observe for one operation of the path graph: ``node`` and its input ``source`` are nodes of the program."""
+    """What to observe for one operation of the path graph: ``node`` and its input ``source`` are nodes of the program.
+
+    A window over two tensors has an ``other`` beside its source, and both count times ``sign`` (-1: the smaller wins).
+    """
 
     kind: str  # gate | window | normalise | softmax | frozen | product
     node: str
     source: str = ""
     slope: float = 0.0  # of a gate: phi'(0)
+    other: str = ""
+    sign: int = 1
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes of the program that the observation reads."""
+        return tuple(name for name in (self.node, self.source, self.other) if name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,6 @@ from pkcompiler.ir.maps import Batch, Dim, Fixed, Frozen, Gate, Literal, Named, 
 from pkcompiler.ir.types import Origin, TensorType
 from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored
 
-BOUNDED = ("sigmoid", "hardsigmoid", "tanh")
-"""Gates that modulate what they multiply."""
-
 
 class Unsupported(Exception):
     """Carries the ``PKC201`` of one operator to the walk, which collects all of them."""
@@ -74,7 +71,7 @@ class OperatorUse:
 
     def modulates(self, ref: Ref) -> bool:
         made = self.map_of(ref)
-        return isinstance(made, Softmax) or (isinstance(made, Gate) and made.kind in BOUNDED)
+        return isinstance(made, Softmax) or (isinstance(made, Gate) and made.bounded)
 
     # references as values of the graph ----------------------------------------------------------------------------------
 
@@ -153,6 +150,11 @@ class OperatorUse:
         operand = self.node.args[argument]
         node = operand.name if isinstance(operand, fx.Node) else ""
         self.builder.records[result.name] = Record(kind, node) if kind == "product" else Record(kind, self.node.name, node)
+        return result
+
+    def record_pair(self, result: Path, sign: int) -> Path:
+        left, right = (getattr(n, "name", "") for n in self.node.args[:2])
+        self.builder.records[result.name] = Record("window", self.node.name, left, other=right, sign=sign)
         return result
 
     def unsupported(self, why: str) -> Exception:

@@ -2,18 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-
 from pkcompiler.ir.maps import Constant, Frozen, Gate, Normalise, PathMap, Product, Reindex, Resample, Scale, Softmax
 from pkcompiler.ir.types import Op, PathGraph
-
-BOUNDED = frozenset(
-    {"sigmoid", "hardsigmoid", "tanh", "hardtanh", "relu6", "softsign", "erf", "sin", "cos", "atan", "sign", "sgn", "heaviside"}
-)
-"""Functions whose values stay between two numbers."""
-
-KEEPS_BOUNDS = frozenset({"add", "sub", "rsub", "mul", "neg", "clone", "alias", "abs", "square"})
-"""Functions whose values are bounded where all their arguments are."""
 
 
 def makers(graph: PathGraph) -> dict[str, Op]:
@@ -79,28 +69,4 @@ def modulates(made: dict[str, Op], name: str) -> bool:
 
 def is_modulating(map: PathMap) -> bool:
     """A softmax, a bounded gate, a norm, or what is frozen at the data."""
-    return isinstance(map, Softmax | Normalise | Frozen) or (isinstance(map, Gate) and is_bounded(map))
-
-
-def is_bounded(gate: Gate) -> bool:
-    """Whether a gate's values stay between two numbers, read from its text: ``div(hardtanh(add(x, 3), 0, 6), 6)``."""
-    if gate.kind in BOUNDED:
-        return True
-    try:
-        return _is_bounded(ast.parse(gate.body, mode="eval").body)
-    except SyntaxError:
-        return False
-
-
-def _is_bounded(term: ast.expr) -> bool:
-    """Whether a term in ``x`` is bounded as far as its form says; terms without ``x`` are."""
-    if not any(isinstance(part, ast.Name) and part.id == "x" for part in ast.walk(term)):
-        return True
-    match term:
-        case ast.Call(ast.Name("clamp"), arguments) if len(arguments) == 3:
-            return True
-        case ast.Call(ast.Name("div"), [above, below]):
-            return _is_bounded(above) and isinstance(below, ast.Constant)
-        case ast.Call(ast.Name(name), arguments):
-            return name in BOUNDED or (name in KEEPS_BOUNDS and all(map(_is_bounded, arguments)))
-    return False
+    return isinstance(map, Softmax | Normalise | Frozen) or (isinstance(map, Gate) and map.bounded)

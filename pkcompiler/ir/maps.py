@@ -141,13 +141,18 @@ class Resample:
 class Gate:
     """An elementwise nonlinearity phi of one tensor, or a whole pointwise subgraph of one tensor (``kind`` composite).
 
-    ``zero`` = phi(0); ``piecewise``: phi is piecewise linear (slopes locally constant). ``body`` is phi as text in ``x``.
+    ``zero`` = phi(0); ``piecewise``: phi is piecewise linear (slopes locally constant); ``bounded``: phi stays between two numbers.
+    ``gain``: the supremum of abs(slope), slope = (phi(z) - phi(0)) / z, a fixed factor of every path that crosses (docs/theory.md,
+    section 1); ``gain_exact``: not only to 1e-9, and not only over abs(z) <= 1. ``body`` is phi as text in ``x``.
     """
 
     kind: str
     body: str = ""
     zero: float = 0.0
     piecewise: bool = False
+    bounded: bool = False
+    gain: float = 1.0
+    gain_exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)

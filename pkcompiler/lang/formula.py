@@ -277,9 +277,9 @@ def arguments(call: Call) -> list[str]:
         )
         if key == "gates":
             meaning = (
-                "a_p is the product of the squared slopes of its gates"
+                "a_p is the product of the squared slopes of its gates, over their gains"
                 if shown == "data^2"
-                else "a_p is the product of the slopes of its gates"
+                else "a_p is the product of the slopes of its gates, over their gains"
             )
         lines.append(f"{key} = {shown}: {meaning}")
     return lines

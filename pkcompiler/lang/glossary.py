@@ -18,7 +18,11 @@ GLOSSARY: tuple[Term, ...] = (
     # What a number is.
     Term("exact", "a number that holds up to rounding", 2),
     Term("estimated", "a number drawn from random samples, with its standard error (+-)", 3),
-    Term("approximate", "a step of the method does not hold exactly: unsigned sums drop the centring of a norm", 2),
+    Term(
+        "approximate",
+        "a step of the method does not hold exactly: unsigned sums drop the centring of a norm, some gains are suprema",
+        2,
+    ),
     Term("bound", "not the number itself, but a side of it: the text says which", 3),
     Term("not-predicted", "no formula holds here, and no number is given", 4),
     Term("undefined", "the number does not exist, such as a share of nothing", 2),

@@ -257,7 +257,7 @@ WORDS: tuple[Word, ...] = (
     _value("step", "rewind", "to the state after a step: step(500)"),
     _value("effective_paths", "require", "the number of paths that the masks leave, counted exactly"),
     _value("ones", "input output", "every entry counts 1"),
-    _value("open", "gates", "every gate has slope 1"),
+    _value("open", "gates", "every gate is at its gain, the largest size of its slope"),
     _value("data", "gates pools norms", "the model's own run on the data decides (for gates: their slopes; data^2 squares them)"),
     _value("expected", "gates", "the expected slope over random weights", due=False),
     _value("max", "pools", "the largest path mass of the window goes on"),

@@ -24,7 +24,8 @@ _upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec pad constant_pad_nd 
 reflection_pad3d replication_pad1d replication_pad2d replication_pad3d roll flip dropout mean mean.dim sum.dim_IntList sum
 unfold masked_fill.Scalar masked_fill.Tensor where.self where.ScalarSelf where.ScalarOther tril triu cumsum split.Tensor
 split_with_sizes chunk stack unbind.int clamp clamp_min clamp_max rsqrt reciprocal repeat repeat_interleave.self_int
-linalg_vector_norm var.correction std.correction amax max.dim logsumexp slice_scatter index_select narrow
+linalg_vector_norm var.correction std.correction amax max.dim logsumexp slice_scatter index_select narrow maximum minimum fmax fmin
+square
 """
 """Operators that the lift reads whole. Everything else goes through torch's default decompositions."""
 
@@ -87,13 +88,6 @@ def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
     return x - torch.logsumexp(x, dim, True)
 
 
-def maximum(x: Tensor, y: Tensor) -> Any:
-    """The larger of two tensors as a window over both; with a single number it stays a gate."""
-    if min(x.numel(), y.numel()) == 1:
-        return NotImplemented
-    return torch.stack(torch.broadcast_tensors(x, y)).amax(0)
-
-
 def smallest(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     values, indices = torch.max(-x, dim, keepdim)
     return -values, indices
@@ -111,14 +105,10 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     aten.div.Tensor: divide,
     aten.log_softmax.int: log_softmax,
     aten._log_softmax.default: log_softmax,
-    aten.maximum.default: maximum,
-    aten.minimum.default: lambda x, y: -maximum(-x, -y),
-    aten.fmax.default: maximum,
     aten.min.dim: smallest,
     aten.amin.default: lambda x, dim=(), keepdim=False: -torch.amax(-x, dim, keepdim),
     aten.rrelu_with_noise_functional.default: rrelu,
     aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape),
-    aten.square.default: lambda x: x * x,
     aten.addcmul.default: lambda x, a, b, *, value=1: x + value * (a * b),
     aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
 }

@@ -7,7 +7,7 @@ from typing import Any
 from typing import Literal as Lit
 
 from pkcompiler.ir.maps import Constant, Literal, Reindex, Resample, Window
-from pkcompiler.ops.linear import tuple_of
+from pkcompiler.ops.linear import scaled, tuple_of
 from pkcompiler.ops.table import Path, Ref, Use, path_op
 
 
@@ -130,6 +130,30 @@ def max_along(use: Use) -> list[Ref]:
     dim = use["dim"] % len(use["self"].shape)
     map = Window((), dims=(dim,), keepdim=use["keepdim"])
     return [use.record("window", use.emit(map, use["self"], shape=use.shape[0]))]
+
+
+def larger_of_two(sign: int) -> Any:
+    """The larger (sign 1) or smaller (-1) of two tensors: a window over both. Of one tensor alone it is a gate."""
+
+    def entry(use: Use) -> Ref:
+        sides = [scaled(use, spread(use, use[argument]), sign) for argument in ("self", "other")]
+        shape = (1, *use.shape)
+        pair = [use.emit(Reindex("reshape", (("shape", shape),)), side, shape=shape) for side in sides]
+        both = use.emit(Reindex("cat", (("dim", 0),)), *pair, shape=(2, *use.shape))
+        return scaled(use, use.record_pair(use.emit(Window((), dims=(0,)), both), sign), sign)
+
+    return entry
+
+
+def spread(use: Use, ref: Ref) -> Path:
+    """``ref`` as a path value of the result's shape."""
+    x = use.path(ref)
+    whole = tuple(x.shape) == tuple(use.shape)
+    return x if whole else use.emit(Reindex("expand", (("shape", use.shape),)), x, shape=use.shape)
+
+
+path_op("aten.maximum.default", "aten.fmax.default", "aten.max.other")(larger_of_two(1))
+path_op("aten.minimum.default", "aten.fmin.default", "aten.min.other")(larger_of_two(-1))
 
 
 Kind = Lit["nearest", "nearest_exact", "linear", "cubic"]

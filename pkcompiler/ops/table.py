@@ -98,6 +98,9 @@ class Use(Protocol):
         """Ask for an observation of this node (``window``, ``normalise``, ``softmax``), or of one of its arguments (``product``:
         the modulating one), under the name of ``result``."""
 
+    def record_pair(self, result: Path, sign: int) -> Path:
+        """Ask for the winners of a window over both operands of this node, times ``sign``."""
+
     def step_back(self, argument: str) -> Use | None:
         """The use that computed an argument, if an operator did."""
 

@@ -20,11 +20,15 @@ from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.frontend.trace import DTYPES
+from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.pruning.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, check_files, read_manifest
 
 __all__ = ["Artifact", "load"]
+
+GAIN_ONE = frozenset({"relu", "gelu", "silu", "mish", "hardswish", "relu6", "hardtanh", "tanh", "softplus", "abs"})
+"""Kinds of gates whose gain is 1 whatever their arguments are (those of hardtanh move its ends)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +50,25 @@ class Artifact:
 
     @cached_property
     def graph(self) -> PathGraph:
-        """The path graph that was scored, parsed from its printed form."""
-        return parse_graph(self.text(GRAPH), str(self.path / GRAPH))
+        """The path graph that was scored, parsed from its printed form.
+
+        Raises ``PKC614`` where a graph of format version 1, whose gates say no gain, has gates of other gains than 1.
+        """
+        graph = parse_graph(self.text(GRAPH), str(self.path / GRAPH))
+        if self.manifest["format_version"] == 1:
+            self._check_gains(graph)
+        return graph
+
+    def _check_gains(self, graph: PathGraph) -> None:
+        unknown = [op.map.kind for op in graph.ops if isinstance(op.map, Gate) and op.map.kind not in GAIN_ONE]
+        if unknown:
+            kinds = ", ".join(sorted(set(unknown)))
+            raise fail(
+                "PKC614",
+                f"the path graph of '{self.path}' (format version 1) does not say the gains of its gates ({kinds})",
+                "its masks and weights are read as ever: load(...).lower(model)",
+                "analyse the model under its masks, or make the artifact anew: pkc prune ... --force",
+            )
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:

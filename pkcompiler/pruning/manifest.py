@@ -14,7 +14,8 @@ from pkcompiler.pruning.files import read_object, sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = "pkcompiler artifact"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: the gates of the printed graph carry their gain."""
 
 MASKS, WEIGHTS, CONSTANTS = "masks.safetensors", "weights.safetensors", "constants.safetensors"
 SCHEDULE, GRAPH, REPORT, README = "schedule.pkc", "graph.pkir", "report.json", "README.txt"

@@ -198,8 +198,11 @@ class Lowering:
             case Resample(size=sizes):
                 matrices = resample_matrices(op.map, self.shape(op.inputs[0])[-len(sizes) :], self.power)
                 return [Term(ONE, Operator(op.map.kind, lambda x: resampled(x, matrices)), op.inputs)]
-            case Gate(zero=zero):
-                return [self._repeated(op.inputs[0], shape), *(self._constant(shape, self._number(zero)) if zero else [])]
+            case Gate(zero=zero, gain=largest):
+                return [
+                    self._repeated(op.inputs[0], shape, self._number(largest)),
+                    *(self._constant(shape, self._number(zero)) if zero else []),
+                ]
             case Window(kernel=kernel):
                 return self._window(op, op.map, shape) if kernel else self._summed(op, op.map.dims, op.map.keepdim)
             case Normalise(weight=weight, bias=bias):

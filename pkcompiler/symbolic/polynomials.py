@@ -17,7 +17,7 @@ from pkcompiler.analysis.count import count_paths
 from pkcompiler.analysis.reindex import concrete
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.maps import Normalise
+from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.symbolic.closed import given_graph
 from pkcompiler.symbolic.latex import escaped
@@ -34,7 +34,8 @@ class Polynomials:
     """Every path of a graph, and what follows from them as sympy expressions in the parameters ``slot[i,j]``.
 
     ``outputs``: the paths of each output entry. ``parameters``: symbols in the order of ``graph.parameters``, flattened.
-    ``status``: exact, or approximate where a normalisation's centring is dropped and its deviation is 1.
+    ``status``: exact, or approximate where a normalisation's centring is dropped and its deviation is 1, and where
+    the gain of a gate is.
     """
 
     outputs: tuple[tuple[Path, ...], ...]
@@ -151,8 +152,8 @@ def polynomials(
     """Every path of a small graph as a sympy expression (pools = sum, products = pairs).
 
     ``model``: a module with ``example_inputs``, or a path graph with the ``tensors`` of its buffers and constants. ``gates``:
-    ``open`` (all slopes 1) or ``symbols`` (a symbol for each entry of a gate and of a max-pool's windows, in ``f`` alone; softmax,
-    norms stay open). Raises ``PKC535`` above ``limit`` paths with their number, ``PKC537`` for maps without such a form.
+    ``open`` (at their gains) or ``symbols`` (a symbol for each entry of a gate and of a max-pool's windows, in ``f`` alone;
+    softmax, norms stay open). Raises ``PKC535`` above ``limit`` paths with their number, ``PKC537`` for maps without such a form.
     """
     if gates not in ("open", "symbols"):
         raise fail("PKC538", f"polynomials have no gates = {gates!r}", "expected 'open' or 'symbols'")
@@ -167,8 +168,9 @@ def polynomials(
             index = ",".join(map(str, at))
             names[sympy.Symbol(indexed(slot.name, at, (0, *shape)), real=True)] = rf"\mathrm{{{escaped(slot.name)}}}_{{{index}}}"
     centred = any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)
+    bent = gates == "open" and any(isinstance(op.map, Gate) and not op.map.gain_exact for op in graph.ops)
     found = tuple(listed(walk.run()))
-    return Polynomials(found, tuple(names), names, "approximate" if centred else "exact")
+    return Polynomials(found, tuple(names), names, "approximate" if centred or bent else "exact")
 
 
 def _bounded(graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Any, batch: int, limit: int) -> None:

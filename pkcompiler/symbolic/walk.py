@@ -43,7 +43,7 @@ from pkcompiler.symbolic.positions import padded, reindexed, resample_matrices, 
 
 
 class Walk:
-    """``gates``: a symbol for every entry of a gate and every entry of a window, otherwise all slopes are 1."""
+    """``gates``: a symbol for every entry of a gate and every entry of a window, otherwise gates are at their gains."""
 
     def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], batch: int, *, gates: bool, constants: bool) -> None:
         self.graph, self.tensors, self.batch = graph, tensors, batch
@@ -88,8 +88,8 @@ class Walk:
                 return self._reindex(op, op.map, inputs)
             case Resample():
                 return self._resample(op, op.map, inputs[0])
-            case Gate(zero=zero):
-                x = inputs[0] * self._slopes(op.name, inputs[0].shape) if self.gates else inputs[0]
+            case Gate(zero=zero, gain=gain):
+                x = inputs[0] * (self._slopes(op.name, inputs[0].shape) if self.gates else factors(np.asarray(gain)))
                 return x + numbers(zero) if zero and self.constants else x
             case Window():
                 return self._window(op, op.map, inputs[0])

@@ -207,7 +207,7 @@ def evaluate(
     grad, grad_mass, mass, count = np.zeros_like(theta), np.zeros_like(theta), 0.0, 0
     for x in data if setting.per_sample else [None]:
         record = None if x is None else run(dag, theta * mask, x)
-        weigher = Weigher(setting, edges, input_weights(dag, setting, x, data), record)
+        weigher = Weigher(setting, edges, input_weights(dag, setting, x, data), record, gains_of(dag))
         for k, paths in enumerate(list_paths(dag, setting.structure(), chooser(dag, setting, weigher))):
             if not paths:
                 continue
@@ -245,14 +245,20 @@ def chooser(dag: Dag, setting: Setting, weigher: Weigher) -> Chooser | None:
     return lambda number, lists: int(np.argmax(values[list(dag.nodes[number].sources)]))
 
 
+def gains_of(dag: Dag) -> np.ndarray:
+    """The gain of every node, 1 where it is no gate."""
+    return np.array([GATES[n.phi].gain if isinstance(n, Gate) else 1.0 for n in dag.nodes])
+
+
 @dataclass(frozen=True, slots=True)
 class Weigher:
-    """Weighs paths: |c|^q, edge values, slopes^r, frozen factors^r, source values (absolute values unless signed)."""
+    """Weighs paths: |c|^q, gains^(q - r), edge values, slopes^r, frozen factors^r, source values (absolute unless signed)."""
 
     setting: Setting
     edges: np.ndarray
     inputs: np.ndarray
     record: Record | None
+    gains: np.ndarray
 
     def __call__(self, paths: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Path values [P]; then, one entry per crossing, the parameter index and the value with that crossing left out."""
@@ -260,8 +266,9 @@ class Weigher:
         rest = np.array([p.coefficient for p in paths])
         rest = rest if self.setting.signed else abs(rest) ** power
         rest = rest * _products(self.inputs, [p.sources for p in paths])
+        r = {"open": 0, "data": 1, "data^2": 2}[self.setting.gates]
+        rest = rest * _products(self.gains ** float(power - r), [p.gates for p in paths])
         if self.record is not None:
-            r = {"open": 0, "data": 1, "data^2": 2}[self.setting.gates]
             factors = (self.record.factors if self.setting.signed else abs(self.record.factors)) ** r
             rest = rest * _products(factors, [p.gates + p.frozen for p in paths])
         table = _padded([p.parameters for p in paths], len(self.edges))
@@ -292,7 +299,7 @@ def path_jacobian(
     setting = Setting(edge="theta", pools="sum", constants=constants)
     structure = Structure(constants=constants == "on")
     paths = [p for listed in list_paths(dag, structure) for p in listed]
-    weigher = Weigher(setting, theta * mask, np.ones(dag.inputs), None)
+    weigher = Weigher(setting, theta * mask, np.ones(dag.inputs), None, gains_of(dag))
     values, jacobian = np.zeros(len(paths)), np.zeros((len(paths), len(theta)))
     for row, path in enumerate(paths):
         value, slots, without = weigher([path])

@@ -84,6 +84,22 @@ def codes(folder: Path) -> list[str]:
     return [d.code for d in caught.value.diagnostics]
 
 
+@pytest.mark.parametrize(("old", "new", "refused"), [("relu", "relu", False), ("relu", "sigmoid", True)])
+def test_graphs_of_version_1_say_no_gains(copied: Path, old: str, new: str, refused: bool) -> None:
+    graph = (copied / "graph.pkir").read_text()
+    (copied / "graph.pkir").write_text(graph.replace(f"kind = {old}", f"kind = {new}"))
+    rehash(copied, "graph.pkir")
+    edit(copied, lambda m: m.update(format_version=1))
+    artifact = pkcompiler.load(copied)
+    assert artifact.masks  # masks and weights are read as ever
+    if not refused:
+        assert artifact.graph.ops
+        return
+    with pytest.raises(pkcompiler.PkcError, match="does not say the gains of its gates \\(sigmoid\\)") as caught:
+        _ = artifact.graph
+    assert [d.code for d in caught.value.diagnostics] == ["PKC614"]
+
+
 def test_the_manifest_keeps_its_schema_and_names_every_file(saved: Path) -> None:
     manifest = json.loads((saved / "manifest.json").read_text())
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
@@ -201,7 +217,7 @@ def test_files_that_are_not_named_are_named(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda m: m.update(format_version=2), "PKC625"),
+        (lambda m: m.update(format_version=3), "PKC625"),
         (lambda m: m.update(format_version="1"), "PKC627"),
         (lambda m: m.update(format_version=True), "PKC627"),
         (lambda m: m.update(format="zip"), "PKC627"),

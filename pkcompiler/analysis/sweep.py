@@ -282,7 +282,7 @@ class Sweep:
         if self.settings.transform.signed and map.kind != "rms":
             axes = [-1] if map.kind == "group" else list(range(-len(map.shape), 0))
             grouped = grouped - grouped.mean(axes, keepdim=True)
-        if self.settings.norms == "data":
+        if self.settings.norms == "data" and map.kind != "centre":
             grouped = grouped * self._seen(op.name) ** self.settings.norm_power
         y = grouped.reshape(shape)
         gain = (map.shape[0], *([1] * (len(shape) - 2))) if map.kind == "group" else map.shape

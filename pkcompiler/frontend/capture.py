@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.equal_forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
@@ -96,6 +97,7 @@ def capture(
     program = export_program(model, call)
     if not program.batched and example_batch(call.flat) > 1 and (alone := one_sample(model, call, program.recorded)):
         call, program = alone, export_program(model, alone, free=False)
+    make_equal(program)
     lifted = lift_program(program, call.flat, frozenset(gates), name)
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
     return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None})

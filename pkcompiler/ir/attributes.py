@@ -144,6 +144,8 @@ def _normalise(map: Normalise) -> Iterator[Fault]:
         yield "eps", f"eps must be finite and not negative, not {map.eps!r}"
     if map.groups < 1 or (map.kind != "group" and map.groups != 1):
         yield "groups", "groups must be at least 1, and 1 unless kind is group"
+    if map.kind == "centre" and (map.weight or map.bias or map.eps):
+        yield "kind", "a centring has no weight, no bias and no eps"
     if not map.shape or (map.kind == "group" and len(map.shape) != 1):
         yield "shape", "shape names what is normalised: trailing dimensions, or [channels] for groups"
 

@@ -173,10 +173,11 @@ class Normalise:
     """Centre (unless rms), divide by the observed deviation, then gain and bias.
 
     ``kind``: ``layer`` and ``rms`` over the last ``len(shape)`` dimensions (gain and bias have that shape); ``group``: over each
-    of ``groups`` groups of channels and all positions (gain and bias per channel); ``shape`` is then (channels,).
+    of ``groups`` groups of channels and all positions (gain and bias per channel); ``shape`` is then (channels,). ``centre``: the
+    centring alone, over the last ``len(shape)`` dimensions, of a normalisation that divides by a frozen factor of its own.
     """
 
-    kind: Lit["layer", "rms", "group"]
+    kind: Lit["layer", "rms", "group", "centre"]
     shape: tuple[int, ...]
     weight: str | None
     bias: str | None

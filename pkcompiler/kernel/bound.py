@@ -71,14 +71,15 @@ def _rewritten(op: Op) -> Iterator[Op]:
     match op.map:
         case Softmax():
             yield replace(op, map=Frozen("factor", "softmax"), inputs=())
-        case Normalise(kind="layer", shape=shape):
+        case Normalise(kind="layer" | "centre" as kind, shape=shape):
             value = op.result
             total = replace(value, name=f"{op.name}.sum")
             mean, centred = replace(value, name=f"{op.name}.mean"), replace(value, name=f"{op.name}.centred")
             dims = tuple(range(-len(shape), 0))
             yield Op(Reindex("sum", (("dims", dims), ("keepdim", True))), op.inputs, total)
             yield Op(Constant(Literal(1 / math.prod(shape))), (total.name,), mean)
-            yield Op(Merge((1, -1)), (*op.inputs, mean.name), centred)
-            yield replace(op, map=replace(op.map, kind="rms"), inputs=(centred.name,))
+            yield Op(Merge((1, -1)), (*op.inputs, mean.name), op.result if kind == "centre" else centred)
+            if kind == "layer":
+                yield replace(op, map=replace(op.map, kind="rms"), inputs=(centred.name,))
         case _:
             yield op

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from pkcompiler.ir.maps import Named, Softmax
 from pkcompiler.ops.arithmetic import signed_sum
+from pkcompiler.ops.linear import scaled
 from pkcompiler.ops.table import Known, Observed, Ref, Use, path_op
 
 VERY_NEGATIVE = -1e4
@@ -35,7 +36,7 @@ def describe(use: Use, allowed: torch.Tensor) -> Named | Literal["causal"] | Non
 
 
 def peel(use: Use) -> tuple[Ref, torch.Tensor | None]:
-    """The scores before their mask, and where the mask forbids: ``where``, ``masked_fill`` or an added constant.
+    """The scores before their mask, and where the mask forbids: ``where``, ``masked_fill``, or a constant added or subtracted.
 
     A mask that is computed from the data is dropped: at the data the softmax is recorded, without data every position counts.
     """
@@ -47,29 +48,49 @@ def peel(use: Use) -> tuple[Ref, torch.Tensor | None]:
     if step.name.startswith("aten.where"):
         yes, no = step["self"], step["other"]
         return filled(use, no, step["condition"], yes, True) if is_number(yes) else filled(use, yes, step["condition"], no, False)
-    if step.name == "aten.add.Tensor":
-        return added(use, step)
+    if step.name in ("aten.add.Tensor", "aten.sub.Tensor"):
+        return added(use, step, 1 if step.name == "aten.add.Tensor" else -1)
+    if step.name == "aten.mul.Tensor" and is_number(step["other"]) and not isinstance(step["self"], Known):
+        return rescaled(use, step)
     return use["self"], None
 
 
+def rescaled(use: Use, step: Use) -> tuple[Ref, torch.Tensor | None]:
+    """Scores that are masked and then scaled: a temperature."""
+    factor = number_of(step["other"])
+    scores, forbidden = peel(step) if factor > 0 else (use["self"], None)
+    return (use["self"], None) if forbidden is None else (scaled(step, scores, factor), forbidden)
+
+
 def is_number(side: object) -> bool:
-    return isinstance(side, int | float) or (isinstance(side, Known) and side.tensor.numel() == 1)
+    return isinstance(side, int | float) or (isinstance(side, Known) and side.tensor.numel() > 0 and is_filled(side.tensor))
+
+
+def number_of(side: Any) -> float:
+    return float(side.tensor.flatten()[0]) if isinstance(side, Known) else float(side)
+
+
+def is_filled(tensor: torch.Tensor) -> bool:
+    """Whether a tensor holds one number everywhere."""
+    return bool((tensor == tensor.flatten()[0]).all())
 
 
 def filled(use: Use, scores: Ref, condition: Ref, value: object, when: bool) -> tuple[Ref, torch.Tensor | None]:
-    number = float(value.tensor) if isinstance(value, Known) else value
-    if not (isinstance(condition, Known | Observed) and isinstance(number, int | float) and number <= VERY_NEGATIVE):
+    if not (isinstance(condition, Known | Observed) and is_number(value) and number_of(value) <= VERY_NEGATIVE):
         return use["self"], None
     return scores, None if isinstance(condition, Observed) else condition.tensor.bool() == when
 
 
-def added(use: Use, step: Use) -> tuple[Ref, torch.Tensor | None]:
-    sides = [step["self"], step["other"]]
-    for scores, mask in (sides, sides[::-1]):
-        if isinstance(mask, Known) and not isinstance(scores, Known) and bool((mask.tensor <= VERY_NEGATIVE).any()):
-            forbidden = mask.tensor <= VERY_NEGATIVE
-            rest = torch.where(forbidden, 0, mask.tensor)
-            if bool((rest != 0).any()):
-                return signed_sum(step, scores, Known(rest, mask.shape), 1), forbidden
-            return scores, forbidden
+def added(use: Use, step: Use, sign: int) -> tuple[Ref, torch.Tensor | None]:
+    """Scores plus (or minus) a constant that forbids: what it adds where it does not is kept."""
+    sides = [(step["self"], step["other"], sign), (step["other"], step["self"], 1)][: 2 if sign == 1 else 1]
+    for scores, mask, way in sides:
+        if not isinstance(mask, Known) or isinstance(scores, Known):
+            continue
+        numbers = way * step["alpha"] * mask.tensor if way == -1 or step["alpha"] != 1 else mask.tensor
+        forbidden = numbers <= VERY_NEGATIVE
+        if bool(forbidden.any()):
+            rest = torch.where(forbidden, 0, numbers)
+            kept = signed_sum(step, scores, Known(rest, mask.shape), 1) if bool((rest != 0).any()) else scores
+            return kept, forbidden
     return use["self"], None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pkcompiler.ir.maps import Constant, Fixed, InvSqrt, Literal, Merge, Named, Normalise, Scale
+from pkcompiler.ops.shape import permuted
 from pkcompiler.ops.table import Known, Path, Ref, Use, path_op
 
 
@@ -53,6 +54,23 @@ def layer_norm(use: Use) -> Ref:
     shape = tuple(use["normalized_shape"])
     map = Normalise("layer", shape, use.weight(use["weight"]), use.weight(use["bias"]), use["eps"])
     return use.record("normalise", use.emit(map, use["input"]))
+
+
+_LIBRARY = torch.library.Library("pkcompiler", "DEF")
+_LIBRARY.define("centre(Tensor x, int[] dims) -> Tensor")
+_LIBRARY.impl("centre", lambda x, dims: x - x.mean(dims, keepdim=True), "CompositeImplicitAutograd")
+CENTRE = torch.ops.pkcompiler.centre.default
+"""x minus its mean over ``dims``: the centring of a normalisation that is written out."""
+
+
+@path_op(str(CENTRE))
+def centre(use: Use) -> Ref:
+    x, dims = use["x"], tuple(use["dims"])
+    order = (*(d for d in range(len(x.shape)) if d not in dims), *dims)
+    turned = use.path(permuted(use, x, order))
+    shape = tuple(int(n) for n in turned.shape[-len(dims) :])
+    centred = use.emit(Normalise("centre", shape, None, None, 0.0), turned, shape=turned.shape)
+    return permuted(use, centred, tuple(order.index(d) for d in range(len(order))))
 
 
 @path_op("aten.rms_norm.default")

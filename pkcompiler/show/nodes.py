@@ -247,7 +247,7 @@ def _word(graph: PathGraph, op: Op, lead: bool) -> str:
         case Scale():
             return "norm" if op.map.center or op.map.factor else "scale"
         case Normalise():
-            return f"{op.map.kind} norm"
+            return "centre" if op.map.kind == "centre" else f"{op.map.kind} norm"
         case Gate():
             return op.map.kind
         case Window():

@@ -1,0 +1,258 @@
+"""Equal forms: softmax, centring and frozen BatchNorms that are written out stand in the program as what they are.
+
+A functional depends on the function, not on how it is written (docs/theory.md, section 1). The rewritten program computes the same,
+to rounding; the certificates compare it with the module itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from pkcompiler.frontend.classify import meta, op_name
+from pkcompiler.frontend.export import Program
+from pkcompiler.ops.gates import NORMS, PASS_THROUGH
+from pkcompiler.ops.normalise import CENTRE
+
+aten = torch.ops.aten
+
+MUL, ADD, SUB = "aten.mul.Tensor", "aten.add.Tensor", "aten.sub.Tensor"
+INPUT = "pkc_input"
+"""Marks the placeholders of inputs in their ``meta``."""
+VIEWS = frozenset({"aten.view.default", "aten.reshape.default", "aten.unsqueeze.default"})
+
+
+def make_equal(program: Program) -> None:
+    """Rewrite the program in place, in order."""
+    graph = program.module.graph
+    for node in graph.find_nodes(op="placeholder"):
+        node.meta[INPUT] = node.name in program.inputs
+    for node in list(graph.nodes):
+        for form in FORMS.get(op_name(node), ()):
+            form(node)
+    graph.eliminate_dead_code()
+    program.module.recompile()
+
+
+# reading ----------------------------------------------------------------------------------------------------------------
+
+
+def seen_through(value: Any) -> Any:
+    """A node behind what hands its tensor on."""
+    while isinstance(value, fx.Node) and op_name(value) in PASS_THROUGH:
+        value = value.args[0]
+    return value
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two arguments are one expression, written once or twice."""
+    a, b = seen_through(a), seen_through(b)
+    if not isinstance(a, fx.Node) or not isinstance(b, fx.Node):
+        return type(a) is type(b) and (all(map(same, a, b)) and len(a) == len(b) if isinstance(a, tuple | list) else a == b)
+    if a is b:
+        return True
+    alike = a.op == b.op == "call_function" and a.target is b.target and len(a.args) == len(b.args)
+    return alike and dict(a.kwargs) == dict(b.kwargs) and all(map(same, a.args, b.args))
+
+
+def called(value: Any, *names: str) -> bool:
+    """Whether ``value`` is a call of one of these operators."""
+    return isinstance(value, fx.Node) and value.op == "call_function" and op_name(value) in names
+
+
+def rank(node: fx.Node) -> int:
+    value: Tensor = meta(node)
+    return value.dim()
+
+
+def both_ways(node: fx.Node) -> Iterator[tuple[Any, Any]]:
+    """The operands of a product or sum, in both orders."""
+    left, right = node.args[:2]
+    yield seen_through(left), seen_through(right)
+    yield seen_through(right), seen_through(left)
+
+
+def behind(node: fx.Node) -> set[fx.Node]:
+    """The node and all that it is computed from."""
+    found: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if here not in found:
+            found.add(here)
+            stack.extend(here.all_input_nodes)
+    return found
+
+
+def reduced(value: Any, name: str) -> tuple[Any, tuple[int, ...]] | None:
+    """What ``value`` reduces by a sum or mean, and over which dimensions, where these stay with size 1."""
+    value = seen_through(value)
+    if called(value, "aten.unsqueeze.default"):
+        inner, place = seen_through(value.args[0]), value.args[1]
+        if not called(inner, name) or True in inner.args[2:3] or len(inner.args) < 2 or len(inner.args[1]) != 1:
+            return None
+        dims = (inner.args[1][0] % rank(inner.args[0]),)
+        return (seen_through(inner.args[0]), dims) if place % rank(value) == dims[0] else None
+    if not called(value, name) or not (len(value.args) > 2 and value.args[2] is True):
+        return None
+    x = seen_through(value.args[0])
+    return x, tuple(sorted(d % rank(x) for d in value.args[1]))
+
+
+def put(node: fx.Node, target: Any, args: tuple[Any, ...], value: Any = None) -> fx.Node:
+    """A new node before ``node``, of the same origin (and type, unless ``value`` says another)."""
+    with node.graph.inserting_before(node):
+        made = node.graph.call_function(target, args)
+    made.meta = {**node.meta, **({} if value is None else {"val": value})}
+    return made
+
+
+# softmax ----------------------------------------------------------------------------------------------------------------
+
+
+def softmax(node: fx.Node) -> None:
+    """exp(s) / sum of exp(s) over one dimension, whatever constant along it was subtracted before."""
+    for above, below in both_ways(node):
+        total = reduced(below.args[0], "aten.sum.dim_IntList") if called(below, "aten.reciprocal.default") else None
+        if total and called(above, "aten.exp.default") and len(total[1]) == 1 and same(above, total[0]):
+            scores = unshifted(above.args[0], total[1][0])
+            node.replace_all_uses_with(put(node, aten.softmax.int, (scores, total[1][0])))
+            return
+
+
+def exp_of_log_softmax(node: fx.Node) -> None:
+    """exp(s - logsumexp(s))"""
+    shifted = seen_through(node.args[0])
+    if not called(shifted, SUB):
+        return
+    scores, size = seen_through(shifted.args[0]), seen_through(shifted.args[1])
+    if called(size, "aten.logsumexp.default") and size.args[2:3] == (True,) and len(size.args[1]) == 1:
+        dim = size.args[1][0] % rank(scores)
+        if same(unshifted(scores, dim), unshifted(size.args[0], dim)):
+            node.replace_all_uses_with(put(node, aten.softmax.int, (unshifted(scores, dim), dim)))
+
+
+def unshifted(scores: Any, dim: int) -> Any:
+    """The scores without what is subtracted from all of a row alike, which a softmax over it does not see."""
+    scores = seen_through(scores)
+    while called(scores, SUB, ADD) and not scores.kwargs:
+        left, right = seen_through(scores.args[0]), seen_through(scores.args[1])
+        if not is_constant_along(right, dim - rank(scores)) or rank(left) != rank(scores):
+            return scores
+        scores = left
+    return scores
+
+
+def is_constant_along(value: Any, dim: int) -> bool:
+    """Whether a number or tensor has one entry along a dimension (counted from the end)."""
+    if not isinstance(value, fx.Node):
+        return True
+    shape = meta(value).shape
+    return len(shape) < -dim or (isinstance(shape[dim], int) and shape[dim] == 1)
+
+
+# centring ---------------------------------------------------------------------------------------------------------------
+
+
+def normalised(node: fx.Node) -> None:
+    """(x - mean(x)) times a norm of x: what is centred is normalised, so it is one centring, and no path through the mean."""
+    for factor, other in both_ways(node):
+        if not isinstance(factor, fx.Node):
+            continue
+        parts = behind(factor)
+        if not any(op_name(n) in NORMS or is_root(n) for n in parts if n.op == "call_function"):
+            continue
+        for centred, x, dims in centrings(other):
+            if x in parts and all(is_constant_along(factor, d - rank(x)) for d in dims) and 0 not in dims:
+                centred.replace_all_uses_with(put(centred, CENTRE, (x, list(dims))))
+                return
+
+
+def is_root(node: fx.Node) -> bool:
+    """A power with a fractional exponent."""
+    exponent = node.args[1] if len(node.args) > 1 else None
+    return op_name(node) == "aten.pow.Tensor_Scalar" and isinstance(exponent, float) and not exponent.is_integer()
+
+
+def centrings(value: Any) -> Iterator[tuple[fx.Node, fx.Node, tuple[int, ...]]]:
+    """``x - mean(x)`` among the factors of a product, with x and the dimensions of the mean."""
+    value = seen_through(value)
+    if called(value, MUL):
+        yield from (found for operand in value.args[:2] for found in centrings(operand))
+    if called(value, SUB) and not value.kwargs:
+        x, mean = seen_through(value.args[0]), reduced(value.args[1], "aten.mean.dim")
+        if mean and same(x, mean[0]):
+            yield value, x, mean[1]
+
+
+# BatchNorm --------------------------------------------------------------------------------------------------------------
+
+
+def frozen_batch_norm(node: fx.Node) -> None:
+    """x * s + (b - m * s), s and b free of data: (x - m) * s + b, so that the mean is the constant source that it is."""
+    for scaled, shift in both_ways(node):
+        views, inner = unviewed(shift)
+        plain = called(scaled, MUL) and called(inner, SUB) and is_free(shift) and not (node.kwargs or inner.kwargs)
+        found = [(x, s, m) for x, s in both_ways(scaled) for m in mean_behind(inner, x, s)] if plain else []
+        for x, scale, mean in found[:1]:
+            centred = put(node, aten.sub.Tensor, (x, views(mean, node, shift)), meta(x))
+            product = put(node, aten.mul.Tensor, (centred, scale), meta(scaled))
+            node.replace_all_uses_with(put(node, aten.add.Tensor, (product, views(inner.args[0], node, shift))))
+            return
+
+
+def mean_behind(shift: fx.Node, x: Any, scale: Any) -> Iterator[fx.Node]:
+    """m of ``shift`` = b - m * scale, where all of them have one shape, and x alone depends on data."""
+    bias, moved = shift.args[:2]
+    if (
+        not (isinstance(bias, fx.Node) and isinstance(moved, fx.Node) and isinstance(x, fx.Node))
+        or is_free(x)
+        or not is_free(scale)
+    ):
+        return
+    rest = factors(moved)
+    for factor in factors(unviewed(scale)[1]):
+        place = next((i for i, other in enumerate(rest) if same(factor, other)), None)
+        if place is None:
+            return
+        del rest[place]
+    if (
+        len(rest) == 1
+        and isinstance(rest[0], fx.Node)
+        and {tuple(meta(n).shape) for n in (rest[0], bias)} == {tuple(meta(shift).shape)}
+    ):
+        yield rest[0]
+
+
+def factors(value: Any) -> list[Any]:
+    """What a product multiplies."""
+    value = seen_through(value)
+    return [f for operand in value.args[:2] for f in factors(operand)] if called(value, MUL) else [value]
+
+
+def unviewed(value: Any) -> tuple[Callable[[fx.Node, fx.Node, fx.Node], fx.Node], Any]:
+    """A value behind its reshapings, and how another of its shape takes theirs."""
+    inner = seen_through(value)
+    while called(inner, *VIEWS):
+        inner = seen_through(inner.args[0])
+
+    def view(other: fx.Node, place: fx.Node, like: fx.Node) -> fx.Node:
+        shape = [int(n) for n in meta(like).shape]
+        return other if list(meta(other).shape) == shape else put(place, aten.view.default, (other, shape), meta(like))
+
+    return view, inner
+
+
+def is_free(node: Any) -> bool:
+    """Whether no input of the program enters: parameters and constants alone."""
+    return isinstance(node, fx.Node) and not any(n.meta.get(INPUT) for n in behind(node))
+
+
+FORMS: dict[str, tuple[Callable[[fx.Node], None], ...]] = {
+    MUL: (softmax, normalised),
+    "aten.exp.default": (exp_of_log_softmax,),
+    ADD: (frozen_batch_norm,),
+}

@@ -1,0 +1,210 @@
+"""Norms, softmax, masks and frozen BatchNorms that are written out have the functionals of torch's own operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pkcompiler import certify, lift, path_functional, path_kernel
+from pkcompiler.ir.maps import Softmax
+
+Form = Callable[[Tensor], Tensor]
+
+
+class Between(nn.Module):
+    """A function between two linear maps of the last dimension, beside a skip."""
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o, self.form = nn.Linear(4, 4), nn.Linear(4, 2), form
+        self.w, self.v = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(x)
+        return self.o(z + self.form(z) * self.w + self.v)
+
+
+def figures(model: nn.Module, x: Tensor) -> list[float]:
+    """R_1, R_2, the number of paths, and the trace of the Path Kernel."""
+    norms = [path_functional(model, x, edge=edge, constants=c).value for edge, c in (("abs(theta)", "off"), ("theta^2", "on"))]
+    return [*norms, path_functional(model, x, edge="1").count or 0, path_kernel(model, x).trace().value]
+
+
+def layer_norm(z: Tensor) -> Tensor:
+    return F.layer_norm(z, z.shape[-1:])
+
+
+def by_power(z: Tensor) -> Tensor:
+    u = z.mean(-1, keepdim=True)
+    s = (z - u).pow(2).mean(-1, keepdim=True)
+    return (z - u) / torch.sqrt(s + 1e-5)
+
+
+def by_product(z: Tensor) -> Tensor:
+    c = z - z.mean(-1, keepdim=True)
+    return c * torch.rsqrt((c * c).mean(-1, keepdim=True) + 1e-5)
+
+
+def by_variance(z: Tensor) -> Tensor:
+    return (z - z.mean(-1)[..., None]) * (z.var(-1, keepdim=True, unbiased=False) + 1e-5) ** -0.5
+
+
+def by_moments(z: Tensor) -> Tensor:
+    u = z.mean(-1, keepdim=True)
+    return (z - u) / (z.square().mean(-1, keepdim=True) - u.square() + 1e-5).sqrt()
+
+
+def by_deviation(z: Tensor) -> Tensor:
+    return (z - z.mean(-1, keepdim=True)) / (z.std(-1, keepdim=True) + 1e-6)
+
+
+def by_length(z: Tensor) -> Tensor:
+    c = z - z.mean(-1, keepdim=True)
+    return 2 * c / torch.linalg.vector_norm(c, dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("form", [by_power, by_product, by_variance, by_moments, by_deviation, by_length])
+def test_a_layer_norm_that_is_written_out(form: Form) -> None:
+    x = torch.randn(1, 3, 4)
+    scale = 2.0 if form is by_length else 1.0
+    expected = figures(Between(lambda z: layer_norm(z) * scale), x)
+    assert figures(Between(form), x) == pytest.approx(expected, rel=1e-9)
+    assert path_functional(Between(form), x).status == "approximate"
+    assert certify(Between(form), torch.randn(3, 3, 4)).holds
+
+
+def test_a_mean_that_is_subtracted_without_a_norm_stays_paths() -> None:
+    x = torch.randn(1, 3, 4)
+    centred = path_functional(Between(lambda z: z - z.mean(-1, keepdim=True)), x, edge="1")
+    plain = path_functional(Between(lambda z: 1 * z), x, edge="1")
+    assert centred.status == "exact" and centred.count > plain.count
+
+
+class ChannelsFirst(nn.Module):
+    """ConvNeXt's LayerNorm over channels, in either writing."""
+
+    def __init__(self, written: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o, self.written = nn.Conv2d(3, 6, 2, 2), nn.Conv2d(6, 4, 2), written
+        self.weight, self.bias = nn.Parameter(torch.rand(6) + 0.5), nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.a(x)
+        if not self.written:
+            return self.o(F.layer_norm(z.permute(0, 2, 3, 1), (6,), self.weight, self.bias, 1e-6).permute(0, 3, 1, 2))
+        u = z.mean(1, keepdim=True)
+        s = (z - u).pow(2).mean(1, keepdim=True)
+        z = (z - u) / torch.sqrt(s + 1e-6)
+        return self.o(self.weight[:, None, None] * z + self.bias[:, None, None])
+
+
+def test_a_layer_norm_over_channels() -> None:
+    x = torch.randn(1, 3, 6, 6)
+    assert figures(ChannelsFirst(True), x) == pytest.approx(figures(ChannelsFirst(False), x), rel=1e-9)
+    assert certify(ChannelsFirst(True), torch.randn(2, 3, 6, 6)).holds
+
+
+SOFTMAX: dict[str, Form] = {
+    "exp": lambda z: z.exp() / z.exp().sum(-1, keepdim=True),
+    "stable": lambda z: (z - z.amax(-1, keepdim=True)).exp() / (z - z.amax(-1, keepdim=True)).exp().sum(-1, keepdim=True),
+    "stable, by max": lambda z: (e := (z - z.max(-1, keepdim=True).values).exp()) / e.sum(-1, keepdim=True),
+    "unsqueezed": lambda z: torch.exp(z - 3) / torch.exp(z - 3).sum(-1)[..., None],
+    "log": lambda z: F.log_softmax(z, -1).exp(),
+    "logsumexp": lambda z: torch.exp(z - torch.logsumexp(z, -1, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_a_softmax_that_is_written_out(name: str) -> None:
+    x = torch.randn(1, 3, 4)
+    expected = figures(Between(lambda z: torch.softmax(z, -1)), x)
+    assert figures(Between(SOFTMAX[name]), x) == pytest.approx(expected, rel=1e-9)
+    assert certify(Between(SOFTMAX[name]), torch.randn(3, 3, 4)).holds
+
+
+def test_what_only_looks_like_a_softmax_is_none() -> None:
+    for form in (lambda z: torch.exp(z - 3) / torch.exp(z).sum(-1, keepdim=True), lambda z: z.exp() / (2 * z).exp().sum(-1, True)):
+        model = Between(form)
+        assert not any(isinstance(op.map, Softmax) for op in lift(model, torch.randn(1, 3, 4)).ops)
+        assert certify(model, torch.randn(3, 3, 4)).holds
+
+
+class Attention(nn.Module):
+    """Causal attention, its mask written in one of several ways."""
+
+    def __init__(self, mask: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v, self.mask = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3), mask
+        self.register_buffer("tril", torch.ones(5, 5).tril())
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose(1, 2) / 3**0.5
+        return torch.softmax(self.mask(scores, self.tril), -1) @ self.v(x)
+
+
+MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product and difference": lambda s, t: s * t - 1e9 * (1 - t),
+    "product and sum": lambda s, t: s * t + -1e10 * (1 - t),
+    "difference": lambda s, t: s - 1e9 * (1 - t),
+    "smallest float": lambda s, t: s + (1 - t) * torch.finfo(s.dtype).min,
+    "infinity": lambda s, t: s + torch.zeros(5, 5).masked_fill(t == 0, -torch.inf),
+    "where": lambda s, t: torch.where(t.bool(), s, torch.full_like(s, -1e9)),
+    "where, a tensor": lambda s, t: torch.where(t > 0, s, torch.tensor(-1e4)),
+    "then scaled": lambda s, t: (s * 2 - 1e9 * (1 - t)) * 0.5,
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_attention_masks_as_numbers(name: str) -> None:
+    x = torch.randn(1, 5, 3)
+    model, reference = Attention(MASKS[name]), Attention(lambda s, t: s.masked_fill(t == 0, -torch.inf))
+    assert figures(model, x) == pytest.approx(figures(reference, x), rel=1e-9)
+    assert any(isinstance(op.map, Softmax) and op.map.allowed == "causal" for op in lift(model, x).ops)
+    assert certify(model, torch.randn(3, 5, 3)).holds
+
+
+class Frozen(nn.Module):
+    """A BatchNorm in evaluation mode, by torch or written out with trained gain and bias."""
+
+    def __init__(self, writing: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o, self.writing = nn.Conv2d(2, 3, 2), nn.Conv2d(3, 2, 2), writing
+        self.gamma, self.beta = nn.Parameter(torch.rand(3) + 0.5), nn.Parameter(torch.randn(3))
+        self.register_buffer("mean", torch.randn(3))
+        self.register_buffer("var", torch.rand(3) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(torch.relu(self.norm(self.a(x))))
+
+    def norm(self, x: Tensor) -> Tensor:
+        gamma, beta, mean, var = self.gamma, self.beta, self.mean, self.var
+        if self.writing == 0:
+            return F.batch_norm(x, mean, var, gamma, beta, eps=1e-5)
+        if self.writing == 1:
+            scale = gamma * (var + 1e-5).rsqrt()
+            shift = beta - mean * scale
+            return x * scale.reshape(1, -1, 1, 1) + shift.reshape(1, -1, 1, 1)
+        if self.writing == 2:
+            gamma, beta, mean, var = (t.reshape(1, -1, 1, 1) for t in (gamma, beta, mean, var))
+            scale = gamma * (var + 1e-5).rsqrt()
+            return x * scale + (beta - mean * scale)
+        shift = beta - mean * gamma * torch.rsqrt(var + 1e-5)
+        return (gamma * torch.rsqrt(var + 1e-5))[:, None, None] * x + shift[:, None, None]
+
+
+@pytest.mark.parametrize("writing", [1, 2, 3])
+def test_a_frozen_batch_norm_that_is_written_out(writing: int) -> None:
+    x = torch.randn(1, 2, 4, 4)
+    for edge in ("abs(theta)", "theta^2"):
+        for constants in ("off", "on"):
+            values = [path_functional(Frozen(w), x, edge=edge, constants=constants).value for w in (0, writing)]
+            assert values[1] == pytest.approx(values[0], rel=1e-6)
+    assert certify(Frozen(writing), torch.randn(3, 2, 4, 4)).holds

@@ -136,7 +136,10 @@ def test_published_pass_at_fresh_weights() -> None:
         fresh = again(number)
         m = as_numbers(fresh, masks)
         z = numbers((100, *case.signed.shape[1:]), "noise", 0, seed=7, repetition=r)
-        d = {n: 0.01 * numbers(tuple(p.shape), "noise", 1, n, seed=7, repetition=r) for n, p in fresh.named_parameters()}
+        d = {
+            n: 0.01 * numbers(tuple(p.shape), "noise", 1, n, seed=7, repetition=r) if p.dim() > 1 else torch.zeros_like(p)
+            for n, p in fresh.named_parameters()
+        }
         for n, g in zip(m, torch.autograd.grad(shaken(fresh, m, z, d), list(m.values())), strict=True):
             total[n] += g / 5
     found = score(case.module, case.example_inputs, "ntk-sap", masks=masks, seed=7, initialise=again)

@@ -21,6 +21,14 @@ from pkcompiler.pruning.score import score
     [
         ("score = grad(sum(model(theta), over = sample), mask)", "PKC111", "needs the axes of the input"),
         ("score = grad(mean(sum(model(noise(), theta = 2), over = output), over = sample), mask)", "PKC111", "must be weights"),
+        ("score = grad(sum(model(noise(), statistics = theta), over = output), mask)", "PKC111", "must be samples of the input"),
+        (
+            "score = grad(sum(model(noise(), statistics = mean(noise(), over = sample)), over = output), mask)",
+            "PKC111",
+            "must be samp",
+        ),
+        ("score = grad(sum(sum(model(noise(), statistics = prunable)), over = output), mask)", "PKC111", "must be samples"),
+        ("score = grad(sum(prunable, over = param), theta)", "PKC112", "does not depend on theta"),
         ("score = noise()", "PKC111", "must have one value per parameter"),
         ("score = noise(axes = output)", "PKC105", "input | param"),
         ("score = noise(axes = param, count = 3)", "PKC110", "samples of what"),
@@ -99,6 +107,7 @@ def test_integers_do_not_take_fractions() -> None:
 def test_explained_formulas() -> None:
     said = explain("ntk-sap")
     assert "score_i = |mean over 5 draws of d R / d mask_i|" in said
-    assert "with R = mean(sum((model(Z) - model(Z, theta = theta + d))^2, over = output), over = sample)" in said
+    assert "with R = mean(sum((f - model(Z, theta = theta + d, statistics = Z))^2, over = output), over = sample)" in said
+    assert "with d = 0.01 * prunable * noise(axes = param)" in said and "prunable_i = 1 where a pass may prune" in said
     assert "at E * mask" in said and "drawn anew in every round and repetition" in said
     assert "w_{j+1} = w_j - lr * mask * d loss_j / d w_j" in explain("prospr")

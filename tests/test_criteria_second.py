@@ -13,6 +13,7 @@ from second_tools import (
     ONCE,
     TIED,
     built,
+    captured,
     close,
     crossings,
     dense,
@@ -41,8 +42,12 @@ def test_criteria_of_the_loss_are_plain_autograd(name: str, with_masks: bool) ->
     theta = case.theta
     g, h = dense(case, lambda w: loss_of(case, w, 200.0), masks)
     kept = flat([(masks or {}).get(n, torch.ones_like(p)) for n, p in case.module.named_parameters()]).numpy()
-    close(scored(case, "grasp", masks), theta * (h @ (kept * g)))
-    close(scored(case, "abs-grasp", masks), abs(theta * (h @ (kept * g))))
+    close(scored(case, "grasp-all", masks), theta * (h @ (kept * g)))
+    close(scored(case, "abs-grasp-all", masks), abs(theta * (h @ (kept * g))))
+    default = {s.name for s in captured(name).graph.prunable}
+    prunable = flat([torch.full_like(p, n in default) for n, p in case.module.named_parameters()]).numpy()
+    close(scored(case, "grasp", masks), theta * (h @ (prunable * kept * g)))
+    close(scored(case, "abs-grasp", masks), abs(theta * (h @ (prunable * kept * g))))
     weights = weights_of(case, masks)
     g = flat(torch.autograd.grad(loss_of(case, weights), list(weights.values()))).numpy()
     close(scored(case, "grasp-it", masks), g**2)
@@ -135,7 +140,7 @@ def test_snip_grasp_and_synflow_are_sums_over_paths(name: str) -> None:
     case = built(name)
     theta, data = case.theta, case.encode(case.signed)
     size = len(theta)
-    for temperature, pass_ in ((1.0, "snip"), (200.0, "grasp")):
+    for temperature, pass_ in ((1.0, "snip"), (200.0, "grasp-all")):
         g, h = np.zeros(size), np.zeros((size, size))
         for x, y in zip(data, labels(case).tolist(), strict=True):
             outputs = run_by_paths(case, x)
@@ -157,7 +162,8 @@ def test_snip_grasp_and_synflow_are_sums_over_paths(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "formula"),
     [
-        ("grasp", "theta_i * (sum over j of d^2 L / (d theta_i d theta_j) * (mask_j * d L / d theta_j))"),
+        ("grasp", "theta_i * (sum over j of d^2 L / (d theta_i d theta_j) * ((prunable_j * mask_j) * d L / d theta_j))"),
+        ("grasp-all", "theta_i * (sum over j of d^2 L / (d theta_i d theta_j) * (mask_j * d L / d theta_j))"),
         ("grasp-it", "(d loss / d theta_i)^2"),
         ("force", "|theta_i * d loss / d theta_i|"),
         ("fisher", "sum over samples n of (d losses_n / d theta_i)^2"),
@@ -170,7 +176,7 @@ def test_explain_prints_the_formula(name: str, formula: str) -> None:
     assert formula in line
 
 
-@pytest.mark.parametrize("name", ["grasp", "path-kernel-trace"])
+@pytest.mark.parametrize("name", ["grasp", "grasp-all", "path-kernel-trace"])
 def test_a_run_scores_by_all_parameters_and_prunes_the_prunable(name: str) -> None:
     """Biases and gains take part in H v where they are not pruned, too."""
     case = built("block")

@@ -19,7 +19,7 @@ PASSES = Path(__file__).parent.parent / "passes" / "prune"
 READS_DATA = {"synflow-dist", "synflow-l2-dist", "snip", "iter-snip"}
 READS_DATA |= {"px", "px-exact", "synflow-l2-dist-mean", "synflow-l2-dist-squared-mean"}
 READS_DATA |= {"prospr"}
-READS_DATA |= {"grasp", "abs-grasp", "grasp-it", "force", "fisher", "hessian-diagonal"}
+READS_DATA |= {"grasp", "abs-grasp", "grasp-all", "abs-grasp-all", "grasp-it", "force", "fisher", "hessian-diagonal"}
 LIBRARY = READS_DATA | {"erk-random", "magnitude", "random", "synflow", "synflow-l2", "synflow-l2-authors", "synflow-l2-phew"}
 LIBRARY |= {"ntk-sap", "path-kernel-trace", "node-path-balance", "phew", "phew-kernels"}
 MINE = 'pass mine {\n  source = "me"\n  score  = abs(theta)\n}\n'

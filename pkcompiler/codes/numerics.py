@@ -98,7 +98,8 @@ CODES: dict[str, str] = {
     "PKC564": "No walk leads from an input to an output: some layer has no weight left, or its weights are all 0.",
     "PKC565": (
         "model() and noise() go through the input that data stands for. Where the model takes integers, noise() draws rows of "
-        "its table of embeddings, all equally likely, and nothing can be computed with them before model() reads them."
+        "its table of embeddings, all equally likely, and nothing can be computed with them before model() reads them. The "
+        "statistics of a BatchNorm come from samples that give each channel two values or more, in evaluation mode."
     ),
     "PKC566": (
         "repeat averages over what is drawn: noise(), init, and dropout with mode = train. Where nothing is drawn, every "

@@ -67,7 +67,7 @@ def noise_facts(checker: Checker, call: Call) -> Facts:
 
 
 def model_facts(checker: Checker, call: Call) -> Facts:
-    """``model(INPUT)`` and ``model(INPUT, theta = E)``: [sample, output], or [output] where the input has no samples."""
+    """``model(INPUT, theta = E, statistics = INPUT)``: [sample, output], or [output] where the input has no samples."""
     entries = checker.operand(call.args[0])
     if entries.axes is not None and "input" not in entries.axes:
         message = f"model() of {print_expr(call.args[0])}, which is {show_axes(entries.axes)}"
@@ -76,6 +76,12 @@ def model_facts(checker: Checker, call: Call) -> Facts:
         )
         entries = replace(entries, axes=None)
     given = dict(call.kwargs)
+    many = checker.operand(given["statistics"]) if "statistics" in given else Facts(_INPUT)
+    if many.axes is not None and many.axes != _INPUT:
+        message = f"statistics = {print_expr(given['statistics'])} is {show_axes(many.axes)}"
+        note = "write statistics = noise(count = 100) or statistics = data"
+        checker.findings.error("PKC111", message, given["statistics"].span, "must be samples of the input: [sample, input]", note)
+    entries = replace(entries, data=entries.data or many.data, axes=entries.axes if many.axes == _INPUT else None)
     weights = checker.operand(given["theta"]) if "theta" in given else Facts(PARAM)
     if weights.axes is not None and weights.axes != PARAM:
         message = f"theta = {print_expr(given['theta'])} is {show_axes(weights.axes)}"

@@ -43,6 +43,7 @@ _KINDS = {
     "input": "these, or an expression with the axes of the input, such as mean(data):",
     "output": "these, or an expression with the axis [output]:",
     "gates": "these, or data^2:",
+    "samples": "an expression with the axes [sample, input]",
 }
 
 

@@ -18,7 +18,7 @@ from pkcompiler.lang.facts import edge_of, resolve
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.formula_draws import as_kept, drawn_lines
 from pkcompiler.lang.paths import DEFAULTS
-from pkcompiler.lang.search import written_out
+from pkcompiler.lang.search import walk, written_out
 from pkcompiler.lang.second import has_entries, product_text
 from pkcompiler.lang.walks import visit_text, walk_lines
 
@@ -199,7 +199,7 @@ def _show(term: Term) -> str:
 def notation(expr: Expr, lets: Mapping[str, Expr], index: str = "_i") -> str:
     """The expression in the usual letters; derivatives as d F / d theta_i. ``let`` names stay."""
     match expr:
-        case Name("theta" | "mask" as name):
+        case Name("theta" | "mask" | "prunable" as name):
             return name + index
         case Call("abs", (inner,), ()):
             return f"|{notation(inner, lets, index)}|"
@@ -259,6 +259,8 @@ def _legend(seen: list[Term], pass_: Pass, right: str) -> list[str]:
         lines.append("u_i is drawn uniformly from [0, 1), seeded per parameter name")
     if "loss" in right.replace("losses_n", ""):
         lines.append("loss = the mean loss over all samples, at theta * mask")
+    if any(Name("prunable") in walk(expr, {}) for expr in (pass_.score, *dict(pass_.lets).values())):
+        lines.append("prunable_i = 1 where a pass may prune (after include, before except), else 0")
     if "losses_n" in right:
         lines.append("losses_n = the loss of sample n alone, at theta * mask")
     return lines

@@ -34,10 +34,12 @@ def drawn_lines(pass_: Pass) -> list[str]:
     calls = [e for part in parts for e in walk(part, {}) if isinstance(e, Call)]
     lines = [line for name, line in _LINES.items() if any(c.function == name for c in calls)]
     models = [c for c in calls if c.function == "model"]
-    if any(not c.kwargs for c in models):
+    if any("theta" not in dict(c.kwargs) for c in models):
         lines.append("model(x) = the output at the input x and the weights theta * mask")
-    if any(c.kwargs for c in models):
+    if any("theta" in dict(c.kwargs) for c in models):
         lines.append("model(x, theta = E) = the output at the input x and the weights at E * mask")
+    if any("statistics" in dict(c.kwargs) for c in models):
+        lines.append("statistics = Z: every BatchNorm has the means and variances that Z gives it at theta * mask, as constants")
     for call in (c for c in calls if c.function == "after"):
         each = dict(call.kwargs).get("batches", Name("each")) == Name("each")
         lines.append(

@@ -94,7 +94,7 @@ class KindChecker:
         word = words.find(name, "name")
         if word is not None:
             axes = frozenset(word.kind.split())
-            moves, read = name in ("theta", "loss", "losses", "output"), name not in ("theta", "mask")
+            moves, read = name in ("theta", "loss", "losses", "output"), name not in ("theta", "mask", "prunable")
             return Facts(axes, theta=moves, data=read, varies="param" in axes)
         function = words.find(name, "function")
         if function is not None and not function.due:

@@ -56,7 +56,7 @@ def has_entries(expr: Expr, lets: Lets) -> bool:
 
 def _entries(part: Expr) -> bool:
     match part:
-        case Name("theta" | "mask") | Call("grad" | "hvp" | "squares" | "uniform" | "walks" | "balance", _, _):
+        case Name("theta" | "mask" | "prunable") | Call("grad" | "hvp" | "squares" | "uniform" | "walks" | "balance", _, _):
             return True
         case Call("noise", _, kwargs):
             return ("axes", Name("param")) in kwargs

@@ -214,6 +214,9 @@ WORDS: tuple[Word, ...] = (
     _argument("axes", "noise", "word", "what gets a number each", default="input"),
     _argument("count", "noise", "count", "how many samples are drawn; without it, as many as the example input has"),
     _argument("theta", "model", "weights", "the weights at which the model is run, times the mask", default="theta"),
+    _argument(
+        "statistics", "model", "samples", "of every BatchNorm: those of this input at theta * mask; without it, the model's own"
+    ),
     _argument("keep", "walks", "word", "what a hop along a convolution visits", default="weights"),
     _argument("nodes", "balance", "number", "what all units of a layer count, of 1; its paths count the rest", default="0.01"),
     _argument("kernels", "balance", "number", "what it counts when every weight is alone in its kernel", default="1"),
@@ -221,6 +224,7 @@ WORDS: tuple[Word, ...] = (
     # Reserved names. kind: their axes.
     _name("theta", "param", "the stored, unmasked value of every floating parameter"),
     _name("mask", "param", "the 0/1 mask at the start of the round"),
+    _name("prunable", "param", "1 for every entry that may be pruned (after include, before except), else 0"),
     _name("data", "sample input", "the inputs of the data"),
     _name("loss", "", "the mean loss over all samples, at theta * mask"),
     _name("losses", "sample", "the loss of every sample alone, at theta * mask"),

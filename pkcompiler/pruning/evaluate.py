@@ -55,6 +55,7 @@ class Evaluator:
     _again: bool = False  # inside grad(...): derivatives keep their graph, and theta is a leaf
     draw: Draw | None = None  # of noise() and after(); None: those of the seed
     _noises: dict[int, int] = field(default_factory=dict)  # the noise() calls met so far, by identity, in order
+    _statistics: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)  # of the inputs met so far, by identity
 
     def evaluate(self, expr: Expr) -> Term:
         """The value of an expression that has been checked."""
@@ -83,6 +84,8 @@ class Evaluator:
                 return self._stored() if self._again else Term(PARAM, self.work.theta)
             case "mask":
                 return Term(PARAM, self.work.mask)
+            case "prunable":
+                return Term(PARAM, self.work.may_be_pruned)
             case "data":
                 return Term(frozenset({"sample", "input"}), self.work.data)
             case "loss" | "losses" | "output":
@@ -188,14 +191,26 @@ class Evaluator:
         return Term(frozenset({"sample", "input"}), fresh.noise_like_input(self.work.captured, self.work.dtype, size, draw, number))
 
     def _model(self, call: Call) -> Term:
-        of, given = resolve(call.args[0], self.lets), dict(call.kwargs)
-        x = fresh.data_term(self.work) if of == Name("data") else self.evaluate(of)
+        given = dict(call.kwargs)
+        x = self._entries(call.args[0])
+        buffers = self._observed(given["statistics"]) if "statistics" in given else {}
         if "theta" in given:
             weights, leaf = fresh.shifted(self.work, self.evaluate(given["theta"]))
         else:
             weights = self.work.effective()
             leaf = self.work.weights_leaf(weights)
-        return self._leafy((fresh.model_output(self.work, x, weights), leaf))
+        return self._leafy((fresh.model_output(self.work, x, weights, buffers), leaf))
+
+    def _entries(self, input: Expr) -> Term:
+        """What the model is run on."""
+        return fresh.data_term(self.work) if resolve(input, self.lets) == Name("data") else self.evaluate(input)
+
+    def _observed(self, input: Expr) -> Mapping[str, Tensor]:
+        """The statistics of an input, computed once for every one that is written."""
+        key = id(resolve(input, self.lets))
+        if key not in self._statistics:
+            self._statistics[key] = fresh.statistics(self.work, self._entries(input))
+        return self._statistics[key]
 
     def _after(self, call: Call) -> Term:
         """The number at the weights after training, evaluated on its own samples."""

@@ -1,4 +1,4 @@
-"""What a pass draws afresh or evaluates elsewhere: initial weights (``init``), ``noise()``, ``model(INPUT, theta = E)``.
+"""What a pass draws afresh or evaluates elsewhere: initial weights (``init``), ``noise()``, ``model(INPUT, theta = E, ...)``.
 
 The user's model, its buffers and the global random state are never touched.
 """
@@ -6,12 +6,16 @@ The user's model, its buffers and the global random state are never touched.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from pkcompiler.analysis.sources import data_inputs, data_position, table_rows
 from pkcompiler.diagnostics import fail
@@ -88,18 +92,57 @@ def noise_like_parameters(like: Mapping[str, Tensor], draw: Draw, number: int) -
     return {name: draw.normal(t.shape, "noise", number, name).to(t) for name, t in like.items()}
 
 
-def model_output(work: Workspace, given: Term, weights: Mapping[str, Tensor]) -> Term:
-    """The model's output at an input [sample, input] or [input], at effective weights: [sample, output] or [output]."""
-    x = given.plain().tensor
+def model_output(work: Workspace, given: Term, weights: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Term:
+    """The model's output at an input [sample, input] or [input], at effective weights: [sample, output] or [output].
+
+    ``buffers``: what stands for the model's own.
+    """
     sampled = "sample" in given.axes
+    samples = _samples(work, given)
+    with torch.enable_grad():
+        output = work.call(weights, samples, buffers)
+    return Term(given.axes - {"input"} | {"output"}, output if sampled else output.squeeze(0))
+
+
+def _samples(work: Workspace, given: Term) -> Sequence[Any]:
+    """The model's flat inputs at an input [sample, input] or [input], the latter as one sample. Raises ``PKC565``."""
+    x = given.plain().tensor
     flat = work.captured.call.flat
     like = flat[data_position(flat)]
     if x.is_floating_point() and not like.is_floating_point():
         raise fail("PKC565", "model() is given floating numbers, and the model takes integers", "write model(noise())")
-    samples = data_inputs(work.captured, x if sampled else x.unsqueeze(0))
-    with torch.enable_grad():
-        output = work.call(weights, samples)
-    return Term(given.axes - {"input"} | {"output"}, output if sampled else output.squeeze(0))
+    return data_inputs(work.captured, x if "sample" in given.axes else x.unsqueeze(0))
+
+
+def statistics(work: Workspace, given: Term) -> dict[str, Tensor]:
+    """The model's buffers after the samples [sample, input] have passed at theta * mask.
+
+    Every BatchNorm normalises by the mean and the biased variance over them and keeps, as in training with momentum 1, their mean
+    and unbiased variance; everything else is in evaluation mode. Raises ``PKC565`` where a channel has one value alone.
+    """
+    if work.training:
+        message = "statistics = ... and mode = train: there every BatchNorm has those of its own batch"
+        raise fail("PKC565", message, "delete one of the two")
+    buffers = {n: b.clone() for n, b in work.captured.module.named_buffers()}
+    with torch.no_grad(), _Observing():
+        work.call(work.effective(), _samples(work, given), buffers)
+    return buffers
+
+
+class _Observing(TorchFunctionMode):
+    """Every BatchNorm that would read its statistics takes those of its input and writes them where it would read."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.batch_norm:
+            return func(*args, **(kwargs or {}))
+        given = inspect.signature(F.batch_norm).bind(*args, **(kwargs or {})).arguments
+        if given["running_mean"] is None or given.get("training"):
+            return func(**given)
+        try:
+            return func(**{**given, "training": True, "momentum": 1.0})
+        except ValueError as error:
+            note = "write statistics = noise(count = 100)"
+            raise fail("PKC565", "statistics of a BatchNorm need two values or more per channel", note) from error
 
 
 def of_one_sample(term: Term) -> Term:

@@ -316,7 +316,7 @@ class _Stage:
             for p in self.passes:
                 names = None if reads_all(p) else frozenset(self.aim.found.competing)
                 given = (run.captured, p, current, run.dtype, run.data, run.loss, run.plan.seed, run.batch, names)
-                self.works.append(workspace(*given, initialise=run.initialise))
+                self.works.append(workspace(*given, initialise=run.initialise, prunable=frozenset(self.aim.found.sizes)))
         for work in self.works:
             work.masks, work.goal = current, goal
         anew = [Draw(run.plan.seed, (self.place, k)).number("regrow") for _ in self.passes[1:]]  # regrow draws anew in every round

@@ -87,8 +87,11 @@ def workspace(
     batch: int | None = None,
     wanted: frozenset[str] | None = None,
     initialise: Factory | None = None,
+    prunable: frozenset[str] | None = None,
 ) -> Workspace:
-    """Everything that a pass is evaluated with (``wanted``: the parameters to score, default all).
+    """Everything that a pass is evaluated with.
+
+    ``wanted``: the parameters to score, default all. ``prunable``: those that may be pruned, default as without ``include``.
 
     Raises ``PKC502`` when it reads data and there are none.
     """
@@ -100,7 +103,9 @@ def workspace(
     if data is not None and chosen.needs_data:
         samples, target = sample_inputs(captured, as_pair(data, seed))
     names = wanted if wanted is not None else frozenset(s.name for s in captured.graph.parameters)
-    return Workspace(captured, dtype, masks, names, samples, target, loss, batch, chosen.mode == "train", initialise=initialise)
+    training = chosen.mode == "train"
+    given = (captured, dtype, masks, names, samples, target, loss, batch, training)
+    return Workspace(*given, initialise=initialise, prunable=prunable)
 
 
 def as_pair(data: Any, seed: int) -> Any:

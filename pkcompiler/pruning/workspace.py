@@ -71,6 +71,7 @@ class Workspace:
     initialise: Callable[[int], nn.Module] | None = None  # seed to a fresh model, where there is a factory
     draws: int = 0  # the seed of what the model draws in training mode
     goal: Goal | None = None  # how many entries this round keeps, where that is known
+    prunable: frozenset[str] | None = None  # after include and before except; None: what is prunable by default
     _mass: Scaled | None = None
     _prepared: dict[tuple[Settings, str, bool], tuple[Edges, dict[str, Tensor], bool]] = field(default_factory=dict)
 
@@ -84,6 +85,12 @@ class Workspace:
     def mask(self) -> dict[str, Tensor]:
         """The mask of every wanted parameter, as 0 and 1."""
         return {n: self._mask_of(n, t) for n, t in self.theta.items()}
+
+    @property
+    def may_be_pruned(self) -> dict[str, Tensor]:
+        """Ones for every wanted parameter that may be pruned, zeros for the others."""
+        names = frozenset(s.name for s in self.captured.graph.prunable) if self.prunable is None else self.prunable
+        return {n: torch.ones_like(t) if n in names else torch.zeros_like(t) for n, t in self.theta.items()}
 
     def _mask_of(self, name: str, like: Tensor) -> Tensor:
         mask = self.masks.get(name)
@@ -219,10 +226,10 @@ class Workspace:
         """The leaf of what is computed from ``effective()``."""
         return Leaf("theta", weights, {}, self.theta)
 
-    def call(self, weights: Mapping[str, Tensor], samples: Sequence[Any]) -> Tensor:
-        """The analysed output of the module at given weights (its buffers are not touched)."""
+    def call(self, weights: Mapping[str, Tensor], samples: Sequence[Any], buffers: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The analysed output of the module at given weights. Its buffers are not touched; ``buffers`` stand for them, and are."""
         module = self.captured.module
-        buffers = {n: b.clone() for n, b in module.named_buffers()}
+        buffers = buffers or {n: b.clone() for n, b in module.named_buffers()}
 
         def given(*args: Any, **kwargs: Any) -> Any:
             return torch.func.functional_call(module, {**buffers, **weights}, args, kwargs, tie_weights=True)

@@ -38,8 +38,8 @@ CODES: dict[str, str] = {
     "PKC102": "A setting that this block does not have. Either it is misspelled, or it belongs in another block.",
     "PKC103": "Something is called that is not a function. 'pkc explain FUNCTION' explains one of them.",
     "PKC104": (
-        "A name that is neither a let above the line nor one of theta, mask, data, loss, output. Names may contain hyphens, so "
-        "a minus needs spaces around it. A let is known from its own line on."
+        "A name that is neither a let above the line nor one of theta, mask, prunable, data, loss, losses, samples, output. "
+        "Names may contain hyphens, so a minus needs spaces around it. A let is known from its own line on."
     ),
     "PKC105": "The value is not one of those that this setting or argument takes. The label lists them.",
     "PKC106": (

@@ -191,14 +191,6 @@ def test_gradients_catch_what_the_closed_lists_do_not() -> None:
     assert not certificate.holds
 
 
-def test_plain_autograd_is_compared_where_gates_are_piecewise_linear() -> None:
-    torch.manual_seed(0)
-    linear = certify(nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(), nn.Linear(4, 2)), torch.randn(2, 3))
-    smooth = certify(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(2, 3))
-    assert linear.max_autograd_error is not None and linear.max_autograd_error < 1e-12
-    assert smooth.max_autograd_error is None and smooth.holds
-
-
 def test_a_model_without_parameters_is_certified() -> None:
     certificate = certify(nn.Sequential(nn.ReLU(), nn.AvgPool1d(2)), torch.randn(2, 3, 4))
     assert certificate.holds and certificate.parameters == 0
@@ -234,26 +226,6 @@ def test_an_output_that_is_not_finite_is_no_fault_of_the_lift() -> None:
     with pytest.raises(PkcError, match="own output is not finite"):
         certify(LogOfInput(), -torch.ones(2, 3))
     assert certify(LogOfInput(), torch.rand(2, 3) + 1).holds
-
-
-class Stopped(nn.Module):
-    """A gradient that stops on the way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Linear(3, 3)
-        self.b = nn.Linear(3, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(torch.relu(self.a(x).detach()))
-
-
-def test_a_stopped_gradient_is_told_from_a_wrong_lift() -> None:
-    certificate = certify(Stopped(), torch.randn(4, 3))
-    assert certificate.stops_gradients and not certificate.holds
-    with pytest.raises(PkcError, match="detach") as caught:
-        require(certificate, "stopped")
-    assert "report" not in str(caught.value)
 
 
 OUTSIDE = """

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from pkcompiler.analysis.derivatives import DerivativeRun, certificate_three, derivatives, rows_by_frequency, trainable
 from pkcompiler.analysis.record import inverse_deviation, observe, slopes
 from pkcompiler.analysis.scaled import times_power
 from pkcompiler.analysis.semiring import Settings
@@ -31,18 +32,21 @@ SIGNED = Settings(edge="theta", gates="data", pools="data", norms="data", produc
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """Both certificates of a lift, at the inputs given, in float64.
+    """The three certificates of a lift, at the inputs given, in float64.
 
     ``max_relative_error``: largest |path sum - output| over the largest |output|. ``max_gradient_error``: the same for the
-    derivatives of a random combination of outputs, over every parameter (each against its own largest derivative).
-    ``max_autograd_error``: against plain autograd of the model itself; None unless every gate is piecewise linear and nothing
-    is frozen. ``batched``, ``recorded``: see :class:`~pkcompiler.frontend.export.Program`. ``frozen``: operations recorded as
-    constants. ``refused``: claims of the lift that the closed lists do not allow.
+    derivatives of a random combination of outputs, over every parameter (each against its own largest derivative), between the
+    paths and the program with its recorded factors detached. ``max_autograd_error``: the same between plain autograd of the
+    program and of the model itself. ``batched``, ``recorded``: see :class:`~pkcompiler.frontend.export.Program`. ``frozen``:
+    operations recorded as constants. ``refused``: claims of the lift that the closed lists do not allow. ``stopped``: parameters
+    whose derivative in the model is another than that of its function; ``hooked``: those with a gradient hook of the user's;
+    ``by_frequency``: those of an ``Embedding(scale_grad_by_freq=True)``; ``untested``: those whose derivative is 0 on both sides,
+    so that nothing was compared. ``tested``: how many were.
     """
 
     max_relative_error: float
     max_gradient_error: float
-    max_autograd_error: float | None
+    max_autograd_error: float
     frozen: tuple[str, ...]
     observed_only: tuple[str, ...]
     refused: tuple[str, ...]
@@ -50,18 +54,31 @@ class Certificate:
     worst_parameter: str
     batched: bool
     recorded: bool = False
+    stopped: tuple[str, ...] = ()
+    hooked: tuple[str, ...] = ()
+    by_frequency: tuple[str, ...] = ()
+    untested: tuple[str, ...] = ()
+    tested: int = 0
 
     @property
     def holds(self) -> bool:
-        """Both errors below 1e-9 and nothing refused."""
-        errors = (self.max_relative_error, self.max_gradient_error, self.max_autograd_error or 0.0)
-        return not self.refused and all(e < TOLERANCE for e in errors)
+        """All errors below 1e-9, nothing refused, no hook of the user's, and not empty."""
+        return self.proven and not self.stops_gradients and not self.empty
+
+    @property
+    def proven(self) -> bool:
+        """(1) and (2): the path graph computes the program and its derivatives."""
+        return not self.refused and self.max_relative_error < TOLERANCE and self.max_gradient_error < TOLERANCE
 
     @property
     def stops_gradients(self) -> bool:
-        """Both certificates hold against the program, and autograd of the model still gives other derivatives."""
-        proven = max(self.max_relative_error, self.max_gradient_error) < TOLERANCE and not self.refused
-        return proven and (self.max_autograd_error or 0.0) >= TOLERANCE
+        """(3) fails: the model's own derivatives are not those of its function."""
+        return bool(self.stopped or self.hooked) or not self.max_autograd_error < TOLERANCE
+
+    @property
+    def empty(self) -> bool:
+        """The model has parameters, and the derivative by none of them was compared."""
+        return bool(self.untested) and not self.tested
 
 
 def certify(model: nn.Module, example_inputs: Any, *, output: str | int | None = None) -> Certificate:
@@ -77,24 +94,26 @@ def certify_capture(captured: Capture) -> Certificate:
     raise_all(not_finite(captured.module, truth))
     observed, _ = observe(program, lifted, flat, program.tensors)
     cotangent = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0))
+    autograd = certificate_three(captured, cotangent)
     value, grads = path_gradients(captured, observed, cotangent)
     reference = reference_gradients(program, lifted, program.tensors, flat, cotangent)
     errors = gradient_errors(grads, reference, lifted)
-    worst = max(errors, key=lambda n: errors[n], default="")
-    linear = all(op.map.piecewise for op in lifted.graph.ops if isinstance(op.map, Gate))
-    frozen = tuple(name for name, r in lifted.records.items() if r.kind not in ("gate", "window", "product"))
-    plain = plain_gradients(captured, cotangent) if linear and not frozen else None
     return Certificate(
         relative(value, truth),
         max(errors.values(), default=0.0),
-        max(gradient_errors(grads, plain, lifted).values(), default=0.0) if plain is not None else None,
-        frozen,
+        autograd.worst,
+        tuple(name for name, r in lifted.records.items() if r.kind not in ("gate", "window", "product")),
         lifted.observed_only,
         tuple(refused_claims(program, lifted, flat)),
         len(grads),
-        worst,
+        max(errors, key=lambda n: errors[n], default=""),
         program.batched,
         program.recorded,
+        tuple(name for name, error in autograd.errors.items() if not error < TOLERANCE),
+        captured.hooked,
+        rows_by_frequency(program),
+        autograd.untested,
+        len(autograd.errors),
     )
 
 
@@ -112,22 +131,13 @@ def not_finite(module: nn.Module, truth: Tensor) -> list[Diagnostic]:
 
 def require(certificate: Certificate, name: str) -> None:
     """Raise ``PKC503`` when the certificate does not hold."""
-    if certificate.holds:
-        return
-    if certificate.stops_gradients:
-        raise PkcError(
-            Diagnostic(
-                "PKC503",
-                f"the lift of '{name}' computes its output, but the model's own gradients are not the derivatives of that output "
-                f"(error {certificate.max_autograd_error:.1e})",
-                notes=(
-                    "paths go through a .detach(), a torch.no_grad() and an autograd.Function with a backward of its own",
-                    "for the analysis, leave that out of forward",
-                ),
-            )
-        )
-    raise PkcError(
-        Diagnostic(
+    if not certificate.holds:
+        raise PkcError(_failure(certificate, name))
+
+
+def _failure(certificate: Certificate, name: str) -> Diagnostic:
+    if not certificate.proven:
+        return Diagnostic(
             "PKC503",
             f"the lift of '{name}' is not certified: output error {certificate.max_relative_error:.1e}, gradient error "
             f"{certificate.max_gradient_error:.1e} (worst: {certificate.worst_parameter or '-'})",
@@ -136,7 +146,38 @@ def require(certificate: Certificate, name: str) -> None:
                 "the path graph does not compute this model: please report it with the output of `pkc ir`",
             ),
         )
+    if certificate.stops_gradients:
+        named = listed(dict.fromkeys((*certificate.stopped, *certificate.hooked)))
+        return Diagnostic(
+            "PKC503",
+            f"the lift of '{name}' computes its output, but the model's own gradients are not the derivatives of that output: "
+            f"{named} (error {certificate.max_autograd_error:.1e})",
+            notes=tuple(_causes(certificate)),
+        )
+    return Diagnostic(
+        "PKC503",
+        f"the lift of '{name}' is not certified: its derivatives by all {len(certificate.untested)} parameters are 0",
+        notes=("certify it at weights and inputs where its output depends on its parameters",),
     )
+
+
+def _causes(certificate: Certificate) -> Iterator[str]:
+    """What makes gradients other ones than derivatives, and what to do."""
+    divided = [name for name in certificate.by_frequency if name in certificate.stopped]
+    if divided:
+        yield f"{listed(divided)}: Embedding(scale_grad_by_freq=True) divides a row's gradient by its count, so it rightly differs"
+        yield "for the analysis, build the embedding without it"
+    if certificate.hooked:
+        yield f"{listed(certificate.hooked)}: a hook may change the gradient; for the analysis, remove it (handle.remove())"
+    if set(certificate.stopped) - {*divided, *certificate.hooked}:
+        yield "paths go through a .detach(), a torch.no_grad(), a hook and an autograd.Function with a backward of its own"
+        yield "for the analysis, leave that out of forward"
+
+
+def listed(names: Iterable[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    given = list(names)
+    return ", ".join(given[:most]) + (f" and {len(given) - most} more" if len(given) > most else "")
 
 
 def relative(value: Tensor, truth: Tensor) -> float:
@@ -161,20 +202,12 @@ def path_gradients(captured: Capture, observed: Mapping[str, Tensor], cotangent:
         return value.detach(), derivatives((value * cotangent).sum(), edges)
 
 
-def derivatives(total: Tensor, leaves: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The derivative of ``total`` by each leaf, zeros where it does not depend on it."""
-    if not leaves or not total.requires_grad:
-        return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
-    grads = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
-    return {n: torch.zeros_like(leaf) if g is None else g for (n, leaf), g in zip(leaves.items(), grads, strict=True)}
-
-
 def input_placeholders(captured: Capture) -> dict[str, str]:
     """The program's placeholder behind each input of the graph."""
     return dict(captured.lifted.inputs)
 
 
-class _Reference(ProgramRun):
+class _Reference(DerivativeRun):
     """The program itself, with every recorded factor detached: the left-hand side of (2). Knows nothing of path maps."""
 
     def __init__(self, module: fx.GraphModule, claims: Mapping[str, tuple[Record, Any]]) -> None:
@@ -227,25 +260,11 @@ def reference_gradients(
     """Autograd of the program with the recorded factors detached."""
     maps = {op.name: op.map for op in lifted.graph.ops}
     claims = {r.node: (r, maps[name]) for name, r in lifted.records.items() if r.kind not in ("window", "product")}
-    names = sorted(set(program.parameters.values()))
-    leaves = {n: tensors[n].detach().clone().requires_grad_() for n in names}
+    leaves = trainable({n: tensors[n] for n in sorted(set(program.parameters.values()))})
     with torch.enable_grad():
         run = _Reference(program.module, claims)
         run.garbage_collect_values = False
         (output,) = run.run(*run_inputs(program, flat, {**tensors, **leaves}))
-        return derivatives((output * cotangent).sum(), leaves)
-
-
-def plain_gradients(captured: Capture, cotangent: Tensor) -> dict[str, Tensor]:
-    """Plain autograd of the model that was given."""
-    named = dict(captured.module.named_parameters())
-    with torch.enable_grad(), evaluating(captured.module):
-        leaves = {n: p.detach().clone().requires_grad_() for n, p in named.items()}
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            return torch.func.functional_call(captured.module, leaves, args, kwargs, tie_weights=True)
-
-        output = captured.call.run(call, captured.call.flat)
         return derivatives((output * cotangent).sum(), leaves)
 
 

@@ -45,7 +45,8 @@ def ir(form: str, groups: bool, **model: Any) -> None:
 def certify(json_file: str | None, **model: Any) -> None:
     """Prove that the path graph of a model is the model.
 
-    At random inputs, in float64: the sum over paths is the model's output, and its derivatives are the model's derivatives.
+    At random inputs, in float64: the sum over paths is the model's output, its derivatives are those of the exported program with
+    what was recorded held fixed, and plain autograd of that program is the model's own.
     """
     from dataclasses import asdict
 
@@ -61,17 +62,22 @@ def certify(json_file: str | None, **model: Any) -> None:
 
 
 def _certified(found: Certificate, bound: float) -> list[str]:
+    from pkcompiler.analysis.certificate import listed
+
     worst = f", worst {found.worst_parameter}" if found.worst_parameter else ""
     errors = [
         ("path sum = output", found.max_relative_error, ""),
         ("gradients agree", found.max_gradient_error, f"  ({found.parameters} parameters{worst})"),
-        ("autograd agrees", found.max_autograd_error, "  (piecewise linear: nothing is recorded as constant)"),
+        ("autograd agrees", found.max_autograd_error, f"  (the model's own, {found.tested} parameters)"),
     ]
     lines = [
-        f"{'holds' if error < bound else 'FAILS'}  {label:<18} {error:.2e} < {bound:.0e}{more}"
-        for label, error, more in errors
-        if error is not None
+        f"{'holds' if error < bound else 'FAILS'}  {label:<18} {error:.2e} < {bound:.0e}{more}" for label, error, more in errors
     ]
+    lines += [f"FAILS  gradient hook      {name}" for name in found.hooked]
+    if found.untested:
+        lines.append(
+            f"not tested: {len(found.untested)} parameters whose derivative is 0 at these inputs: {listed(found.untested)}"
+        )
     lines += [f"frozen: {name}" for name in found.frozen] or ["frozen: nothing"]
     if outside := found.observed_only:
         lines.append(f"on no path: {len(outside)} parameters that enter through frozen factors alone, first {outside[0]}")

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.equal_forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program
+from pkcompiler.frontend.hooks import hooked_parameters
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
@@ -25,6 +26,7 @@ class Capture:
     position (see :func:`capture`); ``tensors`` its slots'.
 
     Where no trace leaves the batch free, the program is that of one sample (:mod:`pkcompiler.frontend.one_sample`).
+    ``hooked``: the parameters of the model given that carry gradient hooks which are not pkcompiler's own.
     """
 
     module: nn.Module
@@ -32,6 +34,7 @@ class Capture:
     program: Program
     lifted: Lifted
     tensors: dict[str, Tensor]
+    hooked: tuple[str, ...] = ()
 
     @property
     def graph(self) -> PathGraph:
@@ -88,6 +91,7 @@ def capture(
         raise fail(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)"
         )
+    hooked = hooked_parameters(model)
     state = [t for t in model.state_dict().values() if isinstance(t, Tensor)]
     if dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in state):
         model = in_order(copied(model).to(dtype))
@@ -100,7 +104,7 @@ def capture(
     make_equal(program)
     lifted = lift_program(program, call.flat, frozenset(gates), name)
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
-    return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None})
+    return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None}, hooked)
 
 
 def copied(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ import torch
 import torch._functorch.config as functorch
 from torch import Tensor, fx, nn
 from torch._subclasses import meta_utils
+from torch.export.graph_signature import ExportGraphSignature, OutputKind, TokenArgument
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
@@ -57,7 +58,7 @@ class _Entry(nn.Module):
         self._call = call
 
     def forward(self, *flat: Any) -> Tensor:
-        return self._call.run(self.model, flat)
+        return self._call.trace(self.model, flat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,14 @@ class Call:
         return tuple(args), dict(kwargs)
 
     def run(self, model: Callable[..., Any], flat: Sequence[Any]) -> Tensor:
-        """The analysed output of ``model`` (or of a function of the same arguments) at other flat inputs of the same structure."""
+        """The analysed output of ``model`` (or of a function of the same arguments) at other flat inputs of the same structure.
+
+        It is given copies of them.
+        """
+        return self.trace(model, fresh(flat))
+
+    def trace(self, model: Callable[..., Any], flat: Sequence[Any]) -> Tensor:
+        """The same on the inputs themselves, which a model may write into (and a trace then records)."""
         args, kwargs = self.arguments(flat)
         result: Tensor = pytree.tree_leaves(model(*args, **kwargs))[self.output]
         return result[: result.shape[0] // self.copies] if self._is_one(flat) else result
@@ -95,6 +103,12 @@ class Call:
 def example_batch(flat: Sequence[Any]) -> int:
     """Dimension 0 of the first tensor input."""
     return next((int(t.shape[0]) for t in flat if isinstance(t, Tensor) and t.dim()), 1)
+
+
+def fresh(flat: Sequence[Any]) -> list[Any]:
+    """The flat inputs as copies, for a model may change what it is given (``x -= 0.5``); one tensor given twice stays one."""
+    copies = {id(value): value.clone() for value in flat if isinstance(value, Tensor)}
+    return [copies.get(id(value), value) for value in flat]
 
 
 def normalise_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -121,6 +135,7 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     """
     args, kwargs = normalise_inputs(example_inputs)
     flat, spec = pytree.tree_flatten((args, kwargs))
+    args, kwargs = pytree.tree_unflatten(fresh(flat), spec)
     try:
         with evaluating(model), torch.no_grad():
             result = model(*args, **kwargs)
@@ -162,14 +177,19 @@ def _choose_output(leaves: list[Any], names: list[str], output: str | int | None
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode afterwards."""
+    """Evaluation mode inside; every module's own mode afterwards, and the buffers that it wrote into as they were."""
     modes = {m: m.training for m in model.modules()}
+    kept = [(b, b._version, b.clone()) for b in model.buffers() if not b.is_inference()]
     model.eval()
     try:
         yield
     finally:
         for module, training in modes.items():
             module.training = training
+        with torch.no_grad():
+            for buffer, version, value in kept:
+                if buffer._version != version:
+                    buffer.copy_(value)
 
 
 def repeat_batch(flat: Sequence[Any], size: int) -> tuple[Any, ...]:
@@ -200,16 +220,17 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
     inputs = tuple(str(name) for name in signature.user_inputs)
     module = exported.graph_module
     drop_tokens(module, signature)
-    _keep_first_output(module, len(signature.buffers_to_mutate))
+    _keep_output(module, signature)
     return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name, recorded)
 
 
-def _keep_first_output(module: fx.GraphModule, mutated: int) -> None:
-    """Drop the buffer updates that export lists before the user's output."""
+def _keep_output(module: fx.GraphModule, signature: ExportGraphSignature) -> None:
+    """Drop what export lists before the user's output: the new values of buffers and inputs that the model writes into."""
     node = module.graph.output_node()
     outputs = node.args[0]
     assert isinstance(outputs, tuple | list)
-    node.args = ((outputs[mutated],),)
+    kinds = [spec.kind for spec in signature.output_specs if not isinstance(spec.arg, TokenArgument)]
+    node.args = ((outputs[kinds.index(OutputKind.USER_OUTPUT)],),)
     module.graph.eliminate_dead_code()
     module.recompile()
 
@@ -229,7 +250,7 @@ def _try_export(entry: _Entry, call: Call, free: bool) -> tuple[Any, bool, bool]
     if free and (exported := _with_free_batch(entry, call)) is not None:
         return exported, True, False
     try:
-        return torch.export.export(entry, call.flat, strict=False), False, False
+        return torch.export.export(entry, tuple(fresh(call.flat)), strict=False), False, False
     except Exception as error:
         return _record(entry, call, error), False, True
 
@@ -249,7 +270,7 @@ def _record(entry: _Entry, call: Call, why: Exception) -> Any:
     """Export one execution at the example: branches on data go the way that its values take."""
     try:
         with _real_parameters(), functorch.patch(fake_tensor_propagate_real_tensors=True):
-            return torch.export.export(entry, call.flat, strict=False)
+            return torch.export.export(entry, tuple(fresh(call.flat)), strict=False)
     except Exception as error:
         reason = (str(why).strip() or str(error) or type(error).__name__).splitlines()[0]
         raise fail(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def _is_separate(model: nn.Module, call: Call, rows: tuple[int, ...], size: int)
     """Whether the derivatives of the first sample's output by all other samples are 0 along the model's own run."""
     leaves = {i: call.flat[i].detach().clone().requires_grad_() for i in rows if call.flat[i].is_floating_point()}
     with torch.enable_grad():
-        output = call.run(model, [leaves[i].clone() if i in leaves else _fresh(t) for i, t in enumerate(call.flat)])
+        output = call.run(model, [leaves.get(i, t) for i, t in enumerate(call.flat)])
         if not output.dim() or output.shape[0] % size:
             return False
         first = output[: output.shape[0] // size]
@@ -51,16 +50,12 @@ def _is_separate(model: nn.Module, call: Call, rows: tuple[int, ...], size: int)
 def _runs_alone(model: nn.Module, call: Call, alone: Call, recorded: bool) -> bool:
     """Whether the model takes one sample, and computes for it what it computes for it among others."""
     with torch.no_grad():
-        among = call.run(model, [_fresh(t) for t in call.flat])
+        among = call.run(model, call.flat)
         try:
-            single = alone.run(model, [_fresh(t) for t in alone.flat])
+            single = alone.run(model, alone.flat)
         except Exception:  # whatever a model raises at a number of samples that it is not made for
             return False
     first = among[: among.shape[0] // example_batch(call.flat)]
     if single.shape != first.shape:
         return False
     return recorded or torch.allclose(single, first, rtol=SAME, atol=SAME * float(first.abs().max()) if first.numel() else 0.0)
-
-
-def _fresh(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value

@@ -16,10 +16,6 @@ from pkcompiler.ops.decompose import REWRITES
 from pkcompiler.ops.gates import PASS_THROUGH, is_pointwise
 from pkcompiler.ops.table import TABLE
 
-VIEWS = frozenset(
-    {"view", "reshape", "flatten", "permute", "transpose", "slice", "select", "squeeze", "unsqueeze", "expand", "alias"}
-)
-
 
 def make_plain(module: fx.GraphModule) -> bool:
     """Whether the graph can be lifted as it is; in-place activations in it have then been replaced by functional ones."""
@@ -62,6 +58,10 @@ def functional_of(node: fx.Node) -> Any:
 
 
 def _is_view(node: fx.Node) -> bool:
-    """A view of its input, or something that may hand its input on."""
-    name = str(node.target)
-    return name in PASS_THROUGH or name.removeprefix("aten.").partition(".")[0] in VIEWS or node.target is operator.getitem
+    """A view of its input (by the operator's schema), or something that may hand its input on."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload) and any(
+        r.alias_info and not r.alias_info.is_write for r in target._schema.returns
+    ):
+        return True
+    return str(target) in PASS_THROUGH or target is operator.getitem

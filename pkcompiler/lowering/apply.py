@@ -15,7 +15,6 @@ holds the weight, or until the masks are applied again.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pkcompiler.frontend.hooks import MaskGradient
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, zero_pruned
 
 ATTRIBUTE = "_kept_masks"
@@ -128,11 +128,6 @@ def forget_masks(module: nn.Module) -> None:
                 del hooks[key]
 
 
-def is_mask_hook(hook: object) -> bool:
-    """Whether a parameter's gradient hook is one of ours."""
-    return isinstance(hook, partial) and hook.func is _mask_gradient
-
-
 _CELLS = WeakTensorKeyDictionary()
 
 
@@ -153,12 +148,8 @@ def _hook_gradient(parameter: nn.Parameter, cell: Cell) -> None:
     """Hooks need ``requires_grad``; a frozen parameter gets its hook for the day it is thawed."""
     frozen = not parameter.requires_grad
     parameter.requires_grad_(True)
-    parameter.register_hook(partial(_mask_gradient, cell))
+    parameter.register_hook(MaskGradient(cell.on))
     parameter.requires_grad_(not frozen)
-
-
-def _mask_gradient(cell: Cell, gradient: Tensor) -> Tensor:
-    return torch.where(cell.on(gradient.device), gradient, 0)
 
 
 _optimizer_hook: list[Any] = []

@@ -10,7 +10,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from pkcompiler.diagnostics import Diagnostic
-from pkcompiler.lowering.apply import is_mask_hook
+from pkcompiler.frontend.hooks import gradient_hooks
 
 HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -41,8 +41,7 @@ def _module_hooks(model: nn.Module) -> Iterator[Diagnostic]:
 
 def _parameter_hooks(model: nn.Module) -> Iterator[Diagnostic]:
     for name, parameter in model.named_parameters():
-        hooks = [*(parameter._backward_hooks or {}).values(), *(parameter._post_accumulate_grad_hooks or {}).values()]
-        for hook in (hook for hook in hooks if not is_mask_hook(hook)):
+        for hook in gradient_hooks(parameter):
             yield Diagnostic("PKC270", f"gradient hook {_name(hook)} on parameter {name!r} would be lost", notes=(KEEP_CLASS,))
 
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
-from pkcompiler.frontend.export import evaluating, repeat_batch
+from pkcompiler.frontend.export import evaluating, fresh, repeat_batch
 
 TOLERANCE = 1e-9
 """The largest deviation in float64, relative to the largest entry of the output."""
@@ -61,7 +61,7 @@ def random_inputs(captured: Capture, seed: int) -> tuple[Any, ...]:
 
 def _outputs(captured: Capture, parameters: Mapping[str, Tensor], flat: Sequence[Any]) -> dict[int, Tensor]:
     """Every floating output by its position."""
-    args, kwargs = captured.call.arguments(flat)
+    args, kwargs = captured.call.arguments(fresh(flat))
     with evaluating(captured.module), torch.no_grad():
         result = functional_call(captured.module, dict(parameters), args, kwargs)
     return {i: t for i, t in enumerate(pytree.tree_leaves(result)) if isinstance(t, Tensor) and t.is_floating_point()}

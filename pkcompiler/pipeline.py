@@ -159,7 +159,7 @@ def import_plugin(file: str) -> str:
 
 
 def certificate(opened: Opened) -> Certificate:
-    """Both certificates in float64, at standard normal inputs of the example's shapes (integer inputs as they are)."""
+    """The certificates in float64, at standard normal inputs of the example's shapes (integer inputs as they are)."""
     return certify_capture(opened.capture(torch.float64, random_inputs(opened.inputs, opened.seed)))
 
 

@@ -7,7 +7,8 @@ CODES: dict[str, str] = {
     "PKC502": "What is computed reads data, and none was given: --data digits, or data=(x, y) in Python.",
     "PKC503": (
         "The certificates do not hold: the path graph computes another function or other derivatives than the model. Do not "
-        "trust figures of this model. A wrong plug-in entry is the usual cause; without plug-ins it is a bug of pkcompiler."
+        "trust figures of this model. A wrong plug-in entry is the usual cause, or a model that changes its own gradients (detach, "
+        "no_grad, a hook, a backward pass of its own); else it is a bug of pkcompiler."
     ),
     "PKC504": "The trace has fixed the batch size, and the samples do not divide into such batches.",
     "PKC505": "The data do not fit the model's input: another shape, no tensor, or integers where numbers are computed with.",

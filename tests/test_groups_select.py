@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 
 import pytest
@@ -107,15 +108,41 @@ def test_what_must_stay_is_the_unit_that_its_layer_keeps():
     assert removal_order(found, torch.arange(7.0), stays=stays).tolist() == [0, 2, 3, 4, 5]
 
 
-def test_no_more_is_removed_than_the_target_needs():
-    model, found = coupled(residual)
+def left_of(model: nn.Module, found: Coupling, kept: Tensor) -> tuple[int, dict[str, Tensor]]:
+    """What a choice of groups leaves of a model whose entries are all 1, by zeroing what goes: how much, and where."""
+    gone = frozenset().union(*(atoms_of(g) for g, stays in zip(found.groups, kept.tolist(), strict=True) if not stays))
+    ones = copy.deepcopy(model)
+    for parameter in ones.parameters():
+        parameter.data.fill_(1)
+    where = {n: p.detach() > 0 for n, p in zeroed(ones, gone).named_parameters()}
+    return sum(int(m.sum()) for m in where.values()), where
+
+
+def uneven() -> tuple[nn.Module, Tensor]:
+    """Units of very different sizes: what a wide one leaves free, narrow ones fill."""
+    return nn.Sequential(nn.Linear(40, 3), nn.ReLU(), nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 2)), torch.randn(2, 40)
+
+
+@pytest.mark.parametrize("family", [residual, cut, uneven], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("part", [0.75, 0.6])
+def test_no_more_is_removed_than_the_target_needs(family, part):
+    """The worst go until the target holds; of these come back, the best first, all with which it still holds."""
+    model, found = coupled(family)
     scores = drawn_scores(model)
-    order = removal_order(found, group_scores(found, scores))
-    masks = select_groups(found, scores, lambda masks: density(masks) <= 0.6)
-    removed = int((~kept_of(found, masks)).sum())
-    assert density(masks) <= 0.6
-    one_less = torch.ones(len(found.groups), dtype=torch.bool).index_fill(0, order[: removed - 1], False)
-    assert density(masks_of(found, one_less)) > 0.6
+    order = removal_order(found, group_scores(found, scores)).tolist()
+    kept = torch.ones(len(found.groups), dtype=torch.bool)
+    most = part * left_of(model, found, kept)[0]
+    gone = []
+    while left_of(model, found, kept)[0] > most:
+        gone.append(order[len(gone)])
+        kept[gone[-1]] = False
+    for position in reversed(gone):
+        kept[position] = True
+        kept[position] = left_of(model, found, kept)[0] <= most
+    whole = sum(p.numel() for n, p in model.named_parameters() if n not in masks_of(found, kept))
+    masks = select_groups(found, scores, lambda masks: whole + sum(int(m.sum()) for m in masks.values()) <= most)
+    where = left_of(model, found, kept)[1]
+    assert all(torch.equal(m, where[n]) for n, m in masks.items())
 
 
 def test_what_is_gone_stays_gone():

@@ -55,37 +55,58 @@ def test_two_of_four_keeps_the_best_sum_that_any_choice_has(values, count) -> No
     assert sum(np.array(values)[kept]) == best
 
 
+def each_that_fits(units, scores, cost, budget) -> list:
+    """By hand: units in order of score, equal ones in order of position, each taken that fits beside those taken before."""
+    taken: list = []
+    for unit in sorted(units, key=lambda unit: -scores[units.index(unit)]):
+        if cost([*taken, unit]) <= budget:
+            taken.append(unit)
+    return taken
+
+
 @given(VALUES, st.integers(0, 12), st.lists(st.booleans(), min_size=12, max_size=12))
 @settings(max_examples=40, deadline=None)
-def test_blocks_are_the_longest_beginning_of_their_order_that_fits(values, count, before) -> None:
-    """By hand: blocks of 2 x 2 of a, of 1 x 2 of b (cut off at its edge), that fit alone; sums over what is left, in order."""
+def test_blocks_stay_in_order_each_that_still_fits(values, count, before) -> None:
+    """By hand: blocks of 2 x 2 of a, of 1 x 2 of b (cut off at its edge); sums over what is left, in order."""
     places = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9], [10, 11]]
-    left = [[i for i in block if before[i]] for block in places]
+    alive = [left for block in places if (left := [i for i in block if before[i]])]
     masks = tensors([float(b) for b in before])
     kept = flat(select(tensors(values), {n: m.bool() for n, m in masks.items()}, pool(), count / 12, structure=Block(2, 2)))
-    alive = [block for block in left if block]
-    expected = np.zeros(12, dtype=bool)
-    total = 0
-    for block in sorted([b for b in alive if len(b) <= count], key=lambda block: -sum(values[i] for i in block)):
-        total += len(block)
-        if total > count:
-            break
-        expected[block] = True
-    assert (kept == expected).all()
+    taken = each_that_fits(alive, [sum(values[i] for i in b) for b in alive], lambda blocks: sum(map(len, blocks)), count)
+    assert np.flatnonzero(kept).tolist() == sorted(i for block in taken for i in block)
 
 
 @given(VALUES, st.integers(0, 60), st.sampled_from([None, Ratio(2, 4), Block(1, 2)]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_budget_of_costs_is_used_up_in_order_of_score(values, budget, structure) -> None:
+    """Weights that cost 3 and 7: where a dear one does not fit any more, cheap ones after it do."""
     counted = Quantity("flops", {"a": 3, "b": 7}, SIZES, fixed=1)
     kept = flat(select(tensors(values), {}, pool(), 1.0, structure=structure, quantity=counted, budget=budget))
-    costs = np.array([3] * 8 + [7] * 4)
-    spent = 1 + int(costs[kept].sum())
-    assert spent <= max(budget, 1)
-    if structure is None:
-        order = sorted(range(12), key=lambda i: (-values[i], i))
-        expected = next((n for n in range(13) if n == 12 or 1 + costs[order[: n + 1]].sum() > budget), 0)
-        assert sorted(order[:expected]) == np.flatnonzero(kept).tolist()
+    costs = [3] * 8 + [7] * 4
+    units = [[i] for i in range(12)]
+    if isinstance(structure, Block):
+        units = [[i, i + 1] for i in range(0, 12, 2)]
+    if isinstance(structure, Ratio):
+        groups = [sorted(range(g, g + 4), key=lambda i: (-values[i], i))[:2] for g in (0, 4, 8)]
+        units = [[i] for i in sorted(i for best in groups for i in best)]
+    totals = [sum(values[i] for i in unit) for unit in units]
+    taken = each_that_fits(units, totals, lambda chosen: 1 + sum(costs[i] for unit in chosen for i in unit), budget)
+    assert np.flatnonzero(kept).tolist() == sorted(i for unit in taken for i in unit)
+
+
+@given(VALUES, st.integers(0, 12))
+@settings(max_examples=40, deadline=None)
+def test_a_layer_of_blocks_fills_its_share(values, count) -> None:
+    """Rows of 3 in blocks of 2 (and 1 at the edge), ``scope = uniform``: the narrow one stays where the wide one does not fit."""
+    shapes = {"a": (2, 3), "b": (2, 3)}
+    scores = {n: torch.tensor(values[6 * i : 6 * i + 6]).reshape(2, 3) for i, n in enumerate(shapes)}
+    masks = select(scores, {}, pool(shapes=shapes), count / 12, structure=Block(1, 2), scope="uniform")
+    shares = [count // 2 + count % 2, count // 2]
+    for i, name in enumerate(shapes):
+        units = [[0, 1], [2], [3, 4], [5]]
+        totals = [sum(values[6 * i + j] for j in unit) for unit in units]
+        taken = each_that_fits(units, totals, lambda blocks: sum(map(len, blocks)), shares[i])
+        assert np.flatnonzero(masks[name].numpy()).tolist() == sorted(j for unit in taken for j in unit)
 
 
 def test_what_costs_nothing_stays_and_floors_come_first() -> None:
@@ -168,14 +189,13 @@ def test_a_budget_in_bytes_is_held_exactly(values, budget) -> None:
     counted = quantities.size(state, SIZES)
     masks = select(tensors(values), {}, pool(), 1.0, quantity=counted, budget=budget)
     bytes_ = len(save(pack(state, masks)))
-    order = sorted(range(12), key=lambda i: (-values[i], i))
-    kept = int(flat(masks).sum())
-    assert sorted(order[:kept]) == np.flatnonzero(flat(masks)).tolist()
-    assert bytes_ <= budget or kept == 0
-    if kept < 12:
-        more = flat(masks)
-        more[order[kept]] = True
-        assert len(save(pack(state, {n: m.bool() for n, m in tensors(more.astype(float)).items()}))) > budget
+    assert bytes_ <= budget or not flat(masks).any()
+
+    def written(chosen) -> int:
+        flags = tensors([float([i] in chosen) for i in range(12)])
+        return len(save(pack(state, {n: m.bool() for n, m in flags.items()})))
+
+    assert [[i] for i in np.flatnonzero(flat(masks))] == sorted(each_that_fits([[i] for i in range(12)], values, written, budget))
 
 
 @given(VALUES, VALUES, st.floats(0, 1), st.lists(st.booleans(), min_size=12, max_size=12))

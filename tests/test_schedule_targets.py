@@ -18,6 +18,7 @@ from pkcompiler.pruning.floors import fewest, served
 from pkcompiler.pruning.plan import plan_of
 from pkcompiler.pruning.resume import read_state, write_state
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.structure import kept_of, masks_of
 
 X = torch.randn(2, 20, generator=torch.Generator().manual_seed(3))
 DATA = (torch.randn(12, 20, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 10)
@@ -53,6 +54,39 @@ def test_a_floor_takes_the_smallest_sum_of_blocks_that_serves_it(sizes, least) -
     assert sum(fewest(places, least).elements()) == expected
     assert places[served(places, np.arange(places.size), least, sparing=True)].sum() == expected
     assert places[served(places, np.arange(places.size), least, sparing=False)].sum() >= min(least, sum(sizes))
+
+
+def test_units_that_still_fit_are_put_back() -> None:
+    """By hand, in multiply-adds of 40 -> 3 -> 10 -> 2: 170 in all, 102 asked. The 9 worst of the wide layer go (5 each: 125 left),
+    then a unit of the first (40 and 1: 84 left); beside it the best four of the nine fit again, at 4 each."""
+    net = mlp(40, 3, 10, 2)
+    for layer, sizes in ((net[0], [9.0, 7.0, 8.0]), (net[2], [0.1 * i for i in (3, 9, 1, 5, 10, 2, 8, 4, 7, 6)])):
+        layer.weight.data.copy_(torch.tensor(sizes)[:, None].expand_as(layer.weight))
+        layer.bias.data.zero_()
+    text = "schedule s { prune magnitude { flops = 60% structure = channel } }"
+    (state,) = states(net, text, torch.randn(2, 40, generator=torch.Generator().manual_seed(0)))
+    assert state.masks["0.weight"].any(1).tolist() == [True, False, True]
+    assert state.masks["2.weight"].any(1).nonzero().flatten().tolist() == [1, 4, 6, 8, 9]
+    assert [int(state.masks[n].sum()) for n in ("0.weight", "2.weight", "4.weight")] == [80, 10, 10]
+    assert not state.missed
+
+
+@pytest.mark.parametrize("target", ["flops = 60%", "flops = 30%", "size = 3KB", "density = 40%"])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_no_unit_that_has_gone_in_the_last_round_fits_beside_what_is_left(target: str, rounds: int) -> None:
+    torch.manual_seed(0)
+    convolutions = [nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 6, 3, padding=1), nn.ReLU()]
+    net = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(2), nn.Flatten(), *mlp(24, 64, 4))
+    text = f"schedule s {{ prune synflow {{ {target} structure = channel rounds = {rounds} }} }}"
+    run = Run(capture(net, torch.randn(1, 1, 16, 16), dtype=torch.float64), plan_of(schedule=text), torch.float64)
+    states, aim = list(run.rounds()), run.aims[0]
+    last, first = states[-1], {n: m for state in states[:-1] for n, m in state.masks.items()}
+    assert not last.missed and aim.amount(last.masks) <= aim.budget(aim.part)
+    assert aim.coupling is not None
+    kept, before = kept_of(aim.coupling, last.masks), kept_of(aim.coupling, first)
+    for position in (before & ~kept).nonzero().flatten().tolist():
+        more = masks_of(aim.coupling, kept.index_fill(0, torch.tensor([position]), True))
+        assert aim.amount({n: m & first.get(n, m) for n, m in more.items()}) > aim.budget(aim.part)
 
 
 @pytest.mark.parametrize("target", ["flops = 30%", "size = 10KB"])

@@ -14,7 +14,7 @@ from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Pass, Stage
 from pkcompiler.pruning import quantity as quantities
 from pkcompiler.pruning.candidates import Candidates, candidates
-from pkcompiler.pruning.channels import coupled_parameters, fewest, removal
+from pkcompiler.pruning.channels import coupled_parameters, removal, within
 from pkcompiler.pruning.floors import in_blocks
 from pkcompiler.pruning.quantity import Quantity
 from pkcompiler.pruning.select import Masks, Survivors, select
@@ -60,8 +60,7 @@ class Aim:
         """The masks of all candidates at a part of the whole. ``ground``: what competes where pruned entries do, default all."""
         if self.coupling is not None:
             order = removal(self.coupling, scores, masks, self.found, pass_.order)
-            most = self.budget(part)
-            return fewest(order, lambda chosen: self.amount(chosen) <= most)
+            return within(order, self.quantity, self.budget(part))
         return select(
             scores,
             masks,

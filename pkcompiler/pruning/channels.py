@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from pkcompiler.pruning.candidates import Candidates
-from pkcompiler.structure import Coupling, group_scores, kept_of, masks_of, removal_order
+from pkcompiler.pruning.quantity import Quantity
+from pkcompiler.pruning.shaped import most_that_fits
+from pkcompiler.structure import Coupling, Left, group_scores, kept_of, masks_of, removal_order
 
 Masks = dict[str, Tensor]
 
@@ -88,10 +90,27 @@ class _Floors:
         return False
 
 
-def fewest(found: Removal, reached: Callable[[Masks], bool]) -> Masks:
-    """The masks after as few groups have gone as it takes; after all that may, where even they are too few."""
-    low, high = 0, len(found.order)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(found.masks(middle)) else (middle + 1, high)
-    return found.masks(low)
+def within(found: Removal, quantity: Quantity, most: int) -> Masks:
+    """The masks that keep at most ``most`` of a quantity: as few groups as it takes go, the worst first; of these come back, the
+    best first, all that still fit beside the rest. After all that may go, even where they are too few.
+    """
+
+    def fits(count: int) -> bool:
+        return quantity.at(_counts(found.masks(count))) <= most
+
+    low = len(found.order) - most_that_fits(len(found.order), lambda spared: fits(len(found.order) - spared))
+    kept, gone = found.kept.clone(), found.order[:low].flip(0)
+    kept[gone] = False
+    left = Left(found.coupling, kept, found.masks(low), found.before)
+    counts = _counts(left.masks)
+    for position in gone.tolist():
+        more = {**counts, **{n: counts[n] + k for n, k in left.put_back(position).items()}}
+        if quantity.at(more) <= most:
+            counts = more
+        else:
+            left.take_away(position)
+    return left.masks
+
+
+def _counts(masks: Masks) -> dict[str, int]:
+    return {n: int(np.count_nonzero(m.numpy())) for n, m in masks.items()}

@@ -1,22 +1,22 @@
 """Selection where more than single weights of one cost compete: structures, and budgets in multiply-adds and bytes.
 
 What competes are units: single entries, or blocks. A unit's score is the sum of the scores of its entries that are still kept, its
-cost the sum of their costs. The best units stay while the budget holds: the longest beginning of their order, equal scores in order
-of position. A block that alone does not fit does not compete. Of every N:M group only the N best entries compete; among those, so
-many best ones are the best choice that N:M allows. What costs nothing stays.
+cost the sum of their costs. The best units stay while the budget holds, equal scores in order of position; where one does not fit
+beside those before it, the next ones that do stay. Of every N:M group only the N best entries compete; among those, so many best
+ones are the best choice that N:M allows. What costs nothing stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
 from pkcompiler.pruning.candidates import Candidates
 from pkcompiler.pruning.floors import served
-from pkcompiler.pruning.quantity import Quantity
+from pkcompiler.pruning.quantity import Quantity, weights
 from pkcompiler.pruning.shapes import Block, Ratio, Structure, groups_of
 
 Ints = np.ndarray
@@ -71,12 +71,12 @@ def choose(
             kept |= _share(units, units.owner == i, shares[name], found.floors.get(name, 0), blocks)
         return _entries(units, kept)
     free = np.array([quantity.costs[n] == 0 for n in entries.names])[units.owner]
+    room = Room(entries.names, units.owner, units.sizes, quantity, budget, found.protected_entries)
     kept = free | _floors(entries, found, units)
-    fits = _fitting(entries, found, units, quantity, budget, np.flatnonzero(kept))
-    if blocks and not fits(np.empty(0, np.int64)):
+    if blocks and not room.holds(np.flatnonzero(kept)):
         kept = free | _floors(entries, found, units, sparing=True)
-        fits = _fitting(entries, found, units, quantity, budget, np.flatnonzero(kept))
-    return _entries(units, kept | _beginning(units, _single(units, ~kept, fits) if blocks else ~kept, fits))
+    kept[room.fill(_order(units, ~kept), room.entries(np.flatnonzero(kept), units.sizes))] = True
+    return _entries(units, kept)
 
 
 def _share(units: Units, own: np.ndarray, share: int, floor: int, blocks: bool) -> np.ndarray:
@@ -84,22 +84,55 @@ def _share(units: Units, own: np.ndarray, share: int, floor: int, blocks: bool) 
     kept = _served(units, own, floor, sparing=False)
     if blocks and int(units.sizes[kept].sum()) > share:
         kept = _served(units, own, floor, sparing=True)
-    fits = partial(_so_many, units, share - int(units.sizes[kept].sum()))
-    rest = own & ~kept
-    return kept | _beginning(units, _single(units, rest, fits) if blocks else rest, fits)
+    room = Room(("",), np.zeros_like(units.owner), units.sizes, weights({"": int(units.sizes.sum())}), share)
+    kept[room.fill(_order(units, own & ~kept), room.entries(np.flatnonzero(kept), units.sizes))] = True
+    return kept
 
 
-def _single(units: Units, among: np.ndarray, fits: Callable[[Ints], bool]) -> np.ndarray:
-    """Those of some units that fit alone: it is asked once for each parameter and size."""
-    places = np.flatnonzero(among)
-    if not places.size:
-        return among
-    kinds = np.stack([units.owner[places], units.sizes[places]])
-    _, first, of = np.unique(kinds, axis=1, return_index=True, return_inverse=True)
-    alone = np.array([fits(places[i : i + 1]) for i in first], dtype=bool)
-    out = np.zeros(units.count, dtype=bool)
-    out[places] = alone[of.reshape(-1)]
-    return out
+@dataclass(frozen=True, slots=True, eq=False)
+class Room:
+    """What a budget has room for. ``owner``, ``sizes``: the parameter of every unit, as its place in ``names``, and the entries
+    that it adds; ``whole``: entries of other parameters that count too."""
+
+    names: Sequence[str]
+    owner: Ints
+    sizes: Ints
+    quantity: Quantity
+    budget: int
+    whole: Mapping[str, int] = field(default_factory=dict)
+
+    def entries(self, places: Ints, of: Ints) -> Ints:
+        """So many entries (``of`` every unit) of each parameter."""
+        return np.bincount(self.owner[places], weights=of[places], minlength=len(self.names)).astype(np.int64)
+
+    def amount(self, entries: Ints) -> int:
+        """The amount at so many kept entries of each parameter."""
+        return self.quantity.at({**self.whole, **{n: int(k) for n, k in zip(self.names, entries, strict=True)}})
+
+    def holds(self, places: Ints) -> bool:
+        """Whether some units fit."""
+        return self.amount(self.entries(places, self.sizes)) <= self.budget
+
+    def fill(self, order: Ints, base: Ints) -> Ints:
+        """The units, out of some in order, that fit beside the entries ``base`` of each parameter: each that fits beside those
+        before it. All cost something.
+        """
+        costs = np.array([self.quantity.costs[n] for n in self.names])[self.owner] * self.sizes
+        taken = [order[:0]]
+        while order.size:
+            left = self.budget - self.amount(base)
+            order = order[costs[order] <= left]
+            most = min(order.size, left // int(costs[order].min())) if order.size else 0
+            count = most_that_fits(most, partial(self._fit, order, base))
+            base = base + self.entries(order[:count], self.sizes)
+            taken.append(order[:count])
+            wrong, order = order[count : count + 1], order[count:]
+            if count < most:  # nor do others of its parameter that are as large
+                order = order[(self.owner[order] != self.owner[wrong]) | (self.sizes[order] < self.sizes[wrong])]
+        return np.concatenate(taken)
+
+    def _fit(self, order: Ints, base: Ints, count: int) -> bool:
+        return self.amount(base + self.entries(order[:count], self.sizes)) <= self.budget
 
 
 def _entries(units: Units, kept: np.ndarray) -> np.ndarray:
@@ -176,34 +209,6 @@ def _served(units: Units, own: np.ndarray, least: int, *, sparing: bool) -> np.n
     if least:
         kept[served(units.sizes, _order(units, own), least, sparing=sparing)] = True
     return kept
-
-
-def _beginning(units: Units, among: np.ndarray, fits: Callable[[Ints], bool]) -> np.ndarray:
-    """The best units among some, as many as fit."""
-    kept = np.zeros(units.count, dtype=bool)
-    order = _order(units, among)
-    kept[order[: most_that_fits(len(order), lambda n: fits(order[:n]))]] = True
-    return kept
-
-
-def _so_many(units: Units, most: int, chosen: Ints) -> bool:
-    return int(units.sizes[chosen].sum()) <= most
-
-
-def _fitting(
-    entries: Entries, found: Candidates, units: Units, quantity: Quantity, budget: int, base: Ints
-) -> Callable[[Ints], bool]:
-    """Whether units, and those of ``base``, fit into the budget."""
-    names = entries.names
-    start = np.bincount(units.owner[base], weights=units.sizes[base], minlength=len(names))
-    whole = found.protected_entries
-
-    def fits(chosen: Ints) -> bool:
-        more = np.bincount(units.owner[chosen], weights=units.sizes[chosen], minlength=len(names))
-        kept = {n: int(a + b) for n, a, b in zip(names, start, more, strict=True)}
-        return quantity.at({**whole, **kept}) <= budget
-
-    return fits
 
 
 def most_that_fits(count: int, fits: Callable[[int], bool]) -> int:

@@ -7,8 +7,7 @@ Units of unequal cost (blocks, weights under a budget) come back in the order of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from pkcompiler.pruning.candidates import Candidates, quotas
 from pkcompiler.pruning.floors import served
 from pkcompiler.pruning.quantity import Quantity, weights
 from pkcompiler.pruning.select import Masks, best
-from pkcompiler.pruning.shaped import most_that_fits
+from pkcompiler.pruning.shaped import Room
 from pkcompiler.pruning.shapes import Block, groups_of
 from pkcompiler.pruning.unordered import refuse_nan
 
@@ -167,24 +166,10 @@ def _within(
     if not count:
         return stays, back
 
-    def amount(entries: Ints) -> int:
-        return quantity.at({**whole, **{n: int(k) for n, k in zip(pool.names, entries, strict=True)}})
-
-    def entries(places: Ints, of: Ints) -> Ints:
-        return np.bincount(pool.owner[places], weights=of[places], minlength=len(pool.names)).astype(np.int64)
-
-    def fits(order: Ints, base: Ints, number: int) -> bool:
-        return amount(base + entries(order[:number], pool.full)) <= limit
-
-    before = amount(entries(np.flatnonzero(pool.now > 0), pool.now))
-    limit = max(before, min(budget, before + int((costs * pool.full).max())))
-    base = entries(np.flatnonzero(stays), pool.now)
+    room = Room(pool.names, pool.owner, pool.full, quantity, budget, whole)
+    before = room.amount(room.entries(np.flatnonzero(pool.now > 0), pool.now))
+    room = replace(room, budget=max(before, min(budget, before + int((costs * pool.full).max()))))
     gone = np.flatnonzero(~stays & (pool.full > 0) & (costs > 0))
     order = gone[np.argsort(-pool.high[gone], kind="stable")]
-    while order.size:
-        number = most_that_fits(order.size, partial(fits, order, base))
-        back[order[:number]] = True
-        base = base + entries(order[:number], pool.full)
-        rest = order[number + 1 :]  # the one at `number` does not fit
-        order = rest[costs[rest] * pool.full[rest] <= limit - amount(base)]
+    back[room.fill(order, room.entries(np.flatnonzero(stays), pool.now))] = True
     return stays, back

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.structure.coupling import Coupling
-from pkcompiler.structure.groups import Axis
+from pkcompiler.structure.groups import Axis, Member
 
 Masks = dict[str, Tensor]
 
@@ -128,6 +128,51 @@ def removal_order(
     return torch.tensor(out, dtype=torch.int64)
 
 
+class Left:
+    """The masks that a choice of groups leaves, in which a group can come back, or go again at once.
+
+    ``masks``: torch.bool by parameter, changed in place; ``before``: masks of what may be kept at all. Coming back reads and writes
+    the entries of the group alone.
+    """
+
+    def __init__(self, found: Coupling, kept: Tensor, masks: Masks, before: Mapping[str, Tensor]) -> None:
+        self.found, self.masks, self.before = found, masks, before
+        self.kept = torch.cat([kept.cpu().bool(), torch.ones(1, dtype=torch.bool)])
+        self.axes: dict[str, list[Axis]] = {}
+        for axis in _parameters(found):
+            self.axes.setdefault(axis.slot, []).append(axis)
+
+    def put_back(self, position: int) -> dict[str, int]:
+        """Keep a group that is gone; returns how many entries of each parameter have come back."""
+        self.kept[position] = True
+        came: dict[str, int] = {}
+        for member, place in self._places(position):
+            there, mask = self._allowed(member, place), self.masks[member.parameter]
+            came[member.parameter] = came.get(member.parameter, 0) + int(there.sum()) - int(mask[place].sum())
+            mask[place] = there
+        return came
+
+    def take_away(self, position: int) -> None:
+        """Undo the last :meth:`put_back`."""
+        self.kept[position] = False
+        for member, place in self._places(position):
+            self.masks[member.parameter][place] = False
+
+    def _places(self, position: int) -> list[tuple[Member, tuple[slice | list[int], ...]]]:
+        members = [m for m in self.found.groups[position].members if m.parameter in self.masks]
+        return [(m, (*[slice(None)] * m.axis, list(m.indices))) for m in members]
+
+    def _allowed(self, member: Member, place: tuple[slice | list[int], ...]) -> Tensor:
+        """Of the entries of a member, those that no other group and no mask before has pruned."""
+        own, out = list(member.indices), torch.ones_like(self.masks[member.parameter][place])
+        if member.parameter in self.before:
+            out &= self.before[member.parameter][place].cpu().bool()
+        for axis in self.axes[member.parameter]:
+            per_unit = self.kept[torch.from_numpy(axis.units)]
+            out &= _over(axis, per_unit[own] if axis.dim == member.axis else per_unit)
+        return out
+
+
 def select_groups(
     found: Coupling,
     scores: Mapping[str, Tensor],
@@ -136,7 +181,8 @@ def select_groups(
     normalise: Literal["sum", "mean"] = "sum",
     masks: Mapping[str, Tensor] | None = None,
 ) -> Masks:
-    """Masks that remove the fewest groups of the smallest scores at which ``reached`` holds (a density, a number of operations).
+    """Masks that remove the fewest groups of the smallest scores at which ``reached`` holds (a density, a number of operations);
+    of those, groups with which it holds too are then put back, the best first.
 
     ``reached`` must stay true when more is removed. ``masks``: those of the rounds before; groups that they remove stay removed.
 
@@ -164,4 +210,11 @@ def select_groups(
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(after(middle)) else (middle + 1, high)
-    return after(low)
+    gone = order[:low].flip(0)
+    kept[gone] = False
+    left = Left(found, kept, masks_of(found, kept), {})
+    for position in gone.tolist():
+        left.put_back(position)
+        if not reached(left.masks):
+            left.take_away(position)
+    return left.masks

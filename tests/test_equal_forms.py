@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pkcompiler import certify, lift, path_functional, path_kernel
+from pkcompiler.analysis.topology import topology
+from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Softmax
 
 Form = Callable[[Tensor], Tensor]
@@ -83,6 +85,27 @@ def test_a_mean_that_is_subtracted_without_a_norm_stays_paths() -> None:
     centred = path_functional(Between(lambda z: z - z.mean(-1, keepdim=True)), x, edge="1")
     plain = path_functional(Between(lambda z: 1 * z), x, edge="1")
     assert centred.status == "exact" and centred.count > plain.count
+
+
+RMS: dict[str, Form] = {
+    "rsqrt": lambda z: z * torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + 1e-6),
+    "sqrt": lambda z: z / (z * z).mean(-1, keepdim=True).add(1e-6).sqrt(),
+    "power": lambda z: (z.square().mean(-1)[..., None] + 1e-6) ** -0.5 * z,
+}
+
+
+@pytest.mark.parametrize("name", RMS)
+def test_an_rms_norm_that_is_written_out_reads_the_units_that_it_reads(name: str) -> None:
+    x = torch.randn(1, 3, 4)
+    model, reference = Between(RMS[name]), Between(lambda z: F.rms_norm(z, (4,), eps=1e-6))
+    assert figures(model, x) == pytest.approx(figures(reference, x), rel=1e-9)
+    model.o.weight.data[:, 0] = 0  # unit 0 of a reaches no output but by the deviation of the others
+    mask = {"o.weight": model.o.weight != 0}
+    captured = capture(model, x)
+    before = model(x)
+    model.a.weight.data[0] *= 2
+    assert not torch.allclose(model(x), before)
+    assert bool(topology(captured.graph, captured.tensors, mask).effective["a.weight"][0].all())
 
 
 class ChannelsFirst(nn.Module):

@@ -1,4 +1,4 @@
-"""Equal forms: softmax, centring and frozen BatchNorms that are written out stand in the program as what they are.
+"""Equal forms: softmax, centring, RMSNorm and frozen BatchNorms that are written out stand in the program as what they are.
 
 A functional depends on the function, not on how it is written (docs/theory.md, section 1). The rewritten program computes the same,
 to rounding; the certificates compare it with the module itself.
@@ -188,6 +188,54 @@ def centrings(value: Any) -> Iterator[tuple[fx.Node, fx.Node, tuple[int, ...]]]:
             yield value, x, mean[1]
 
 
+# root mean squares ------------------------------------------------------------------------------------------------------
+
+
+def root_mean_square(node: fx.Node) -> None:
+    """x / sqrt(mean(x^2) + eps), so that the graph tells which entries of x the deviation reads."""
+    for factor, x in both_ways(node):
+        found = mean_square_below(factor)
+        if found is None or not isinstance(x, fx.Node) or not same(found[0], x) or 0 in found[1]:
+            continue
+        order = [*(d for d in range(rank(x)) if d not in found[1]), *found[1]]
+        turned = permuted(node, x, order)
+        shape = list(meta(turned).shape[-len(found[1]) :])
+        if all(isinstance(n, int) for n in shape):
+            made = put(node, aten.rms_norm.default, (turned, shape, None, found[2]), meta(turned))
+            node.replace_all_uses_with(permuted(node, made, [order.index(d) for d in range(rank(x))]))
+            return
+
+
+def permuted(place: fx.Node, x: fx.Node, order: list[int]) -> fx.Node:
+    return x if order == sorted(order) else put(place, aten.permute.default, (x, order), meta(x).permute(order))
+
+
+def mean_square_below(factor: Any) -> tuple[Any, tuple[int, ...], float] | None:
+    """x, the dimensions and eps of 1 / sqrt(mean(x^2) + eps)."""
+    inside = under_root(factor)
+    plus = called(inside, ADD) and isinstance(inside.args[1], int | float) and not inside.kwargs
+    mean = reduced(inside.args[0] if plus else inside, "aten.mean.dim")
+    x = None if mean is None else squared(mean[0])
+    return None if mean is None or x is None else (x, mean[1], float(inside.args[1]) if plus else 0.0)
+
+
+def under_root(factor: Any) -> Any:
+    """V of V^(-1/2), in one of its writings."""
+    if called(factor, "aten.rsqrt.default"):
+        return seen_through(factor.args[0])
+    if called(factor, "aten.reciprocal.default") and called(root := seen_through(factor.args[0]), "aten.sqrt.default"):
+        return seen_through(root.args[0])
+    return seen_through(factor.args[0]) if called(factor, "aten.pow.Tensor_Scalar") and factor.args[1] == -0.5 else None
+
+
+def squared(value: Any) -> Any:
+    """x of x^2, in one of its writings; None for anything else."""
+    value = seen_through(value)
+    by_power = called(value, "aten.pow.Tensor_Scalar") and value.args[1] == 2
+    by_product = called(value, MUL) and same(*value.args[:2])
+    return seen_through(value.args[0]) if by_power or by_product or called(value, "aten.square.default") else None
+
+
 # BatchNorm --------------------------------------------------------------------------------------------------------------
 
 
@@ -252,7 +300,7 @@ def is_free(node: Any) -> bool:
 
 
 FORMS: dict[str, tuple[Callable[[fx.Node], None], ...]] = {
-    MUL: (softmax, normalised),
+    MUL: (softmax, normalised, root_mean_square),
     "aten.exp.default": (exp_of_log_softmax,),
     ADD: (frozen_batch_norm,),
 }

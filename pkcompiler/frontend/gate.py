@@ -69,8 +69,25 @@ def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | N
     return phi
 
 
-def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> tuple[Gate, float] | None:
-    """The gate of a region with its gain, and its slope at 0; None when one of phi(0), phi'(0) is not finite."""
+Described = tuple[Gate, float]
+"""A gate, and its slope at 0."""
+
+
+def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None], seen: dict[str, Described]) -> Described | None:
+    """The gate of a region with its gain, and its slope at 0; None when one of phi(0), phi'(0) is not finite.
+
+    ``seen``: gates of the same program by their text, found once.
+    """
+    body = _text(node, root, known)
+    if body not in seen:
+        found = _described(node, root, known, body)
+        if found is None:
+            return None
+        seen[body] = found
+    return seen[body]
+
+
+def _described(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None], body: str) -> Described | None:
     nodes = region_nodes(node, root)
     phi = region_function(node, root, known)
     try:
@@ -79,7 +96,6 @@ def describe_gate(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | Non
         return None
     if not all(map(math.isfinite, zero)):
         return None
-    body = _text(node, root, known)
     kind = op_name(node).removeprefix("aten.").rsplit(".", 1)[0] if len(nodes) == 1 else "composite"
     gain = gain_of(phi, zero[0])
     return Gate(kind, body, zero[0], has_constant_slopes(phi), gain.bounded, gain.value, gain.exact), zero[1]

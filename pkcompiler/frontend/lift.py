@@ -13,7 +13,7 @@ from pkcompiler.frontend.account import account, live, observed_only, with_pruna
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import Classes, classify, is_complex, op_name
 from pkcompiler.frontend.export import PREFIX, Program
-from pkcompiler.frontend.gate import describe_gate
+from pkcompiler.frontend.gate import Described, describe_gate
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.trace import trace
@@ -45,6 +45,7 @@ class _Lifter:
         self.program, self.seen = builder.program, builder.seen
         self.errors: dict[str, Diagnostic] = {}
         self.behind: dict[str, list[str]] = {}
+        self.described: dict[str, Described] = {}
         self.inputs: list[Value] = []
         self.placeholders: dict[str, str] = {}
 
@@ -233,7 +234,7 @@ class _Lifter:
         return [Path(name, s) for s in shape] if isinstance(shape, list) else Path(name, shape)
 
     def gate(self, node: fx.Node, root: fx.Node, use: OperatorUse) -> Path:
-        described = describe_gate(node, root, self.seen.known)
+        described = describe_gate(node, root, self.seen.known, self.described)
         if described is None:
             raise use.unsupported("it is not finite at 0, so it has no slope there")
         gate, slope = described

@@ -32,6 +32,7 @@ from pkcompiler.frontend.spec import LoadedModel, load_model, rebuilt
 from pkcompiler.frontend.weights import load_weights
 from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.modes import in_own_modes
 from pkcompiler.pruning.files import write_whole
 from pkcompiler.pruning.objective import load_loss
 from pkcompiler.pruning.plan import Plan, refuse_training
@@ -123,6 +124,7 @@ class Opened:
         }
 
 
+@in_own_modes
 def open_model(
     spec: str,
     *,
@@ -158,6 +160,7 @@ def import_plugin(file: str) -> str:
 # its certificate -----------------------------------------------------------------------------------------------------------
 
 
+@in_own_modes
 def certificate(opened: Opened) -> Certificate:
     """The certificates in float64, at standard normal inputs of the example's shapes (integer inputs as they are)."""
     return certify_capture(opened.capture(torch.float64, random_inputs(opened.inputs, opened.seed)))
@@ -194,6 +197,7 @@ class Job:
         return 1 - sum(int(effective[name].sum()) for name in counted) / state.total
 
 
+@in_own_modes
 def job(
     opened: Opened,
     plan: Plan,
@@ -272,6 +276,7 @@ class Outcome:
     pruned: Pruned | None
 
 
+@in_own_modes
 def prune_to(
     job: Job,
     out: Path,
@@ -354,6 +359,7 @@ def _bar(job: Job, after: Round | None, progress: bool) -> AbstractContextManage
     return bar(job.run.total_rounds, done=done, effective=job.effective_sparsity)
 
 
+@in_own_modes
 def rehearse(job: Job) -> Iterator[Round]:
     """The state after every round; nothing is written (``--dry-run``)."""
     with _bar(job, None, True) as update:

@@ -24,7 +24,7 @@ LAYERS = (
     ("frontend", "data"),
     ("ops",),
     ("ir", "lang"),
-    ("diagnostics", "resources", "codes", "render", "markup", "usercode", "usermodules"),
+    ("diagnostics", "resources", "codes", "render", "markup", "usercode", "usermodules", "modes"),
 )
 """From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
 

@@ -20,6 +20,7 @@ from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis, ReportLine
 from pkcompiler.lang.formula_analysis import legend, line_formula, shown_kind
 from pkcompiler.lang.library import find_analysis
+from pkcompiler.modes import in_own_modes
 from pkcompiler.pruning.terms import PARAM, Term
 from pkcompiler.pruning.workspace import Loss
 
@@ -28,6 +29,7 @@ TOO_LARGE = ("PKC521", "PKC525")
 """Errors of one figure: too many products for a diagonal, a kernel that does not fit into memory."""
 
 
+@in_own_modes
 def run_analysis(
     model: nn.Module,
     example_inputs: Any,
@@ -58,6 +60,7 @@ def run_analysis(
     return analyse_capture(captured, chosen, **given, name=type(model).__name__)
 
 
+@in_own_modes
 def analyse_capture(
     captured: Capture,
     analysis: Analysis,
@@ -78,6 +81,7 @@ def analyse_capture(
     return _run(source_of(analysis, captured.graph, captured.tensors, captured, **given), analysis, name)
 
 
+@in_own_modes
 def analyse_graph(
     graph: PathGraph,
     tensors: Mapping[str, Tensor],

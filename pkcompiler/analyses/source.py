@@ -80,7 +80,7 @@ class Source:
         assert self.captured is not None
         call = self.captured.call
         inputs = Inputs(*call.arguments(call.flat))
-        if bind_call(self.captured.module, inputs).output != call.output:
+        if bind_call(self.captured.module, inputs, dtype=call.dtype).output != call.output:
             note = "leave --output out, or wrap the model so that it returns this output alone"
             raise fail("PKC551", f"kernels on data are those of the first output, and '{call.output_name}' is analysed", note)
         return self.captured.module, inputs

@@ -24,6 +24,7 @@ from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import ProgramRun, run_inputs
 from pkcompiler.frontend.weights import non_finite
 from pkcompiler.ir.maps import Gate, Normalise
+from pkcompiler.modes import in_own_modes
 from pkcompiler.ops.gates import FACTORIES, FROZEN_LIST, PASS_THROUGH, is_pointwise
 
 TOLERANCE = 1e-9
@@ -81,11 +82,13 @@ class Certificate:
         return bool(self.untested) and not self.tested
 
 
+@in_own_modes
 def certify(model: nn.Module, example_inputs: Any, *, output: str | int | None = None) -> Certificate:
     """Check a model's lift against the model, at ``example_inputs``, in float64 (the model is not changed)."""
     return certify_capture(capture(model, example_inputs, dtype=torch.float64, output=output))
 
 
+@in_own_modes
 def certify_capture(captured: Capture) -> Certificate:
     """The certificates of an existing capture; its tensors must be float64."""
     program, lifted, flat = captured.program, captured.lifted, captured.call.flat
@@ -210,8 +213,8 @@ def input_placeholders(captured: Capture) -> dict[str, str]:
 class _Reference(DerivativeRun):
     """The program itself, with every recorded factor detached: the left-hand side of (2). Knows nothing of path maps."""
 
-    def __init__(self, module: fx.GraphModule, claims: Mapping[str, tuple[Record, Any]]) -> None:
-        super().__init__(module)
+    def __init__(self, program: Program, claims: Mapping[str, tuple[Record, Any]]) -> None:
+        super().__init__(program)
         self.claims = claims
 
     def run_node(self, n: fx.Node) -> Any:
@@ -262,7 +265,7 @@ def reference_gradients(
     claims = {r.node: (r, maps[name]) for name, r in lifted.records.items() if r.kind not in ("window", "product")}
     leaves = trainable({n: tensors[n] for n in sorted(set(program.parameters.values()))})
     with torch.enable_grad():
-        run = _Reference(program.module, claims)
+        run = _Reference(program, claims)
         run.garbage_collect_values = False
         (output,) = run.run(*run_inputs(program, flat, {**tensors, **leaves}))
         return derivatives((output * cotangent).sum(), leaves)
@@ -300,7 +303,8 @@ def refused_claims(program: Program, lifted: Lifted, flat: Any) -> list[str]:
 
 def _values(program: Program, flat: Any) -> dict[str, Tensor]:
     """Every tensor that the program computes, by node."""
-    run = ProgramRun(program.module, garbage_collect_values=False)
+    run = ProgramRun(program)
+    run.garbage_collect_values = False
     with torch.no_grad():
         run.run(*run_inputs(program, flat))
     return {n.name: v for n, v in run.env.items() if isinstance(v, Tensor) and v.numel()}

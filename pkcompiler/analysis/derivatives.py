@@ -77,19 +77,15 @@ def program_gradients(captured: Capture, cotangent: Tensor) -> dict[str, Tensor]
     program = captured.program
     leaves = trainable({n: program.tensors[n] for n in sorted(set(program.parameters.values()))})
     with torch.enable_grad():
-        (output,) = DerivativeRun(program.module).run(*run_inputs(program, captured.call.flat, {**program.tensors, **leaves}))
+        (output,) = DerivativeRun(program).run(*run_inputs(program, captured.call.flat, {**program.tensors, **leaves}))
         return derivatives((output * cotangent).sum(), leaves)
 
 
 def model_gradients(captured: Capture, cotangent: Tensor) -> dict[str, Tensor]:
     """Plain autograd of the module as captured, in evaluation mode, likewise."""
     leaves = trainable(dict(captured.module.named_parameters()))
-
-    def given(*args: Any, **kwargs: Any) -> Any:
-        return torch.func.functional_call(captured.module, leaves, args, kwargs, tie_weights=True)
-
     with torch.enable_grad(), evaluating(captured.module):
-        output = captured.call.run(given, captured.call.flat)
+        output = captured.call.run(captured.module, captured.call.flat, leaves)
         return derivatives((output * cotangent).sum(), leaves)
 
 

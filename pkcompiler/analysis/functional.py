@@ -21,6 +21,7 @@ from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.export import example_batch
 from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.modes import in_own_modes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +60,7 @@ class Functional:
         return math.log10(size) + self.exponent * math.log10(2) if size else float("-inf")
 
 
+@in_own_modes
 def path_functional(
     model: nn.Module,
     example_inputs: Any,
@@ -88,6 +90,7 @@ def path_functional(
     return functional_of(captured, chosen, input=input, output=output, masks=masks, data=data)
 
 
+@in_own_modes
 def functional_of(
     captured: Capture,
     chosen: Settings,
@@ -114,6 +117,7 @@ def functional_of(
     return total(parts, count, "approximate" if is_approximate(captured.graph, chosen) else "exact")
 
 
+@in_own_modes
 def open_functional(
     graph: PathGraph,
     tensors: Mapping[str, Tensor],

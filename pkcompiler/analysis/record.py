@@ -20,8 +20,8 @@ from pkcompiler.ir.types import Op
 class _Observing(ProgramRun):
     """Observes each operation as soon as what its record names is there, and lets go of that: slopes cost less in the cache."""
 
-    def __init__(self, module: fx.GraphModule, ops: Mapping[str, Op], records: Mapping[str, Record]) -> None:
-        super().__init__(module)
+    def __init__(self, program: Program, ops: Mapping[str, Op], records: Mapping[str, Record]) -> None:
+        super().__init__(program)
         self.ops, self.records = ops, records
         self.missing = {name: set(r.nodes) for name, r in records.items()}
         self.readers: dict[str, list[str]] = {}
@@ -58,7 +58,7 @@ def observe(
     """
     ops = {op.name: op for op in lifted.graph.ops}
     records = {name: r for name, r in lifted.records.items() if r.node and (chosen is None or is_read(ops[name], chosen))}
-    run = _Observing(program.module, ops, records)
+    run = _Observing(program, ops, records)
     with torch.no_grad():
         (output,) = run.run(*run_inputs(program, flat, tensors))
     return run.seen, output

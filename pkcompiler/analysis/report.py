@@ -20,6 +20,7 @@ from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.analysis.topology import Layer, Topology, layers, topology, units
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph, Slot
+from pkcompiler.modes import in_own_modes
 
 SETTINGS = {"gates": "open", "pools": "sum", "products": "pairs", "constants": "on", "input": "ones", "output": "ones"}
 """The path functionals of a report (docs/theory.md, section 3's defaults)."""
@@ -151,6 +152,7 @@ class Report:
         return counted | {column: self.totals[total].status for column, total in shares.items()}
 
 
+@in_own_modes
 def analyze(model: nn.Module, example_inputs: Any, masks: Mapping[str, Tensor] | None = None) -> Report:
     """Warnings, totals and one row per parameter of a model in evaluation mode, in float64 and without data.
 
@@ -161,6 +163,7 @@ def analyze(model: nn.Module, example_inputs: Any, masks: Mapping[str, Tensor] |
     return analyze_graph(captured.graph, captured.tensors, masks, type(model).__name__)
 
 
+@in_own_modes
 def analyze_graph(
     graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None, name: str = "model"
 ) -> Report:

@@ -15,6 +15,7 @@ from pkcompiler.ir.maps import Conv, Dense, Embed
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
 from pkcompiler.ir.weights import multiplied
+from pkcompiler.modes import in_own_modes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +38,7 @@ class Topology:
         return bool(self.outputs.any())
 
 
+@in_own_modes
 def topology(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None) -> Topology:
     """The entries that matter under ``masks`` (boolean, by parameter name; a missing one keeps everything).
 

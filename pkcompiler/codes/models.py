@@ -25,6 +25,10 @@ CODES: dict[str, str] = {
         " cross them. Here nothing else leads from the inputs to the output, so that no path is left. Analyse what stands "
         "before."
     ),
+    "PKC209": (
+        "A parameter is complex. The weights of paths are real numbers; store real and imaginary part as parameters of their own. "
+        "Complex buffers and constants are kept."
+    ),
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
         "inputs is the batch."

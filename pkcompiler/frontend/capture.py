@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,9 @@ from pkcompiler.frontend.hooks import hooked_parameters
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
+from pkcompiler.frontend.precision import cast, converted, copied, in_order, is_ready, refuse_complex
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.modes import in_own_modes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,11 +67,7 @@ class Capture:
         return 1 if self.batched else example_batch(self.call.flat)
 
 
-def cast(value: Any, dtype: torch.dtype) -> Any:
-    """A floating tensor in another precision; anything else as it is."""
-    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
+@in_own_modes
 def capture(
     model: nn.Module,
     example_inputs: Any,
@@ -85,19 +82,23 @@ def capture(
     What lies in memory in another order than that of its positions (``channels_last``, transposed, expanded) is laid out anew in a
     copy, so that scores are those of the contiguous model, to the bit.
 
-    Raises PkcError: ``PKC203``-``PKC206`` for models that cannot be called or traced, ``PKC201``/``PKC202`` from the lift.
+    In ``dtype`` means throughout (docs/theory.md, section 1): parameters, buffers, tensors among the modules' attributes and inputs
+    are converted, and in every run of the copy a cast to any floating dtype, up or down, is one to ``dtype``, which is also what
+    numbers of no dtype of their own are made in. So ``.float()`` costs no digits in float64, and with float32 ``.double()`` gains
+    none. ``torch.finfo`` answers for the dtype that it is asked of. With None the model runs as it says.
+
+    Raises PkcError: ``PKC203``-``PKC206`` for models that cannot be called or traced, ``PKC201``/``PKC202`` from the lift,
+    ``PKC209`` for complex parameters.
     """
     if not isinstance(model, nn.Module):
         raise fail(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)"
         )
     hooked = hooked_parameters(model)
-    state = [t for t in model.state_dict().values() if isinstance(t, Tensor)]
-    if dtype is not None and any(t.is_floating_point() and t.dtype != dtype for t in state):
-        model = in_order(copied(model).to(dtype))
-    elif not all(t.is_contiguous() for t in state):
-        model = in_order(copied(model))
-    call = bind_call(model, cast_inputs(example_inputs, dtype), output)
+    refuse_complex(model)
+    if not is_ready(model, dtype):
+        model = in_order(copied(model) if dtype is None else converted(model, dtype))
+    call = bind_call(model, cast_inputs(example_inputs, dtype), output, dtype)
     program = export_program(model, call)
     if not program.batched and example_batch(call.flat) > 1 and (alone := one_sample(model, call, program.recorded)):
         call, program = alone, export_program(model, alone, free=False)
@@ -105,19 +106,6 @@ def capture(
     lifted = lift_program(program, call.flat, frozenset(gates), name)
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
     return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None}, hooked)
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) lose their history."""
-    computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
-
-
-def in_order(model: nn.Module) -> nn.Module:
-    """The model itself, with the entries of every parameter and buffer in memory in the order of their positions."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.contiguous()
-    return model
 
 
 def cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:
@@ -134,6 +122,7 @@ def _plain(inputs: Any) -> Any:
     return tuple(inputs.args) if not inputs.kwargs else dict(inputs.kwargs) if not inputs.args else inputs
 
 
+@in_own_modes
 def lift(model: nn.Module, example_inputs: Any) -> PathGraph:
     """The path graph of a model in evaluation mode.
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,8 +21,10 @@ from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.plain import make_plain
+from pkcompiler.frontend.precision import computing_in, defaults, home
 from pkcompiler.frontend.tokens import drop_tokens
 from pkcompiler.frontend.uncallable import uncallable
+from pkcompiler.modes import usable
 from pkcompiler.ops.decompose import decompositions
 
 PREFIX = "model."
@@ -36,6 +38,7 @@ class Program:
     the model's live tensors, ``lifted`` placeholder names to tensors that the trace created. ``inputs`` are the names of the
     input placeholders in order; ``batched`` says whether dimension 0 of the inputs is free; ``recorded``, that the model branches
     on its data, so that the program is what it did at the example (the same branches are asserted wherever torch can).
+    ``dtype``: the precision of everything in it (None: the model's own).
     """
 
     module: fx.GraphModule
@@ -47,6 +50,12 @@ class Program:
     batched: bool
     output: str
     recorded: bool = False
+    dtype: torch.dtype | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((t.device for t in self.tensors.values()), torch.device("cpu"))
 
 
 class _Entry(nn.Module):
@@ -67,6 +76,7 @@ class Call:
 
     ``copies``: a model that takes so many samples and no other number is given one sample so often, and the first one's output is
     its output. ``copied``: which of the flat inputs have a sample in each row.
+    ``dtype``: the precision that every run is in (None: the model's own).
     """
 
     flat: tuple[Any, ...]
@@ -75,6 +85,7 @@ class Call:
     output_name: str
     copies: int = 1
     copied: tuple[int, ...] = ()
+    dtype: torch.dtype | None = None
 
     def arguments(self, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments from flat inputs; one sample as often as the model takes it."""
@@ -83,17 +94,27 @@ class Call:
         args, kwargs = pytree.tree_unflatten(given, self.spec)
         return tuple(args), dict(kwargs)
 
-    def run(self, model: Callable[..., Any], flat: Sequence[Any]) -> Tensor:
-        """The analysed output of ``model`` (or of a function of the same arguments) at other flat inputs of the same structure.
+    def run(self, model: nn.Module, flat: Sequence[Any], weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The analysed output of ``model`` at other flat inputs of the same structure, with ``weights`` in place of its own."""
+        return self._analysed(self.outputs(model, flat, weights), flat)
 
-        It is given copies of them.
-        """
-        return self.trace(model, fresh(flat))
-
-    def trace(self, model: Callable[..., Any], flat: Sequence[Any]) -> Tensor:
+    def trace(self, model: nn.Module, flat: Sequence[Any]) -> Tensor:
         """The same on the inputs themselves, which a model may write into (and a trace then records)."""
+        return self._analysed(self._outputs(model, flat, None), flat)
+
+    def outputs(self, model: nn.Module, flat: Sequence[Any], weights: Mapping[str, Tensor] | None = None) -> list[Any]:
+        """All flat outputs of such a run. The model is given copies of its inputs."""
+        return self._outputs(model, fresh(flat), weights)
+
+    def _outputs(self, model: nn.Module, flat: Sequence[Any], weights: Mapping[str, Tensor] | None) -> list[Any]:
         args, kwargs = self.arguments(flat)
-        result: Tensor = pytree.tree_leaves(model(*args, **kwargs))[self.output]
+        with computing_in(self.dtype, home(model)):
+            if weights is None:
+                return pytree.tree_leaves(model(*args, **kwargs))
+            return pytree.tree_leaves(torch.func.functional_call(model, dict(weights), args, kwargs, tie_weights=True))
+
+    def _analysed(self, outputs: Sequence[Any], flat: Sequence[Any]) -> Tensor:
+        result: Tensor = outputs[self.output]
         return result[: result.shape[0] // self.copies] if self._is_one(flat) else result
 
     def _is_one(self, flat: Sequence[Any]) -> bool:
@@ -128,16 +149,16 @@ def normalise_inputs(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, An
     )
 
 
-def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = None) -> Call:
+def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = None, dtype: torch.dtype | None = None) -> Call:
     """Run the model once and choose the output to analyse (by name or index; default: the first floating one).
 
     Raises ``PKC203`` when the model cannot be called with these inputs and ``PKC204`` when the output does not exist.
     """
     args, kwargs = normalise_inputs(example_inputs)
-    flat, spec = pytree.tree_flatten((args, kwargs))
+    flat, spec = pytree.tree_flatten(usable((args, kwargs)))
     args, kwargs = pytree.tree_unflatten(fresh(flat), spec)
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), computing_in(dtype, home(model)):
             result = model(*args, **kwargs)
     except PkcError:
         raise
@@ -146,7 +167,7 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     names = _output_names(result)
     leaves = pytree.tree_leaves(result)
     index = _choose_output(leaves, names, output)
-    return Call(tuple(flat), spec, index, names[index])
+    return Call(tuple(flat), spec, index, names[index], dtype=dtype)
 
 
 def _output_names(result: Any) -> list[str]:
@@ -206,7 +227,7 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
     Raises ``PKC205`` when ``torch.export`` cannot trace the model at all.
     """
     entry = _Entry(model, call)
-    with evaluating(model), _quiet():
+    with evaluating(model), _quiet(), defaults(call.dtype, home(model)):
         entry.eval()
         exported, batched, recorded = _try_export(entry, call, free)
         if not make_plain(exported.graph_module):
@@ -221,7 +242,7 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
     module = exported.graph_module
     drop_tokens(module, signature)
     _keep_output(module, signature)
-    return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name, recorded)
+    return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name, recorded, call.dtype)
 
 
 def _keep_output(module: fx.GraphModule, signature: ExportGraphSignature) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.export import Program, repeat_batch
+from pkcompiler.frontend.precision import defaults
 from pkcompiler.ir.maps import Batch, Dim
 
 DTYPES = {
@@ -22,6 +23,14 @@ DTYPES = {
 
 class ProgramRun(fx.Interpreter):
     """A run of an exported program. Raises ``PKC205`` where the model would take another branch than the recorded one."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.module)
+        self.program = program
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        with defaults(self.program.dtype, self.program.device):
+            return super().run(*args, **options)
 
     def run_node(self, n: fx.Node) -> Any:
         try:
@@ -40,8 +49,8 @@ class ProgramRun(fx.Interpreter):
 class _Run(ProgramRun):
     """Keeps every value (shape, dtype, and the value itself where it is small or free of data)."""
 
-    def __init__(self, module: fx.GraphModule, keep: frozenset[str]) -> None:
-        super().__init__(module)
+    def __init__(self, program: Program, keep: frozenset[str]) -> None:
+        super().__init__(program)
         self.keep = keep
         self.seen: dict[str, Any] = {}
 
@@ -77,7 +86,7 @@ def trace(program: Program, flat: Sequence[Any], keep: frozenset[str]) -> Trace:
     sizes = (2, 3) if program.batched else (None,)
     runs = []
     for size in sizes:
-        run = _Run(program.module, keep)
+        run = _Run(program, keep)
         with torch.no_grad():
             run.run(*run_inputs(program, flat if size is None else repeat_batch(flat, size)))
         runs.append(run.seen)

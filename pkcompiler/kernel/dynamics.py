@@ -25,6 +25,7 @@ from pkcompiler.kernel.descent import descend
 from pkcompiler.kernel.jacobian import MEMORY
 from pkcompiler.kernel.ntk import NTK, FrozenKernel, ntk
 from pkcompiler.kernel.targets import require
+from pkcompiler.modes import in_own_modes
 
 REDUCTIONS = ("sum", "mean", "torch")
 
@@ -61,6 +62,7 @@ class Dynamics:
         return f"Dynamics({len(self.times) - 1} steps, loss {ends}{trained}{', diverges' if self.diverges else ''})"
 
 
+@in_own_modes
 def dynamics(
     model: nn.Module,
     data: Any,
@@ -186,6 +188,7 @@ class ArchitectureCurve:
     shape: Measured
 
 
+@in_own_modes
 def architecture_curve(trace: Measured, outputs: int, lr: float, times: Any, *, scale: float = 1.0) -> ArchitectureCurve:
     """What Tr Theta alone says of the loss, without data: it falls no faster than at the mean eigenvalue.
 

@@ -19,6 +19,7 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.scalars import ONE, Entry, Node, Scalars, scalars
+from pkcompiler.modes import in_own_modes, methods_in_own_modes
 
 MOST_PATHS = 4000
 
@@ -42,6 +43,7 @@ class HeatMap:
     labels: tuple[str, ...]
 
 
+@methods_in_own_modes
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplicitKernel:
     """``values`` [paths] (v_p), ``jacobian`` [paths, size] (float64), ``labels`` one per path, ``names``: parameters in the
@@ -77,6 +79,7 @@ class ExplicitKernel:
         return HeatMap(rows @ rows.T, tuple(self.labels[i] for i in chosen.tolist()))
 
 
+@in_own_modes
 def explicit(
     graph: PathGraph | nn.Module,
     inputs: Any,

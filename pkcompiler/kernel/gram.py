@@ -29,10 +29,12 @@ from pkcompiler.kernel.hessian import Hessian
 from pkcompiler.kernel.outputs import traces_by_output
 from pkcompiler.kernel.quadrature import Density, lanczos_density
 from pkcompiler.kernel.spectrum import Eigenpairs, effective_rank, frobenius, leading, stable_rank
+from pkcompiler.modes import in_own_modes, methods_in_own_modes
 
 Vector = Tensor | Mapping[str, Tensor]
 
 
+@in_own_modes
 def path_kernel(
     model: nn.Module,
     example_inputs: Any,
@@ -53,6 +55,7 @@ def path_kernel(
     return kernel_of(captured.graph, captured.tensors, chosen, masks)
 
 
+@in_own_modes
 def kernel_of(
     graph: PathGraph,
     tensors: Mapping[str, Tensor],
@@ -80,6 +83,7 @@ def kernel_of(
     return PathKernel(graph, tensors, chosen, masks or {}, where, input, output, wanted)
 
 
+@methods_in_own_modes
 class PathKernel:
     """G as a linear operator on the parameters, flat in the order of ``graph.parameters``, or as a dict by name.
 

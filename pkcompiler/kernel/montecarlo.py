@@ -12,8 +12,9 @@ from scipy.stats import t as student
 from torch import Tensor, nn
 
 from pkcompiler.analysis.sources import rows_of
-from pkcompiler.frontend.capture import Capture, cast
+from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import evaluating
+from pkcompiler.frontend.precision import cast, in_precision
 from pkcompiler.kernel.initial import seeds
 
 EXACT_OUTPUTS = 16
@@ -79,7 +80,7 @@ def one_draw(
     captured: Capture, model: nn.Module, flat: Sequence[Any], masks: Mapping[str, Tensor] | None, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """The trace per sample of one model at one input; exact with its parts by output, or unbiased from random signs."""
-    model = model.to(torch.float64)
+    model = in_precision(model, torch.float64)
     named = dict(model.named_parameters())
     for name, parameter in named.items():
         parameter.requires_grad_(True)

@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import check_mask_shapes, flat_samples
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import cast_inputs, copied
+from pkcompiler.frontend.capture import cast_inputs
 from pkcompiler.frontend.export import Call, bind_call
+from pkcompiler.frontend.precision import converted, refuse_complex
 
 Theta = Mapping[str, Tensor]
 Function = Callable[[Theta, tuple[Tensor, ...]], Tensor]
@@ -82,11 +83,7 @@ class Network:
     def at(self, theta: Theta, flat: tuple[Any, ...]) -> Tensor:
         """The analysed output at ``theta * mask``."""
         kept = {n: t * self.masks[n] if n in self.masks else t for n, t in theta.items()}
-
-        def given(*args: Any, **kwargs: Any) -> Any:
-            return torch.func.functional_call(self.module, {**self.fixed, **kept}, args, kwargs, tie_weights=True)
-
-        return self.call.run(given, flat)
+        return self.call.run(self.module, flat, {**self.fixed, **kept})
 
     def samples(self, start: int, stop: int) -> tuple[Any, ...]:
         """The flat inputs of some samples."""
@@ -126,11 +123,12 @@ def network(
         raise fail(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. ntk(Net(), x)"
         )
+    refuse_complex(model)
     settings(dtype=dtype)
     x = samples_of(data)
-    module = copied(model).to(dtype).eval()
+    module = converted(model, dtype).eval()
     x = x.to(next((p.device for p in module.parameters()), x.device))
-    call = bind_call(module, cast_inputs(x[:1] if example_inputs is None else example_inputs, dtype))
+    call = bind_call(module, cast_inputs(x[:1] if example_inputs is None else example_inputs, dtype), dtype=dtype)
     named = dict(module.named_parameters())
     check_mask_shapes({n: tuple(p.shape) for n, p in named.items()}, masks)
     given = {n: m.to(named[n].device, dtype) for n, m in (masks or {}).items()}
@@ -185,10 +183,5 @@ def require_finite(tensor: Tensor, what: str) -> None:
 @contextmanager
 def computing() -> Iterator[None]:
     """Attention by operators that have every derivative: torch's fused ones lack second and forward derivatives."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with sdpa_kernel(SDPBackend.MATH):
+        yield

@@ -16,8 +16,10 @@ from pkcompiler.kernel.jacobian import MEMORY, Jacobian
 from pkcompiler.kernel.network import Network, network, samples_of
 from pkcompiler.kernel.tangent import TangentKernel
 from pkcompiler.kernel.targets import targets
+from pkcompiler.modes import in_own_modes, methods_in_own_modes
 
 
+@in_own_modes
 def ntk(
     model: nn.Module,
     data: Any,
@@ -46,6 +48,7 @@ def ntk(
     return NTK(found, x, y, dict(masks or {}), example_inputs, dtype, int(memory))
 
 
+@methods_in_own_modes
 class NTK(TangentKernel):
     """The NTK by ``torch.func``; see :class:`TangentKernel` for its figures."""
 
@@ -95,6 +98,7 @@ class NTK(TangentKernel):
         return trace_bound(self.captured(), self._x, self._masks, set(self.network.theta), self._dtype)
 
 
+@methods_in_own_modes
 class FrozenKernel(TangentKernel):
     """The frozen-gate kernel J_v Pi J_v^T beside an :class:`NTK`; see :class:`TangentKernel` for its figures.
 

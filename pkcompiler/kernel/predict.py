@@ -19,6 +19,7 @@ from pkcompiler.kernel.coherence import Verdict, coherence
 from pkcompiler.kernel.expected import ExpectedSweep, gate_functions
 from pkcompiler.kernel.initial import Factory, Law, drawn, laws, mean_squares, seeds, unlike
 from pkcompiler.kernel.montecarlo import Inputs, interval, sampled_traces, standard_error
+from pkcompiler.modes import in_own_modes
 
 Method = Literal["closed form", "monte carlo", "not predicted"]
 METHODS = ("auto", "closed form", "monte carlo")
@@ -57,6 +58,7 @@ class Prediction:
         return f"Prediction({self.trace}, {self.method})"
 
 
+@in_own_modes
 def predict_trace(
     model: nn.Module,
     example_inputs: Any,

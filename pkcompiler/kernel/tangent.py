@@ -15,11 +15,13 @@ from pkcompiler.kernel.network import require_finite
 from pkcompiler.kernel.probes import at_least
 from pkcompiler.kernel.spectrum import Eigenpairs
 from pkcompiler.kernel.targets import require
+from pkcompiler.modes import methods_in_own_modes
 
 SMALL, LARGE, FEW = 400, 3000, 100
 """Rows up to which the matrix is always made for its eigenpairs; is made where a sample has few outputs; and how many are few."""
 
 
+@methods_in_own_modes
 class TangentKernel:
     """Theta = J J^T [n k, n k] of ``n`` samples and ``k`` outputs, ordered by sample, then output.
 

@@ -22,6 +22,7 @@ from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.kernel.jacobian import MEMORY, Jacobian, shown_bytes
 from pkcompiler.kernel.network import Network, TangentMap, Theta, is_batched, network
 from pkcompiler.kernel.targets import require, targets
+from pkcompiler.modes import methods_in_own_modes
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,6 +37,7 @@ class Identity:
     defect: float
 
 
+@methods_in_own_modes
 class LossPathKernel:
     """The Loss Path Kernel of a trajectory: of a copy trained here, or recorded from a loop of the user's.
 

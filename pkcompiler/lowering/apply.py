@@ -24,6 +24,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pkcompiler.frontend.hooks import MaskGradient
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, zero_pruned
+from pkcompiler.modes import in_own_modes
 
 ATTRIBUTE = "_kept_masks"
 
@@ -62,6 +63,7 @@ class Keeper:
             self.cells[name] = _attach(parameter, self.cells[name].mask)
 
 
+@in_own_modes
 def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
     """Zero the pruned weights of ``module`` in place and keep them zero through its training; returns ``module``.
 

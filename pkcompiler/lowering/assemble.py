@@ -16,8 +16,10 @@ from pkcompiler.lowering.modules import Lowered, ModePair
 from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
+from pkcompiler.modes import in_own_modes
 
 
+@in_own_modes
 def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered | ModePair:
     """A copy of ``model`` that trains with ``masks``: every use of a masked parameter reads ``torch.where(mask, weight, 0)``.
 

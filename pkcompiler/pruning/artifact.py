@@ -23,6 +23,7 @@ from pkcompiler.frontend.trace import DTYPES
 from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, check_files, read_manifest
 
 __all__ = ["Artifact", "load"]
@@ -31,6 +32,7 @@ GAIN_ONE = frozenset({"relu", "gelu", "silu", "mish", "hardswish", "relu6", "har
 """Kinds of gates whose gain is 1 whatever their arguments are (those of hardtanh move its ends)."""
 
 
+@methods_in_own_modes
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """What a folder holds. ``masks``: bool tensors by parameter name. ``weights``: the state that was scored, unmasked, under the
@@ -140,6 +142,7 @@ class Artifact:
         return model
 
 
+@in_own_modes
 def load(path: str | Path) -> Artifact:
     """Read the artifact in a folder; every file is checked against its hash.
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from pkcompiler.analysis.sources import data_inputs, data_position, table_rows
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
+from pkcompiler.frontend.precision import in_precision
 from pkcompiler.ir.weights import fan_in
 from pkcompiler.kernel.initial import drawn
 from pkcompiler.lang.ast import Call, Expr, Name, Number
@@ -49,7 +50,7 @@ def _module(work: Workspace, init: Expr, draw: Draw) -> nn.Module:
         if not isinstance(make, str):
             made = make(draw.number("init"))
             like = next(model.parameters(), None)
-            return made if like is None else made.to(like.device, work.dtype)
+            return made if like is None else in_precision(made.to(like.device), work.dtype)
     std = None
     if isinstance(init, Call) and init.function == "normal":
         (given,) = (value for _, value in init.kwargs)

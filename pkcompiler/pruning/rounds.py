@@ -22,6 +22,7 @@ from pkcompiler.ir.weights import sides_of
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass, Schedule, Stage
 from pkcompiler.lang.second import reads_all
+from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.aim import Aim, aim_of, globbed
 from pkcompiler.pruning.candidates import Candidates
 from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect, refuse_non_finite
@@ -44,6 +45,7 @@ from pkcompiler.pruning.workspace import Loss, Workspace
 __all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
 
 
+@methods_in_own_modes
 @dataclass(frozen=True, slots=True, eq=False)
 class Pruned:
     """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries."""
@@ -84,6 +86,7 @@ class Pruned:
         return save(self, Path(path))
 
 
+@in_own_modes
 def prune(
     model: nn.Module,
     example_inputs: Any,

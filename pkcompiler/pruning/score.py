@@ -17,6 +17,7 @@ from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.library import find_pass
+from pkcompiler.modes import in_own_modes
 from pkcompiler.pruning.repeat import repeated
 from pkcompiler.pruning.unordered import refuse_nan
 from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
@@ -48,6 +49,7 @@ class Scores(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
+@in_own_modes
 def score(
     model: nn.Module,
     example_inputs: Any,

@@ -230,12 +230,8 @@ class Workspace:
         """The analysed output of the module at given weights. Its buffers are not touched; ``buffers`` stand for them, and are."""
         module = self.captured.module
         buffers = buffers or {n: b.clone() for n, b in module.named_buffers()}
-
-        def given(*args: Any, **kwargs: Any) -> Any:
-            return torch.func.functional_call(module, {**buffers, **weights}, args, kwargs, tie_weights=True)
-
         with _mode(module, self.training), computing() if self.twice else nullcontext():
-            return self.captured.call.run(given, samples)
+            return self.captured.call.run(module, samples, {**buffers, **weights})
 
     @property
     def count(self) -> int:

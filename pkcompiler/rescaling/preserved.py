@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
-from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
-from pkcompiler.frontend.export import evaluating, fresh, repeat_batch
+from pkcompiler.frontend.export import evaluating, repeat_batch
 
 TOLERANCE = 1e-9
 """The largest deviation in float64, relative to the largest entry of the output."""
@@ -61,10 +59,9 @@ def random_inputs(captured: Capture, seed: int) -> tuple[Any, ...]:
 
 def _outputs(captured: Capture, parameters: Mapping[str, Tensor], flat: Sequence[Any]) -> dict[int, Tensor]:
     """Every floating output by its position."""
-    args, kwargs = captured.call.arguments(fresh(flat))
     with evaluating(captured.module), torch.no_grad():
-        result = functional_call(captured.module, dict(parameters), args, kwargs)
-    return {i: t for i, t in enumerate(pytree.tree_leaves(result)) if isinstance(t, Tensor) and t.is_floating_point()}
+        outputs = captured.call.outputs(captured.module, flat, parameters)
+    return {i: t for i, t in enumerate(outputs) if isinstance(t, Tensor) and t.is_floating_point()}
 
 
 def _deviation(old: Tensor, new: Tensor) -> float:

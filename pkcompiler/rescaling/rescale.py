@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import static_batch
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import Capture, capture, copied
+from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.precision import copied
 from pkcompiler.frontend.weights import non_finite
+from pkcompiler.modes import in_own_modes
 from pkcompiler.rescaling.balance import Balanced, balance
 from pkcompiler.rescaling.objective import Figures, Objective, diagonal_of
 from pkcompiler.rescaling.preserved import deviations, require_preserved
@@ -79,6 +81,7 @@ class Rescaled:
         return self.before.objective, self.after.objective
 
 
+@in_own_modes
 def rescale(
     model: nn.Module,
     example_inputs: Any,
@@ -107,6 +110,7 @@ def rescale(
     )  # fmt: skip
 
 
+@in_own_modes
 def rescale_captured(
     captured: Capture,
     model: nn.Module,

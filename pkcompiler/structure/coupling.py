@@ -13,6 +13,7 @@ from pkcompiler.analysis.reindex import concrete
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Frozen
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.modes import in_own_modes
 from pkcompiler.structure.choices import Choices
 from pkcompiler.structure.groups import Axis, Excluded, Group, Layer, Member, Side, entry_name
 from pkcompiler.structure.labels import Classes, Ints
@@ -30,11 +31,13 @@ class Coupling:
     axes: tuple[Axis, ...]
 
 
+@in_own_modes
 def channel_groups(graph: PathGraph, watched: frozenset[str] | None = None) -> tuple[Group, ...]:
     """The groups of output units that can only be removed together, from the path graph alone; see :func:`coupling`."""
     return coupling(graph, watched).groups
 
 
+@in_own_modes
 def coupling(graph: PathGraph, watched: frozenset[str] | None = None) -> Coupling:
     """Which units of a graph go together.
 

@@ -18,6 +18,7 @@ from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.modes import in_own_modes
 from pkcompiler.symbolic.axes import atoms
 from pkcompiler.symbolic.crossings import crossed_twice
 from pkcompiler.symbolic.groups import Groups
@@ -211,6 +212,7 @@ class ClosedForms:
         return growth(self, by)
 
 
+@in_own_modes
 def closed_forms(
     model: nn.Module | PathGraph,
     example_inputs: Any = None,

@@ -19,6 +19,7 @@ from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.modes import in_own_modes
 from pkcompiler.symbolic.closed import given_graph
 from pkcompiler.symbolic.latex import escaped
 from pkcompiler.symbolic.paths import Number, Path
@@ -140,6 +141,7 @@ class Polynomials:
 _SHOWN = ("f", "r1", "r2", "kernel", "gram", "jacobian", "trace")
 
 
+@in_own_modes
 def polynomials(
     model: nn.Module | PathGraph,
     example_inputs: Any = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from torch import Tensor
 
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.training.position import Midway, Position, Reading
 from pkcompiler.training.randomness import random_state, set_random_state
 from pkcompiler.training.visit import Visit
@@ -21,6 +22,7 @@ Batch = TypeVar("Batch")
 LOOP = "for epoch in cycle: for x, y in loader: ...; optimizer.step(); cycle.step(); then cycle.epoch_end()"
 
 
+@methods_in_own_modes
 class Cycle:
     """Iterates over the epochs of one cycle, by their numbers from 1; after rewinding the first is not 1.
 

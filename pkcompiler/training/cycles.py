@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.pruning.rounds import Round
 from pkcompiler.training.agenda import Agenda, Appointment, Moment, counted, shown
 from pkcompiler.training.checkpoint import Checkpoint
@@ -20,6 +21,7 @@ from pkcompiler.training.state import Trained
 from pkcompiler.training.visit import Pruner, Visit
 
 
+@methods_in_own_modes
 @dataclass(slots=True, eq=False, repr=False)
 class Cycles:
     """Iterates over the cycles of training: one, and one more after every rewinding.

@@ -17,6 +17,7 @@ from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Schedule
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.lowering.apply import applied_masks
+from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.plan import Plan, plan_of
 from pkcompiler.pruning.score import as_pair
 from pkcompiler.pruning.workspace import Loss
@@ -31,6 +32,7 @@ from pkcompiler.training.visit import Pruner
 LR_SCHEDULER = "lr_scheduler"
 
 
+@in_own_modes
 def load_schedule(path_or_text: str | Path | Schedule, *, seed: int | None = None) -> TrainingSchedule:
     """The schedule of a ``.pkc`` file (``file.pkc:name`` picks one of several) or of a text, to train by.
 
@@ -48,6 +50,7 @@ def load_schedule(path_or_text: str | Path | Schedule, *, seed: int | None = Non
     return TrainingSchedule(plan, Agenda.of(stretched(plan.stages)))
 
 
+@methods_in_own_modes
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
     """A schedule with every setting filled in (``plan``), and its rounds laid out over training (``agenda``)."""

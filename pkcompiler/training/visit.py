@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.frontend.capture import Capture, capture, copied
+from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.precision import copied
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.pruning.plan import Plan
 from pkcompiler.pruning.rounds import Round, Run

@@ -88,8 +88,8 @@ CODES: dict[str, str] = {
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",
     "PKC473": "Two masks name one tied parameter and differ. One is enough, under either name.",
     "PKC474": (
-        "A parameter cannot be masked: its module is lazy and has not been called yet, or it is an embedding with sparse "
-        "gradients or with max_norm."
+        "A parameter cannot be masked: its module is lazy and has not been called yet, it is an embedding with sparse gradients or "
+        "with max_norm, or it was made under torch.inference_mode, so that nothing can train it."
     ),
     "PKC475": (
         "A pass, a schedule or an analysis of a study reads data. Nothing but the study names its data: data = digits(per_class"

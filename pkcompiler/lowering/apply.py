@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.hooks import MaskGradient
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, zero_pruned
 from pkcompiler.modes import in_own_modes
@@ -72,7 +73,7 @@ def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
 
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
         :class:`pkcompiler.Pruned`.
-    :raises PkcError: as :func:`check_masks`.
+    :raises PkcError: as :func:`check_masks`; PKC474 also for parameters made under ``torch.inference_mode``.
     """
     return _applied(module, masks, anew=False)
 
@@ -86,6 +87,7 @@ def replace_masks(module: nn.Module, masks: Masks) -> nn.Module:
 
 
 def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
+    refuse_inference(module)
     checked = check_masks(module, masks)
     canonical = canonical_names(module)
     for name, parameter in module.named_parameters(remove_duplicate=False):
@@ -93,6 +95,17 @@ def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
             owner, leaf = _owner(module, name)
             _keeper(owner).keep(leaf, parameter, checked[canonical[name]], anew=anew)
     return module
+
+
+def refuse_inference(module: nn.Module) -> None:
+    """Raise ``PKC474`` where parameters are inference tensors, which torch lets nobody write to or train."""
+    held = [name for name, parameter in module.named_parameters() if parameter.is_inference()]
+    if held:
+        raise fail(
+            "PKC474",
+            f"parameter {held[0]!r} is an inference tensor (as are {len(held) - 1} more), which cannot be trained",
+            "build or load the model outside of torch.inference_mode()",
+        )
 
 
 def _owner(module: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -16,7 +16,7 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Schedule
 from pkcompiler.lang.library import find_schedule
-from pkcompiler.lowering.apply import applied_masks
+from pkcompiler.lowering.apply import applied_masks, refuse_inference
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.plan import Plan, plan_of
 from pkcompiler.pruning.score import as_pair
@@ -110,9 +110,11 @@ class TrainingSchedule:
         ``checkpoint_steps`` steps); with ``resume`` it is gone on with, by a run that is the same (:func:`recipe_of`).
 
         Raises PkcError: ``PKC451`` for moments that training does not come to, ``PKC454``-``PKC456`` for a checkpoint that does
-        not fit, ``PKC458`` for arguments, ``PKC460`` for another model's optimizer; else as :func:`pkcompiler.prune`.
+        not fit, ``PKC458`` for arguments, ``PKC474`` for a model of inference tensors, ``PKC460`` for another model's optimizer;
+        else as :func:`pkcompiler.prune`.
         """
         _check_numbers(epochs=epochs, checkpoint_steps=checkpoint_steps, steps_per_epoch=steps_per_epoch)
+        refuse_inference(model)
         _check_optimizer(model, optimizer)
         check_agenda(self.agenda, epochs, steps_per_epoch or length_of(loader))
         others = {**({} if lr_scheduler is None else {LR_SCHEDULER: lr_scheduler}), **(also or {})}

@@ -1,0 +1,327 @@
+"""A caller's context changes nothing: every public entry gives the same bits under every mode of torch's."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pkcompiler
+from pkcompiler.diagnostics import PkcError
+from pkcompiler.modes import MARK, in_own_modes, own_modes
+
+
+class Net(nn.Module):
+    """A GELU beside a ReLU, and numbers of no dtype of their own; x [batch, 4] to [batch, 3]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x))
+        return self.c(nn.functional.gelu(self.b(h)) + h * (torch.arange(6) / 7))
+
+
+def net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def piecewise() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+@contextmanager
+def default_dtype() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextmanager
+def default_device() -> Iterator[None]:
+    torch.set_default_device("meta")
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@contextmanager
+def the_others() -> Iterator[None]:
+    with default_dtype(), torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
+        yield
+
+
+CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "the others": the_others,
+}
+ONE_BY_ONE: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "default dtype": default_dtype,
+    "default device": default_device,
+    "device": lambda: torch.device("meta"),
+    "grad": lambda: torch.set_grad_enabled(False),
+}
+
+MODEL, RELU = net(), piecewise()
+X = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
+Y = torch.tensor([0, 1, 2, 1, 0])
+DATA = (X, Y)
+MASKS = {"b.weight": torch.rand(6, 6, generator=torch.Generator().manual_seed(3)) > 0.5}
+GRAPH = pkcompiler.lift(MODEL, X)
+TRAINED = net(4), net(5)
+TRAINING = "schedule gradual { prune magnitude { density = 50% at = epochs(1..2) } }"
+FRESH = "pass fresh-snip { init = fresh score = abs(theta * grad(loss, theta)) rounds = 1 }"
+
+
+def trained(model: nn.Module) -> list[Any]:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for cycle in pkcompiler.load_schedule(TRAINING).cycles(model, optimizer, X[:1], epochs=2):
+        for _ in cycle:
+            cycle.step()
+            cycle.epoch_end()
+    return [cycle.masks, model.state_dict()]
+
+
+def recorded() -> list[Any]:
+    kernel = pkcompiler.LossPathKernel(MODEL, DATA, samples=[0, 1])
+    kernel.record(TRAINED[0], 0.1)
+    kernel.close(TRAINED[1])
+    return [kernel.kernel, kernel.losses(), kernel.drops(), kernel.explained()]
+
+
+def of_path_kernel() -> list[Any]:
+    kernel = pkcompiler.path_kernel(MODEL, X)
+    return [
+        kernel.trace(),
+        kernel.value(),
+        kernel.eigenvalues(3),
+        kernel.diagonal(),
+        kernel.dense(),
+        kernel.restricted("a.*").trace(),
+    ]
+
+
+def of_ntk() -> list[Any]:
+    kernel = pkcompiler.ntk(MODEL, DATA)
+    return [kernel.kernel, kernel.trace(), kernel.bound(), kernel.frozen().kernel, kernel.difference()]
+
+
+def rescaled() -> list[Any]:
+    found = pkcompiler.rescale(RELU, X)
+    return [found.state_dict, found.objective]
+
+
+def scored(name: str) -> Callable[[], Any]:
+    return lambda: pkcompiler.score(MODEL, X, name, data=DATA)
+
+
+ON_A_MODEL: dict[str, Callable[[nn.Module], Any]] = {
+    "apply_masks": lambda model: pkcompiler.apply_masks(model, MASKS).state_dict(),
+    "cycles": trained,
+}
+"""What changes the model that it is given."""
+
+ENTRIES: dict[str, Callable[[], Any]] = {
+    "lift": lambda: pkcompiler.lift(MODEL, X),
+    "certify": lambda: [pkcompiler.certify(MODEL, X), pkcompiler.certify(RELU, X)],
+    "path_functional": lambda: pkcompiler.path_functional(MODEL, X, gates="data", data=DATA, masks=MASKS),
+    "path_functional float32": lambda: pkcompiler.path_functional(MODEL, X, edge="theta^2", dtype=torch.float32),
+    "analyze": lambda: pkcompiler.analyze(MODEL, X, MASKS),
+    "run_analysis": lambda: pkcompiler.run_analysis(RELU, X, "ntk", data=DATA),
+    **{name: scored(name) for name in ("synflow", "snip", "grasp", "ntk-sap", "fisher", "path-kernel-trace", "px")},
+    "snip float32": lambda: pkcompiler.score(MODEL, X, "snip", data=DATA, dtype=torch.float32),
+    "prune": lambda: pkcompiler.prune(MODEL, X, "synflow", density=0.3, rounds=3).masks,
+    "prune fresh": lambda: pkcompiler.prune(MODEL, X, FRESH, density=0.3, data=DATA, initialise=net).masks,
+    "path_kernel": of_path_kernel,
+    "explicit": lambda: (lambda e: [e.kernel, e.gram])(pkcompiler.explicit(RELU, X)),
+    "ntk": of_ntk,
+    "dynamics": lambda: pkcompiler.dynamics(MODEL, DATA, lr=0.01, steps=3, verify=True),
+    "LossPathKernel": recorded,
+    "LossPathKernel trained": lambda: pkcompiler.LossPathKernel(MODEL, DATA, 0.1, 2).kernel,
+    "predict_trace": lambda: pkcompiler.predict_trace(RELU, X, draws=3),
+    "predict_trace monte carlo": lambda: pkcompiler.predict_trace(MODEL, X, draws=2, method="monte carlo", initialise=net),
+    "rescale": rescaled,
+    "lower": lambda: pkcompiler.lower(MODEL, MASKS).state_dict(),
+    "channel_groups": lambda: pkcompiler.channel_groups(GRAPH),
+    "polynomials": lambda: str(pkcompiler.polynomials(RELU[:2], X)),
+    "closed_forms": lambda: str(pkcompiler.closed_forms(RELU, X, variances="he")),
+}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal bit for bit, through whatever holds the numbers."""
+    if isinstance(one, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other) and not one.is_inference()
+    if hasattr(one, "keys") and hasattr(one, "__getitem__"):
+        return list(one) == list(other) and all(same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if hasattr(one, "__slots__") or hasattr(one, "__dataclass_fields__"):
+        names = getattr(one, "__dataclass_fields__", ())
+        return type(one) is type(other) and all(same(getattr(one, n), getattr(other, n)) for n in names)
+    return bool(one == other) or (one != one and other != other)
+
+
+EXPECTED: dict[str, Any] = {}
+
+
+def expected(entry: str) -> Any:
+    if entry not in EXPECTED:
+        EXPECTED[entry] = ENTRIES[entry]()
+    return EXPECTED[entry]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_the_same_bits_in_every_context(entry: str, context: str) -> None:
+    there = expected(entry)
+    with CONTEXTS[context]():
+        found = ENTRIES[entry]()
+    assert same(there, found)
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize("entry", ON_A_MODEL)
+def test_a_model_is_changed_alike_in_every_context(entry: str, context: str) -> None:
+    there, model = ON_A_MODEL[entry](net()), net()
+    with CONTEXTS[context]():
+        found = ON_A_MODEL[entry](model)
+    assert same(there, found)
+
+
+@pytest.mark.parametrize("context", ONE_BY_ONE)
+@pytest.mark.parametrize("entry", ["certify", "path_kernel", "snip float32", "channel_groups"])
+def test_the_same_bits_in_each_other_context(entry: str, context: str) -> None:
+    there = expected(entry)
+    with ONE_BY_ONE[context]():
+        found = ENTRIES[entry]()
+    assert same(there, found)
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_numbers_that_differ_are_seen(name: str) -> None:
+    one = {"a": torch.ones(2), "b": [1.0, {"c": torch.zeros(1)}]}
+    other = {"a": torch.ones(2), "b": [1.0, {"c": torch.zeros(1)}]}
+    assert same(one, other)
+    assert not same(one, {**other, name: 2 * torch.ones(2) if name == "a" else [1.0, {"c": torch.ones(1)}]})
+
+
+# inference tensors ------------------------------------------------------------------------------------------------------
+
+
+def held_in_inference_mode() -> tuple[nn.Module, Tensor, dict[str, Tensor]]:
+    with torch.inference_mode():
+        model, masks = net(), {n: m.clone() for n, m in MASKS.items()}
+        return model, X.clone(), masks
+
+
+def test_what_was_made_in_inference_mode_is_as_good() -> None:
+    model, x, masks = held_in_inference_mode()
+    data = (x, Y)
+    assert next(model.parameters()).is_inference()
+    assert x.is_inference()
+    for found, there in (
+        (pkcompiler.certify(model, x), pkcompiler.certify(MODEL, X)),
+        (pkcompiler.path_functional(model, x, masks=masks), pkcompiler.path_functional(MODEL, X, masks=MASKS)),
+        (pkcompiler.path_functional(model, {"x": x}), pkcompiler.path_functional(MODEL, {"x": X})),
+        (pkcompiler.score(model, x, "snip", data=data), pkcompiler.score(MODEL, X, "snip", data=DATA)),
+        (pkcompiler.score(model, x, "snip", data=data, dtype=torch.float32), expected("snip float32")),
+        (pkcompiler.prune(model, x, "synflow", density=0.3, rounds=3).masks, expected("prune")),
+        (pkcompiler.ntk(model, data, masks).kernel, pkcompiler.ntk(MODEL, DATA, MASKS).kernel),
+        (pkcompiler.dynamics(model, data, lr=0.01, steps=3, verify=True), expected("dynamics")),
+        (pkcompiler.path_kernel(model, x, masks).dense(), pkcompiler.path_kernel(MODEL, X, MASKS).dense()),
+        (pkcompiler.lift(model, x), expected("lift")),
+    ):
+        assert same(there, found)
+
+
+def test_a_lowered_copy_of_what_was_made_in_inference_mode_trains() -> None:
+    model, x, masks = held_in_inference_mode()
+    lowered = pkcompiler.lower(model, masks)
+    assert not any(t.is_inference() for t in lowered.state_dict().values())
+    lowered(x.clone()).sum().backward()
+
+
+@pytest.mark.parametrize("entry", ON_A_MODEL)
+def test_a_model_of_inference_tensors_cannot_be_pruned_in_place(entry: str) -> None:
+    model, _, _ = held_in_inference_mode()
+    with pytest.raises(PkcError) as caught:
+        ON_A_MODEL[entry](model)
+    assert [d.code for d in caught.value.diagnostics] == ["PKC474"]
+
+
+# the decorators ---------------------------------------------------------------------------------------------------------
+
+UNTORCHED = {"parse_graph", "path_op"}
+"""Public functions that compute with no tensors."""
+
+
+def test_every_public_function_sets_its_own_modes() -> None:
+    functions = {n: getattr(pkcompiler, n) for n in pkcompiler.__all__ if inspect.isroutine(getattr(pkcompiler, n))}
+    assert {n for n, f in functions.items() if not hasattr(f, MARK)} == UNTORCHED
+    assert set(functions) - UNTORCHED <= {n.partition(" ")[0] for n in (*ENTRIES, *ON_A_MODEL)} | {"load", "load_schedule", "score"}
+
+
+def modes() -> tuple[Any, ...]:
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.is_autocast_enabled("cuda"),
+        torch.get_default_dtype(),
+        torch.get_default_device().type,
+        torch.backends.mha.get_fastpath_enabled(),
+    )
+
+
+OWN = (True, False, False, False, torch.float32, "cpu", False)
+
+
+@pytest.mark.parametrize("context", [*CONTEXTS, *ONE_BY_ONE])
+def test_modes_are_as_they_were_afterwards(context: str) -> None:
+    with {**CONTEXTS, **ONE_BY_ONE}[context]():
+        before = modes()
+        with pytest.raises(ZeroDivisionError), own_modes():
+            assert modes() == OWN
+            torch.set_default_dtype(torch.float64)  # as a model's file may do
+            torch.set_grad_enabled(False)
+            raise ZeroDivisionError
+        assert modes() == before
+
+
+def test_a_generator_is_in_its_own_modes_and_its_reader_in_his() -> None:
+    @in_own_modes
+    def numbers() -> Iterator[tuple[Any, ...]]:
+        for _ in range(2):
+            yield modes()
+
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        theirs = modes()
+        for found in numbers():
+            assert found == OWN
+            assert modes() == theirs
+
+
+def test_a_loss_of_the_users_is_in_the_same_modes_too() -> None:
+    seen = []
+
+    def loss(output: Tensor, target: Tensor | None) -> Tensor:
+        seen.append(modes())
+        return output.square().mean()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        pkcompiler.score(MODEL, X, "snip", data=DATA, loss=loss)
+    assert set(seen) == {OWN}

@@ -62,11 +62,6 @@ def test_the_users_own_line_and_the_printed_graph_are_shown() -> None:
     assert "^^^^" in drawn and "torch.sort" in drawn
 
 
-def test_what_keeps_its_shape_may_be_a_gate() -> None:
-    error = refused(Net(lambda m, x: m.l(x).cumprod(-1), l=nn.Linear(4, 4)), torch.randn(2, 4))
-    assert error.diagnostics[0].notes[-1].endswith("--gate cumprod")
-
-
 @torch.library.custom_op("pkc_test::bend", mutates_args=())
 def bend(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
@@ -98,12 +93,6 @@ def test_a_declared_gate_is_one(spelled: str) -> None:
     captured = capture(net, x, gates=[spelled], dtype=torch.float64)
     assert [type(op.map) for op in captured.graph.ops] == [Dense, Gate, Dense]
     assert certify_capture(captured).holds
-
-
-def test_a_gate_that_is_none_is_not_certified() -> None:
-    net = Net(lambda m, x: m.l(x).cumprod(-1), l=nn.Linear(4, 4))
-    certificate = certify_capture(capture(net, torch.randn(2, 4), gates=["cumprod"], dtype=torch.float64))
-    assert certificate.refused and not certificate.holds
 
 
 PLUGIN = """

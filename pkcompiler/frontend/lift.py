@@ -12,6 +12,7 @@ from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.account import account, live, observed_only, with_prunable
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import Classes, classify, is_complex, op_name
+from pkcompiler.frontend.entrywise import NoGate, declared_gate
 from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.gate import Described, describe_gate
 from pkcompiler.frontend.lifted import Lifted, Record
@@ -19,7 +20,7 @@ from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.trace import trace
 from pkcompiler.frontend.unplaced import frozen_end, unplaced
 from pkcompiler.frontend.use import OperatorUse, Unsupported, short
-from pkcompiler.ir.maps import Frozen
+from pkcompiler.ir.maps import Frozen, Gate
 from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
 from pkcompiler.ir.uses import uses
 from pkcompiler.ops.entries import entry_of
@@ -214,7 +215,7 @@ class _Lifter:
         if entry := entry_of(name):
             return entry(use)
         if self.gates & {name, name.removeprefix("aten."), short(name)}:
-            return self.gate(node, node.all_input_nodes[0], use)
+            return self.declared(node, use)
         raise use.unsupported("it is not in the operator table")
 
     def complex(self, node: fx.Node, use: OperatorUse) -> Any:
@@ -233,11 +234,24 @@ class _Lifter:
         shape: Any = self.builder.shape(node)
         return [Path(name, s) for s in shape] if isinstance(shape, list) else Path(name, shape)
 
+    def declared(self, node: fx.Node, use: OperatorUse) -> Path:
+        """An operator that the user reads as a gate, once it has been seen to be one."""
+        try:
+            return self.emit_gate(node, use, *declared_gate(self.builder, node))
+        except NoGate as error:
+            raise use.unsupported(f"--gate reads it as a gate, but {error}") from error
+
     def gate(self, node: fx.Node, root: fx.Node, use: OperatorUse) -> Path:
-        described = describe_gate(node, root, self.seen.known, self.described)
+        try:
+            described = describe_gate(node, root, self.seen.known, self.described)
+        except (RuntimeError, NotImplementedError) as error:
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise use.unsupported(f"it cannot be differentiated: {first}") from error
         if described is None:
             raise use.unsupported("it is not finite at 0, so it has no slope there")
-        gate, slope = described
+        return self.emit_gate(node, use, root, *described)
+
+    def emit_gate(self, node: fx.Node, use: OperatorUse, root: fx.Node, gate: Gate, slope: float) -> Path:
         result = use.emit(gate, use.operand(root))
         self.builder.records[result.name] = Record("gate", node.name, root.name, slope)
         return result

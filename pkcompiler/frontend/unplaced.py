@@ -10,6 +10,7 @@ from torch import fx
 from pkcompiler.diagnostics import Diagnostic, Span
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import is_complex, op_name, tensor_operands
+from pkcompiler.frontend.entrywise import may_be_gate
 from pkcompiler.frontend.export import PREFIX
 from pkcompiler.frontend.names import origin_of, user_frame
 from pkcompiler.ir.text import print_op
@@ -46,7 +47,7 @@ def _remedies(builder: Builder, node: fx.Node) -> list[str]:
     word = name.removeprefix("aten.").rsplit(".", 1)[0]
     entry = f'give it a meaning with @path_op("{name}") in a file of yours, and pass that file: --plugin my_ops.py'
     gate = f"or, as it acts on each entry alone, read it as a gate: --gate {word}"
-    return [entry, *([gate] if keeps_shape(builder, node) else [])]
+    return [entry, *([gate] if may_be_gate(builder, node) else [])]
 
 
 def frozen_end(node: fx.Node) -> Diagnostic:
@@ -92,12 +93,6 @@ def around(builder: Builder, node: fx.Node) -> list[str]:
 
 def _operand(ref: Ref | None, node: fx.Node) -> str:
     return f"%{ref.name}" if isinstance(ref, Path) else f"@{ref.slot}" if isinstance(ref, Stored) else f"%{node.name}"
-
-
-def keeps_shape(builder: Builder, node: fx.Node) -> bool:
-    """Whether the operator has one tensor operand, and a result of its shape."""
-    operands = tensor_operands(node)
-    return len(operands) == 1 and builder.shape(node) == builder.shape(operands[0]) != ()
 
 
 def user_span(node: fx.Node) -> Span | None:

@@ -34,13 +34,13 @@ from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 from pkcompiler.pruning.files import write_whole
+from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.objective import load_loss
 from pkcompiler.pruning.plan import Plan, refuse_training
 from pkcompiler.pruning.progress import bar
 from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, state_of
 from pkcompiler.pruning.resume import COMMAND, Work, begin
 from pkcompiler.pruning.rounds import Collapsed, Pruned, Round, Run
-from pkcompiler.pruning.workspace import Loss
 from pkcompiler.pruning.write import write
 
 Say = Callable[[str], None]

@@ -21,8 +21,8 @@ from pkcompiler.lang.ast import Analysis, ReportLine
 from pkcompiler.lang.formula_analysis import legend, line_formula, shown_kind
 from pkcompiler.lang.library import find_analysis
 from pkcompiler.modes import in_own_modes
+from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.terms import PARAM, Term
-from pkcompiler.pruning.workspace import Loss
 
 ORDER = ("sample", "output", "rank", "step")
 TOO_LARGE = ("PKC521", "PKC525")
@@ -46,7 +46,7 @@ def run_analysis(
     """Run an analysis on a model in evaluation mode, under ``masks``. The model is not changed.
 
     ``analysis``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole,
-    or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy. ``seed``: of what is
+    or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: as of ``score``. ``seed``: of what is
     drawn at random. ``initialise(seed)`` builds a fresh model for what is predicted over initialisations (default: every module's
     ``reset_parameters`` on a copy). ``verify``: where the loss of discrete steps is predicted, a copy is trained for the same
     steps, and its loss stands in a line of its own.

@@ -19,8 +19,9 @@ from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.ir.maps import Batch
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis
+from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.score import as_pair
-from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
+from pkcompiler.pruning.workspace import Workspace, sample_inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

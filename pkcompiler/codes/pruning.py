@@ -20,8 +20,9 @@ CODES: dict[str, str] = {
     ),
     "PKC411": "The device is not there, or this torch cannot use it.",
     "PKC412": (
-        "A loss is a function of output and target that returns the mean over the batch: a tensor with one entry. It is named "
-        "by path/file.py:function."
+        "A loss is a function of output and target that returns the mean over the samples, a tensor with one entry; or where "
+        "samples weigh differently (sum, weight), the weight from the targets alone: then the loss is the sum over all batches "
+        "by the weight of all. Of what F.cross_entropy returns the weight is known. It is named by path/file.py:function."
     ),
     "PKC420": (
         "A curve as an expression in k, n and rho is the density after round k of n on the way from 1 to rho: it falls, from at"

@@ -1,26 +1,105 @@
-"""The loss of labelled data: cross-entropy, with labels that do not fit said before it is computed."""
+"""What a loss gives: a mean over samples, or their sum and weight; cross-entropy, with labels that do not fit said before.
+
+A mean that is no plain one over samples (class weights, ignored labels) is a sum by a weight, and both are added over batches.
+"""
 
 from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from pkcompiler.diagnostics import fail
+
+Loss = Callable[[Any, Any], Tensor | tuple[Tensor, Tensor | float]]
+"""``loss(output, target)``: the mean over the samples, or (sum, weight)."""
+Weighted = tuple[Tensor, Tensor]
+"""A sum over samples and its weight, both with one entry; the weight follows from the targets alone."""
 
 IGNORED = -100
 """The label that cross-entropy leaves out."""
 
 
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """The mean cross-entropy of ``output`` [n, classes, ...] against integer labels [n, ...]. Raises ``PKC506``.
+def cross_entropy(output: Tensor, target: Tensor) -> Weighted:
+    """The cross-entropy of ``output`` [n, classes, ...] against integer labels [n, ...], and how many are not ignored.
 
-    Where the labels have the shape of the output without its last dimension alone (a language model), that holds the classes.
+    Raises ``PKC506``. Where the labels have the shape of the output without its last dimension alone (a language model), that
+    holds the classes.
     """
     if output.dim() > 2 and target.shape == output.shape[:-1] != (output.shape[0], *output.shape[2:]):
         output = output.movedim(-1, 1)
     check_labels(output, target)
-    return F.cross_entropy(output, target.long())
+    return F.cross_entropy(output, target.long(), reduction="sum"), counted(target)
+
+
+def counted(target: Tensor) -> Tensor:
+    """How many labels cross-entropy reads, with one entry."""
+    return (target != IGNORED).sum()
+
+
+def mean_of(total: Tensor, weight: Tensor) -> Tensor:
+    """Sum by weight. Raises ``PKC506`` for a weight of 0."""
+    if not bool(weight > 0):
+        raise fail(
+            "PKC506",
+            "the samples weigh 0 in the loss: every target is ignored, or every class has the weight 0",
+            f"give targets that count; {IGNORED} is ignored",
+        )
+    return total / weight
+
+
+def evaluated(loss: Loss, output: Any, target: Any) -> Tensor | Weighted:
+    """What a loss of the user's gives for some samples: their mean, or (sum, weight). Raises ``PKC412``.
+
+    Where it returns what ``F.cross_entropy`` or ``F.nll_loss`` did (``nn.CrossEntropyLoss`` too), the weight is their own
+    denominator: the class weights of all labels that are not ignored.
+    """
+    with _Denominators() as seen:
+        value = loss(output, target)
+    return seen.weighted(value) or parted(value)
+
+
+class _Denominators(TorchFunctionMode):
+    """Notes the calls of torch's means whose denominator is not the number of samples; class weights follow the logits' type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: list[tuple[Any, Callable[..., Tensor], dict[str, Any]]] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (F.cross_entropy, F.nll_loss):
+            return func(*args, **(kwargs or {}))
+        bound = inspect.signature(func).bind(*args, **(kwargs or {}))
+        bound.apply_defaults()
+        given = bound.arguments
+        if given["weight"] is not None:
+            given["weight"] = given["weight"].to(given["input"])
+        value = func(**given)
+        if given["reduction"] == "mean" and given["size_average"] is None and given["reduce"] is None:
+            self.means.append((value, func, given))
+        return value
+
+    def weighted(self, value: Any) -> Weighted | None:
+        """Sum and weight of what is itself one of the means; else None."""
+        found = next(((func, given) for mean, func, given in self.means if mean is value), None)
+        if found is None:
+            return None
+        func, given = found
+        return func(**{**given, "reduction": "sum"}), _denominator(given)
+
+
+def _denominator(given: dict[str, Any]) -> Tensor:
+    """What torch divides by: all class weights of labels that are not ignored; of probabilities the number of distributions."""
+    logits, target, weight = given["input"], given["target"], given["weight"]
+    if target.is_floating_point():
+        return torch.tensor(logits.numel() // logits.shape[1 if logits.dim() > 1 else 0])
+    kept = target != given["ignore_index"]
+    return kept.sum() if weight is None else (weight[torch.where(kept, target, 0)] * kept).sum()
 
 
 def margins(output: Tensor, target: Tensor) -> Tensor:
@@ -56,12 +135,53 @@ def check_labels(output: Tensor, target: Tensor) -> None:
     _within(target[target != IGNORED], output.shape[1])
 
 
-def a_number(value: object, name: str = "loss") -> Tensor:
-    """What a loss of the user's returned, as a scalar. Raises ``PKC412`` for anything but a tensor with one entry."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        return value.reshape(())
-    kind = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    raise fail("PKC412", f"{name}(output, target) returned {kind}", "return the mean over the batch, a tensor with one entry")
+def parted(value: object, name: str = "loss") -> Tensor | Weighted:
+    """What a loss of the user's returned: a scalar, or two of them.
+
+    Raises ``PKC412`` for anything but a tensor with one entry or (sum, weight), and for a weight that has a derivative.
+    """
+    match value:
+        case Tensor() if value.numel() == 1:
+            return value.reshape(()) if value.dim() else value
+        case (Tensor() as total, Tensor() | float() | int() as given) if total.numel() == 1:
+            weight = torch.as_tensor(given)
+            if weight.numel() == 1 and not weight.requires_grad:
+                return total.reshape(()), weight.reshape(())
+            kind = "a weight with a derivative" if weight.requires_grad else f"a weight {_kind(weight)}"
+        case tuple() | list():
+            kind = f"({', '.join(_kind(part) for part in value)})"
+        case _:
+            kind = _kind(value)
+    note = "return the mean over the samples, a tensor with one entry; or (sum, weight), the weight from the targets alone"
+    raise fail("PKC412", f"{name}(output, target) returned {kind}", note)
+
+
+def _kind(value: object) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def weight_of(found: Weighted, again: Tensor | Weighted) -> Tensor:
+    """The weight of some samples. ``again``: what the loss gives for the same targets and other outputs. Raises ``PKC412``."""
+    weight = found[1]
+    if not bool(torch.isfinite(weight)) or bool(weight < 0):
+        raise fail("PKC412", f"the weight that the loss returned is {float(weight):g}", "return a weight that is 0 or more")
+    if isinstance(again, Tensor) or not bool(again[1] == weight):
+        note = "compute it from the targets alone"
+        raise fail("PKC412", f"the weight that the loss returned, {float(weight):g}, changes with the output", note)
+    return weight
+
+
+def check_mean(whole: Tensor, parts: Sequence[Tensor], sizes: Sequence[int]) -> None:
+    """Raises ``PKC412`` where the loss of all samples of two parts is not the mean of theirs, weighed by their ``sizes``."""
+    mean = (parts[0] * sizes[0] + parts[1] * sizes[1]) / sum(sizes)
+    near = torch.finfo(whole.dtype).eps ** 0.5
+    if not bool((whole - mean).abs() <= near * (1 + whole.abs())):
+        raise fail(
+            "PKC412",
+            f"the loss of {sum(sizes)} samples is {float(whole):.6g}, and the mean over two parts of them {float(mean):.6g}: "
+            "it is no mean over samples, and scores would change with the batch",
+            "return (sum, weight), the weight from the targets alone; or leave --batch out",
+        )
 
 
 def _within(labels: Tensor, classes: int) -> None:

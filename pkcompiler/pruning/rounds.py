@@ -29,6 +29,7 @@ from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, opera
 from pkcompiler.pruning.curves import density_at
 from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.ground import Ground
+from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.plan import SWAP, Plan, plan_of, refuse_training, regrowing
 from pkcompiler.pruning.provenance import Provenance, origin_of
 from pkcompiler.pruning.reachable import check_aim, check_producible
@@ -40,7 +41,7 @@ from pkcompiler.pruning.shapes import Block, check_demands
 from pkcompiler.pruning.state import Round
 from pkcompiler.pruning.swap import Limit, swap
 from pkcompiler.pruning.walks.goal import goal_of
-from pkcompiler.pruning.workspace import Loss, Workspace
+from pkcompiler.pruning.workspace import Workspace
 
 __all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
 

@@ -18,9 +18,10 @@ from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.library import find_pass
 from pkcompiler.modes import in_own_modes
+from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.repeat import repeated
 from pkcompiler.pruning.unordered import refuse_nan
-from pkcompiler.pruning.workspace import Loss, Workspace, sample_inputs
+from pkcompiler.pruning.workspace import Workspace, sample_inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +66,8 @@ def score(
     """Score every parameter of a model by a pass (docs/theory.md, section 5), under ``masks``.
 
     ``pass_``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole and
-    in order, or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: default cross-entropy.
+    in order, or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: the mean over samples, or
+    (sum, weight); default cross-entropy.
     ``initialise(seed)`` builds a fresh model, for ``init = fresh`` (default: ``reset_parameters`` of every module). The model is
     not changed. Raises PkcError: ``PKC1xx`` for the pass, ``PKC2xx`` for the model, ``PKC5xx`` for data and numbers.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.jacobian import Jacobian
 from pkcompiler.kernel.network import TangentMap, Theta, computing
+from pkcompiler.pruning.objective import alone
 from pkcompiler.pruning.workspace import Workspace
 
 MEMORY = 256_000_000
@@ -56,7 +57,7 @@ def _loss_function(work: Workspace, others: Mapping[str, Tensor]) -> Any:
     """The loss of one sample, whose target stands behind its inputs."""
 
     def function(theta: Theta, sample: Sequence[Any]) -> Tensor:
-        return work.loss_of(work.call({**others, **theta}, sample[:-1]), sample[-1])
+        return alone(work, work.call({**others, **theta}, sample[:-1]), sample[-1])
 
     return function
 

@@ -20,6 +20,7 @@ from pkcompiler.kernel.initial import seeded
 from pkcompiler.kernel.network import computing
 from pkcompiler.lang.ast import Expr, Name, Number
 from pkcompiler.pruning.draws import Draw
+from pkcompiler.pruning.objective import share
 from pkcompiler.pruning.workspace import Leaf, Workspace, length
 
 
@@ -83,6 +84,7 @@ def _parts(work: Workspace, count: int) -> list[Workspace]:
             samples=[t[c] if isinstance(t, Tensor) and t.dim() else t for t in samples],
             target=None if work.target is None else work.target[c],
             _prepared={},
+            weights_of_losses={},
         )
         for c in cut
     ]
@@ -144,13 +146,11 @@ class Steps:
     def _losses(self, step: int, weights: Sequence[Tensor], keep: bool = False) -> Any:
         """The loss of one step, batch after batch: its share of the mean over the step's samples, and the weights it reads."""
         work = self.work[step]
-        batches = work.batches()
-        total = sum(length(samples) for samples, _ in batches)
-        for i, (samples, target) in enumerate(batches):
+        for i, (samples, target) in enumerate(work.batches()):
             with torch.enable_grad(), computing(), seeded(self.draw.number("after", step, i)):
                 leaves = list(weights) if keep else [t.detach().requires_grad_() for t in weights]
                 output = work.call({**self.fixed, **dict(zip(self.names, leaves, strict=True))}, samples)
-                loss = work.loss_of(output, target) * (length(samples) / total)
+                loss = share(work, output, target, length(samples))
             yield loss, leaves
 
     @staticmethod

@@ -24,11 +24,11 @@ from pkcompiler.kernel.network import computing
 from pkcompiler.pruning.batched import Piece, added, joined, same_draws
 from pkcompiler.pruning.constant import swept
 from pkcompiler.pruning.edges import Edges
-from pkcompiler.pruning.labels import a_number, cross_entropy, margins
+from pkcompiler.pruning.labels import Loss, cross_entropy, margins, mean_of
+from pkcompiler.pruning.objective import alone, share
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
 from pkcompiler.pruning.walks.goal import Goal
 
-Loss = Callable[[Any, Any], Tensor]
 STORED = "stored"
 """The edge of a leaf that is theta itself, which no mask multiplies."""
 SWITCH = "switch"
@@ -73,6 +73,7 @@ class Workspace:
     goal: Goal | None = None  # how many entries this round keeps, where that is known
     prunable: frozenset[str] | None = None  # after include and before except; None: what is prunable by default
     _mass: Scaled | None = None
+    weights_of_losses: dict[str, Tensor | None] = field(default_factory=dict)  # what objective.weight found
     _prepared: dict[tuple[Settings, str, bool], tuple[Edges, dict[str, Tensor], bool]] = field(default_factory=dict)
 
     @property
@@ -251,14 +252,14 @@ class Workspace:
 
     def loss(self) -> tuple[Term, Leaf]:
         """The mean loss over all samples, its derivative accumulated over batches (before any absolute value)."""
-        weights, total = self.effective(), self.count
-        pieces = self._pieces(lambda output, target, n: self.loss_of(output, target) * (n / total))
+        weights = self.effective()
+        pieces = self._pieces(lambda output, target, n: share(self, output, target, n))
         return Term(NUMBER, added(pieces, weights)), self.weights_leaf(weights)
 
     def losses(self) -> tuple[Term, Leaf]:
-        """The loss of every sample alone [sample]."""
+        """The loss of every sample alone [sample], as :func:`~pkcompiler.pruning.objective.alone` says."""
         weights = self.effective()
-        pieces = self._pieces(lambda output, target, _: torch.stack([self.loss_of(*one) for one in _singly(output, target)]))
+        pieces = self._pieces(lambda output, target, _: torch.stack([alone(self, *one) for one in _singly(output, target)]))
         return Term(frozenset({"sample"}), joined(pieces, weights)), self.weights_leaf(weights)
 
     def _pieces(self, function: Callable[[Tensor, Tensor | None, int], Tensor]) -> list[Piece]:
@@ -270,20 +271,6 @@ class Workspace:
         pieces: list[Piece] = [partial(piece, samples, target) for samples, target in self.batches()]
         return [same_draws(p, self.draws + i) for i, p in enumerate(pieces)] if self.training else pieces
 
-    def loss_of(self, output: Tensor, target: Tensor | None) -> Tensor:
-        """The loss of some samples' outputs."""
-        if self.loss_function is not None:
-            return a_number(self.loss_function(output, target))
-        if target is None or target.is_floating_point():
-            raise fail(
-                "PKC506",
-                "the pass reads loss, and the targets are no class labels"
-                if target is not None
-                else "the pass reads loss, and the data have no targets",
-                "give labelled data, or define loss(output, target) in the model's file",
-            )
-        return cross_entropy(output, target)
-
     def output(self) -> tuple[Term, Leaf]:
         """The model's output for all samples [sample, output], differentiable."""
         weights = self.effective()
@@ -293,13 +280,11 @@ class Workspace:
     def loss_gradient(self) -> Term:
         """The derivative of the mean loss over all samples by every output of every sample [sample, output], a constant."""
         weights = {n: w.detach() for n, w in self.effective().items()}
-        batches = self.batches()
-        total = sum(length(samples) for samples, _ in batches)
         parts = []
-        for samples, target in batches:
+        for samples, target in self.batches():
             with torch.enable_grad():
                 output = self.call(weights, samples).detach().requires_grad_()
-                loss = self.loss_of(output, target) * (length(samples) / total)
+                loss = share(self, output, target, length(samples))
             parts.append(torch.autograd.grad(loss, output)[0])
         return Term(frozenset({"sample", "output"}), torch.cat(parts))
 
@@ -315,7 +300,7 @@ class Workspace:
         if self.target is None:
             raise fail("PKC506", "cross_entropy needs targets, and the data have none", "give labelled data")
         with torch.enable_grad():
-            return Term(NUMBER, cross_entropy(times_power(output.tensor, output.exponent), self.target))
+            return Term(NUMBER, mean_of(*cross_entropy(times_power(output.tensor, output.exponent), self.target)))
 
 
 def reads_samples(chosen: Settings, input: str | Tensor) -> bool:

@@ -18,9 +18,9 @@ from pkcompiler.lang.ast import Schedule
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.lowering.apply import applied_masks, refuse_inference
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
+from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.plan import Plan, plan_of
 from pkcompiler.pruning.score import as_pair
-from pkcompiler.pruning.workspace import Loss
 from pkcompiler.training.agenda import Agenda, check_agenda, stretched, trains
 from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycles import Cycles

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.precision import copied
 from pkcompiler.kernel.initial import Factory
+from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.plan import Plan
 from pkcompiler.pruning.rounds import Round, Run
 from pkcompiler.pruning.score import as_pair
-from pkcompiler.pruning.workspace import Loss
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def test_usage_errors_say_what_to_type(home: Path, args: Sequence[str], message:
         (
             ("mlp.py", "--pass", "snip", "--density", "10%", "--data", "digits", "--loss", "bad.py:wide"),
             "PKC412",
-            "mean over the batch",
+            "mean over the samples",
         ),
         (("mlp.py", "--pass", "synflow", "--density", "10%", "--weights", "nan.safetensors"), "PKC405", "'3.weight'"),
         (("mlp.py", "--pass", "synflow", "--density", "10%", "--weights", "nan.pth"), "PKC640", "nan.pth"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analyses.values import Distribution, smoothed
-from pkcompiler.analysis.measured import Measured, Status, not_predicted, worst
+from pkcompiler.analysis.measured import Measured, Status, not_predicted, scaled_float, worst
 from pkcompiler.kernel.gram import PathKernel
 from pkcompiler.kernel.tangent import TangentKernel
 from pkcompiler.pruning.terms import PARAM, Term
@@ -74,7 +74,7 @@ class Operator:
             beside, power = Measured(float(self.eigenvalues(1)[0]), self.exponent, status=self.status), 1
         else:
             beside, power = self.figure("frobenius"), 2
-        ratio = (trace.mantissa / beside.mantissa) ** power * 2.0 ** (power * (trace.exponent - beside.exponent))
+        ratio = scaled_float((trace.mantissa / beside.mantissa) ** power, power * (trace.exponent - beside.exponent))
         errors = [power * ratio * m.error / m.mantissa for m in (trace, beside) if m.error is not None]
         error = sum(e**2 for e in errors) ** 0.5 if errors else None
         return Measured(ratio, 0, error, worst(trace.status, beside.status), trace.note)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.count import count_paths
+from pkcompiler.analysis.measured import LOG2, scaled_float
 from pkcompiler.analysis.record import observe
-from pkcompiler.analysis.scaled import Scaled
+from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings, settings
-from pkcompiler.analysis.sources import check_masks, data_inputs, input_sources, unit_sources
+from pkcompiler.analysis.sources import check_masks, check_range, data_inputs, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
@@ -48,16 +49,13 @@ class Functional:
     @property
     def value(self) -> float:
         """The value as a float (inf or 0 where it does not fit)."""
-        try:
-            return float(self.mantissa) * 2.0**self.exponent
-        except OverflowError:
-            return float("inf") if float(self.mantissa) > 0 else float("-inf")
+        return scaled_float(float(self.mantissa), self.exponent)
 
     @property
     def log10(self) -> float:
         """log10 of the absolute value (-inf for 0)."""
         size = abs(float(self.mantissa))
-        return math.log10(size) + self.exponent * math.log10(2) if size else float("-inf")
+        return math.log10(size) + self.exponent * LOG2 if size else float("-inf")
 
 
 @in_own_modes
@@ -103,6 +101,7 @@ def functional_of(
 ) -> Functional:
     """The functional of a model that is captured already."""
     check_masks(captured.graph, masks)
+    check_range(captured.graph, captured.tensors, chosen)
     samples = data_inputs(captured, data) if data is not None else None
     if samples is None and (chosen.reads_data or input != "ones"):
         reader = f"input = {input}" if input != "ones" else "gates, pools or norms = data"
@@ -132,6 +131,7 @@ def open_functional(
     ``count``: also the exact number of paths (edge "1").
     """
     check_masks(graph, masks)
+    check_range(graph, tensors, chosen)
     batch = static_batch(graph)
     sweep = Sweep(graph, tensors, chosen, batch=batch, device=next((t.device for t in tensors.values()), torch.device("cpu")))
     part = differentiate(sweep, masks, unit_sources(graph, batch, chosen.dtype), "ones", gradients)
@@ -244,14 +244,15 @@ def device_of(captured: Capture) -> torch.device:
 
 
 def total(parts: Sequence[tuple[Scaled, dict[str, Tensor]]], count: int | None, status: str) -> Functional:
-    """Pieces of the data added up at one exponent."""
-    exponent = max(value.exponent for value, _ in parts)
-    factors = [2.0 ** (value.exponent - exponent) for value, _ in parts]
-    pieces = [value.tensor * f for (value, _), f in zip(parts, factors, strict=True)]
+    """Pieces of the data added up at one exponent: the largest of those that are not 0, with derivatives that are 0."""
+    live = [value.exponent for value, grads in parts if any(bool(t.any()) for t in (value.tensor, *grads.values()))]
+    exponent = max(live or [value.exponent for value, _ in parts])
+    powers = [min(0, value.exponent - exponent) for value, _ in parts]
+    pieces = [times_power(value.tensor, power) for (value, _), power in zip(parts, powers, strict=True)]
     mantissa = torch.cat(pieces) if pieces[0].dim() else torch.stack(pieces).sum()
     grads = parts[0][1]
     if len(parts) > 1:
-        grads = {n: torch.stack([g[n] * f for (_, g), f in zip(parts, factors, strict=True)]).sum(0) for n in grads}
+        grads = {n: torch.stack([times_power(g[n], p) for (_, g), p in zip(parts, powers, strict=True)]).sum(0) for n in grads}
     return Functional(float(mantissa) if mantissa.dim() == 0 else mantissa, exponent, grads, count, status)
 
 

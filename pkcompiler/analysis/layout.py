@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pkcompiler.analysis.measured import in_tens
+
 if TYPE_CHECKING:
     from pkcompiler.analysis.report import Figure, Mass, Report
 
@@ -118,8 +120,7 @@ def scientific(mass: Mass) -> str:
     """Four digits and a power of ten, of a number of any size."""
     if mass.mantissa == 0:
         return "0"
-    power = math.floor(mass.log10)
-    leading = 10 ** (mass.log10 - power)
+    leading, power = in_tens(mass.mantissa, mass.exponent)
     return f"{leading:.3f}e{power:+d} (10^{mass.log10:.2f})"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal, localcontext
 from typing import Any, Literal, get_args
 
 Status = Literal["exact", "estimated", "approximate", "bound", "not predicted"]
@@ -89,6 +90,14 @@ def shown_float(mantissa: float, exponent: int) -> str:
     value = scaled_float(mantissa, exponent)
     if (math.isfinite(value) and value != 0) or not math.isfinite(mantissa) or mantissa == 0:
         return f"{value:.4g}"
-    log10 = math.log10(abs(mantissa)) + exponent * LOG2
-    whole = math.floor(log10)
-    return f"{'-' if mantissa < 0 else ''}{10 ** (log10 - whole):.3f}e{whole:+d}"
+    leading, power = in_tens(abs(mantissa), exponent)
+    return f"{'-' if mantissa < 0 else ''}{leading:.3f}e{power:+d}"
+
+
+def in_tens(mantissa: float, exponent: int) -> tuple[float, int]:
+    """``mantissa * 2**exponent`` (finite and above 0) as a number from 1 to 10 and a power of ten, for an exponent of any size."""
+    with localcontext(prec=len(str(exponent)) + 20):
+        log10 = Decimal(mantissa).log10() + exponent * Decimal(2).log10()
+        power = math.floor(log10)
+        leading = float(10 ** (log10 - power))
+    return (leading, power) if leading < 9.9995 else (1.0, power + 1)

@@ -14,6 +14,7 @@ from pkcompiler.analysis.count import count_paths
 from pkcompiler.analysis.findings import Finding, find
 from pkcompiler.analysis.functional import Functional, is_approximate, open_functional, static_batch
 from pkcompiler.analysis.lengths import path_lengths
+from pkcompiler.analysis.measured import LOG2, scaled_float
 from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_masks, unit_sources
 from pkcompiler.analysis.sweep import Sweep
@@ -48,7 +49,7 @@ class Mass:
     @property
     def log10(self) -> float:
         """log10 (-inf for 0)."""
-        return math.log10(self.mantissa) + self.exponent * math.log10(2) if self.mantissa else -math.inf
+        return math.log10(self.mantissa) + self.exponent * LOG2 if self.mantissa else -math.inf
 
     def root(self) -> Mass:
         """The square root."""
@@ -57,11 +58,8 @@ class Mass:
 
     def to_json(self) -> dict[str, Any]:
         """``value`` is None where a double cannot hold it, ``log10`` where the mass is 0."""
-        try:
-            value = math.ldexp(self.mantissa, self.exponent)
-        except OverflowError:
-            value = 0.0
-        fits = value != 0 or self.mantissa == 0
+        value = scaled_float(self.mantissa, self.exponent)
+        fits = math.isfinite(value) and (value != 0 or self.mantissa == 0)
         log10 = self.log10 if self.mantissa else None
         return {"value": value if fits else None, "mantissa": self.mantissa, "exponent": self.exponent, "log10": log10}
 

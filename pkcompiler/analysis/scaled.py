@@ -59,9 +59,10 @@ def times_power(tensor: Tensor, power: int) -> Tensor:
     if -1000 <= power <= 1000 and (tensor.dtype == torch.float64 or abs(power) <= 120):
         return tensor * 2.0**power
     half = 500 if tensor.dtype == torch.float64 else 100
-    step = max(-half, min(half, power))
     if power < 8 * _SMALLEST:
         return tensor * 0.0
+    power = min(power, -8 * _SMALLEST)  # by so much everything but 0 is infinite
+    step = max(-half, min(half, power))
     return times_power(tensor * 2.0**step, power - step)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.ir.maps import Batch, Embed, Reindex
 from pkcompiler.ir.types import PathGraph, Value
+
+REACH = {torch.float64: 150, torch.float32: 30}
+"""The powers of ten that the edges of one parameter may have, and may lie apart: half of the range, in float32 almost all of it."""
 
 INPUTS = ("ones", "data", "data^2", "mean(data)", "mean(data^2)")
 
@@ -44,6 +49,31 @@ def check_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> None:
         for s in graph.parameters
         if not bool(torch.isfinite(tensors[s.name]).all())
     )
+
+
+def check_range(graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Settings) -> None:
+    """The edges t(theta) of each parameter fit one floating-point range, beside what they are multiplied by; those that do not are
+    named at once (``PKC508``): the largest entry, and in float64 also the smallest of squares beside it."""
+    reach = REACH[chosen.dtype]
+    found = []
+    for slot in graph.parameters if chosen.transform.power else ():
+        sizes = tensors[slot.name].detach().abs()
+        top = float(sizes.max()) if sizes.numel() else 0.0
+        if top == 0 or not math.isfinite(top):
+            continue
+        low = float(sizes.where(sizes > 0, top).min()) if chosen.dtype == torch.float64 and chosen.transform.power == 2 else top
+        logs = [chosen.transform.power * math.log10(size) for size in (low, top)]
+        if abs(logs[1]) > reach or logs[1] - logs[0] > reach:
+            found.append(_out_of_range(slot.name, low, top, chosen))
+    raise_all(found)
+
+
+def _out_of_range(name: str, low: float, top: float, chosen: Settings) -> Diagnostic:
+    dtype = str(chosen.dtype).removeprefix("torch.")
+    span = f"from {low:.3g} to {top:.3g}" if low != top else f"of {top:.3g}" + (" at most" if top < 1 else "")
+    what = f"path sums with edge = {chosen.edge} are not computed beyond 1e{REACH[chosen.dtype]} in {dtype}"
+    note = "rescale it (the weights of a unit times c, those that read it by 1/c), or set its tiny entries to 0"
+    return Diagnostic("PKC508", f"parameter '{name}' holds entries {span}: {what}", notes=(note,))
 
 
 def data_inputs(captured: Capture, data: Any) -> list[Any]:

@@ -17,6 +17,11 @@ CODES: dict[str, str] = {
         "entry for. Give labels from 0 on, or define loss(output, target)."
     ),
     "PKC507": "A pass gave NaN as a score: a division of 0 by 0, a logarithm of a negative number. Nothing is pruned by NaN.",
+    "PKC508": (
+        "The entries of a parameter are so large, so small or so far apart that their edges (squared, for theta^2) leave the range "
+        "of the numbers that sweeps compute with: 1e150 in float64. From layer to layer exponents are carried; within one tensor "
+        "they are not. Rescale the weights, or set entries that are meant as nothing to 0."
+    ),
     "PKC520": "The Path Kernel is a property of architecture and weights: edge = theta^2, and no gates, pools or norms from data.",
     "PKC521": (
         "The exact diagonal was asked for where more parameter entries can be crossed twice by a path than get a product each. "

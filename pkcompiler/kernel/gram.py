@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.functional import is_approximate, static_batch
 from pkcompiler.analysis.measured import Measured, Status, worst
 from pkcompiler.analysis.semiring import Settings, settings
-from pkcompiler.analysis.sources import check_finite, check_masks, unit_sources
+from pkcompiler.analysis.sources import check_finite, check_masks, check_range, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import capture
@@ -79,6 +79,7 @@ def kernel_of(
         raise fail("PKC520", f"the Path Kernel has no data: {given}", 'use settings(edge="theta^2", pools="sum", constants="on")')
     check_masks(graph, masks)
     check_finite(graph, tensors)
+    check_range(graph, tensors, chosen)
     where = torch.device(device) if device is not None else next((t.device for t in tensors.values()), torch.device("cpu"))
     return PathKernel(graph, tensors, chosen, masks or {}, where, input, output, wanted)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.measured import Measured, not_predicted
+from pkcompiler.analysis.measured import Measured, not_predicted, scaled_float
 from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
@@ -221,7 +221,7 @@ def learning_error(
         signs = (torch.randint(2, (len(learned),), generator=generator) * 2 - 1).tolist()
         moved = {n: replace(w, second=w.second * (1 + s * w.error)) for (n, w), s in zip(learned.items(), signs, strict=True)}
         there, _ = closed_form(captured, tensors, moved, inputs, masks, each=False)
-        changes.append(math.ldexp(there.mantissa, there.exponent - trace.exponent) - trace.mantissa)
+        changes.append(scaled_float(there.mantissa, there.exponent - trace.exponent) - trace.mantissa)
     return math.sqrt(sum(c**2 for c in changes) / MOVES)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.scaled import Scaled
+from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import unit_sources
 from pkcompiler.analysis.sweep import Sweep
@@ -97,7 +97,7 @@ class _Builder:
 
     def _apply(self, op: Op, inputs: list[Tensor], edges: Mapping[str, Tensor]) -> Tensor:
         result = self.sweep.apply(op, [Scaled(x) for x in inputs], edges)
-        return result.tensor * 2.0**result.exponent
+        return times_power(result.tensor, result.exponent)
 
     def _jacobian(self, op: Op, inputs: list[Tensor], edges: Mapping[str, Tensor], position: int) -> Tensor:
         """[outputs, entries of input ``position``]."""

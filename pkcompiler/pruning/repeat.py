@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pkcompiler.analysis.measured import scaled_float
 from pkcompiler.kernel.initial import seeded
 from pkcompiler.lang.ast import Pass
 from pkcompiler.pruning import fresh, terms
@@ -41,7 +42,7 @@ def _squares(term: Term) -> tuple[float, int]:
 def _standard_error(each: Sequence[tuple[float, int]], mean: tuple[float, int]) -> float:
     if mean[0] == 0:
         return 0.0 if all(size == 0 for size, _ in each) else math.inf
-    spread = sum(math.ldexp(size / mean[0], exponent - mean[1]) for size, exponent in each) / len(each)
+    spread = sum(scaled_float(size / mean[0], exponent - mean[1]) for size, exponent in each) / len(each)
     return math.sqrt(max(0.0, spread - 1) / (len(each) - 1))
 
 

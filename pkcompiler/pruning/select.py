@@ -153,7 +153,9 @@ def _pool(
         else:
             values.take(places, out=piece, mode="clip")  # "raise" would copy once more
         start += count
-    if np.isnan(np.dot(flat, flat)):
+    with np.errstate(over="ignore"):
+        square = np.dot(flat, flat)
+    if np.isnan(square):
         refuse_nan("the scores of the pass are", "the pass", {n: scores[n] for n in names})
     return _Pool(names, [found.shapes[n] for n in names], positions, counts, -flat if order == "smallest" else flat)
 

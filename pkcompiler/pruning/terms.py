@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -81,9 +82,14 @@ def binary(op: str, left: Term, right: Term) -> Term:
     function = torch.add if op == "+" else torch.sub
     if left.exponent == right.exponent:
         return combine(left, right, function, left.exponent)
-    exponent = max(left.exponent, right.exponent)
-    a, b = (Term(t.axes, each(t, lambda x, t=t: times_power(x, t.exponent - exponent))) for t in (left, right))  # type: ignore[misc]
+    exponent = max([t.exponent for t in (left, right) if not _is_zero(t)], default=0)
+    a, b = (Term(t.axes, each(t, lambda x, t=t: times_power(x, min(0, t.exponent - exponent)))) for t in (left, right))  # type: ignore[misc]
     return combine(a, b, function, exponent)
+
+
+def _is_zero(term: Term) -> bool:
+    """Whether every entry is 0: then the exponent says nothing."""
+    return not any(bool(t.any()) for t in ([term.value] if isinstance(term.value, Tensor) else term.value.values()))
 
 
 def power(base: Term, exponent: Term) -> Term:
@@ -91,8 +97,9 @@ def power(base: Term, exponent: Term) -> Term:
     if exponent.axes or base.exponent == 0:
         return combine(base.plain(), exponent.plain(), torch.pow, 0)
     p = float(exponent.plain().tensor)
-    whole = math.floor(base.exponent * p)
-    rest = 2.0 ** (base.exponent * p - whole)
+    shift = base.exponent * Fraction(p)
+    whole = math.floor(shift)
+    rest = 2.0 ** float(shift - whole)
     return Term(base.axes, each(base, lambda t: t**p * rest), whole)
 
 

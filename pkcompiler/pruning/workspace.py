@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import device_of, masked, prepare
+from pkcompiler.analysis.measured import LOG2
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
-from pkcompiler.analysis.sources import data_inputs, data_position, input_sources, unit_sources
+from pkcompiler.analysis.sources import check_range, data_inputs, data_position, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
@@ -116,6 +117,7 @@ class Workspace:
 
     def constant(self, chosen: Settings, input: str | Tensor, output: str | Term) -> Term:
         """The value of ``paths(...)`` for every sample, with no derivative."""
+        check_range(self.captured.graph, self.captured.tensors, chosen)
         value = swept(self.captured, chosen, self.need_data(), input, self.masks, self.batch)
         return self._weighted(value, output, reads_samples=True)
 
@@ -134,7 +136,7 @@ class Workspace:
         if self._mass is None:
             return None
         size = abs(float(self._mass.tensor))
-        return math.log10(size) + self._mass.exponent * math.log10(2) if size else -math.inf
+        return math.log10(size) + self._mass.exponent * LOG2 if size else -math.inf
 
     def keep_mass(self, other: Workspace) -> None:
         """Take over the last path functional of another workspace."""
@@ -148,6 +150,7 @@ class Workspace:
         reads_data = chosen.reads_data or (isinstance(input, str) and input != "ones")
         samples = self.need_data() if reads_data else None
         tensors = masked(self.captured, self.masks) if chosen.reads_data else self.captured.tensors
+        check_range(self.captured.graph, self.captured.tensors, chosen)
         sweep, batch = prepare(self.captured, tensors, chosen, samples, input, TwiceSweep if self.twice else Sweep)
         sources = self._sources(samples, input, batch, chosen.dtype)
         made = (Edges.of(sweep, self.wanted, self.masks), sources, by_sample)

@@ -6,6 +6,9 @@ import math
 
 from pkcompiler.markup import superscript
 
+LEADING = 10**11
+"""A logarithm of this size, held as a float, says no more than four digits of the number behind it."""
+
 
 def power(log10: float | None) -> str:
     """A number of any size by its logarithm (None: 0): ``1.234``, or ``1.234 × 10²⁵``.
@@ -20,6 +23,8 @@ def power(log10: float | None) -> str:
     if -3 <= log10 < 5:
         return f"{10**log10:,.4g}" if log10 < 4 else f"{10**log10:,.0f}"
     whole = math.floor(log10)
+    if abs(whole) >= LEADING:
+        return f"10{superscript(whole)}"
     leading = 10 ** (log10 - whole)
     if leading >= 9.9995:
         leading, whole = 1.0, whole + 1

@@ -189,10 +189,21 @@ def kinds(report: Report) -> set[tuple[str, str]]:
     return {(w.kind, w.subject) for w in report.warnings}
 
 
+class Sum(nn.Linear):
+    """A linear layer whose weight is shifted by a parameter."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.shift = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight + self.shift, self.bias)
+
+
 def test_computed_weights_are_named():
-    """weight_norm: the weight is no parameter. With a mask on what it is computed from, nothing is left to say."""
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.ReLU(), nn.Linear(4, 3))
-    name = "0.parametrizations.weight.original1"
+    """A sum of parameters: the weight is none. With a mask on what it is computed from, nothing is left to say."""
+    model = nn.Sequential(Sum(5, 4), nn.ReLU(), nn.Linear(4, 3))
+    name = "0.weight"
     (found,) = analyze(model, torch.randn(1, 5)).warnings
     assert (found.kind, found.subject) == ("computed-weights", name) and "20 entries" in found.message and name in found.help
     assert analyze(model, torch.randn(1, 5), masks={name: torch.ones(4, 5, dtype=torch.bool)}).warnings == ()

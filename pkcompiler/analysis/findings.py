@@ -63,7 +63,7 @@ def _computed(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[st
 
 
 def _non_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
-    for slot in graph.slots:
+    for slot in (s for s in graph.slots if s.role != "computed"):
         tensor = tensors[slot.name]
         bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
         if bad:

@@ -34,16 +34,18 @@ def fold(graph: PathGraph, wanted: frozenset[str], constants: str) -> Folded:
     """Fold every scale whose own parameters are not in ``wanted`` (nobody asks for their derivatives).
 
     A scale folds when it is the only reader of a convolution or linear map, whose weight is used once, and when no centre is
-    left to subtract (``constants`` off).
+    left to subtract (``constants`` off). What computed weights are made of folds into nothing.
     """
     reader = only_reader(graph)
     owners = Counter(use.slot for op in graph.ops for use in uses(op.map))
+    computed = {part for slot in graph.computed for part in (slot.name, *slot.of)}
+    wanted = wanted | computed
     scales: dict[str, tuple[Scale, str | None]] = {}
     ops: list[Op] = []
     renamed: dict[str, str] = {}
     for op in graph.ops:
         made = reader.get(op.name)
-        if made and _folds(op.map, made.map, owners, wanted, constants):
+        if made and _folds(op.map, made.map, owners, wanted, constants) and not {use.slot for use in uses(op.map)} & computed:
             assert isinstance(op.map, Conv | Dense) and isinstance(made.map, Scale)
             scales[op.map.weight] = (made.map, op.map.bias)
             shifted = made.map.bias is not None or op.map.bias is not None

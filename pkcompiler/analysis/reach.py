@@ -76,6 +76,7 @@ class Fed:
 
     def run(self, edges: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """The sources; the output reached from any source, and from an input (0 and 1, differentiable by the edges)."""
+        edges = self.any.with_computed(edges)
         sources = unit_sources(self.graph, self.batch, self.any.settings.dtype)
         sources = {name: t.to(self.any.device).requires_grad_() for name, t in sources.items()}
         values = {name: (Scaled(t), Scaled(t)) for name, t in sources.items()}

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pkcompiler.analysis.arithmetic import Arithmetic, Carried
+from pkcompiler.analysis.made import Made
 from pkcompiler.analysis.reindex import (
     apply_matrices,
     apply_reindex,
@@ -74,6 +75,7 @@ class Sweep:
         self.graph, self.tensors, self.settings, self.observed, self.batch = graph, tensors, settings, observed, batch
         self.arithmetic: Arithmetic = arithmetic or Carried(nonnegative=not settings.transform.signed)
         self.device = torch.device(device)
+        self._made = [Made(slot) for slot in graph.computed]
         self._fixed: dict[tuple[Fixed, tuple[int, ...]], Tensor] = {}
         self._matrices: dict[tuple[Resample, tuple[int, ...]], list[Tensor]] = {}
         self._data_dependent = data_dependent(graph)
@@ -90,6 +92,17 @@ class Sweep:
             out[slot.name] = edge if mask is None else edge * self._cast(mask)
         return out
 
+    def with_computed(self, edges: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The edges with those of the computed weights that are not given, differentiable by the edges that they are made of."""
+        missing = [made for made in self._made if made.slot.name not in edges]
+        if not missing:
+            return edges
+        read = {name for made in missing for name in made.slot.of}
+        plain = {
+            n: self._cast(t) if t.is_floating_point() else t.to(self.device) for n in read for t in (self.tensors[n].detach(),)
+        }
+        return {**edges, **{made.slot.name: made.edge(edges, plain, self.settings.transform) for made in missing}}
+
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(device=self.device, dtype=self.settings.dtype)
 
@@ -101,6 +114,7 @@ class Sweep:
         ``sources``: a float input's weights [batch, ...]; an integer input's rows (integers) or, floating, a weight for every row
         [batch, ..., rows].
         """
+        edges = self.with_computed(edges)
         values: dict[str, Scaled] = {name: Scaled(tensor) for name, tensor in sources.items()}
         last = last_uses(self.graph)
         for i, op in enumerate(self.graph.ops):

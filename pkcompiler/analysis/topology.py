@@ -14,6 +14,7 @@ from pkcompiler.analysis.sources import check_masks
 from pkcompiler.ir.maps import Conv, Dense, Embed
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.ir.weights import stored_weights
 from pkcompiler.ir.weights import multiplied
 from pkcompiler.modes import in_own_modes
 
@@ -115,25 +116,25 @@ RISK = 20
 
 def layers(graph: PathGraph, found: Topology, masks: Mapping[str, Tensor] | None = None) -> tuple[Layer, ...]:
     """Every dense, convolution or embedding operation in order (a weight that several read: each of them)."""
-    parameters = {slot.name for slot in graph.parameters}
+    stored = stored_weights(graph)
     return tuple(
-        _layer(op, op.map, found, masks or {})
+        _layer(op, op.map, stored[op.map.weight], found, masks or {})
         for op in graph.ops
-        if isinstance(op.map, Dense | Conv | Embed) and op.map.weight in parameters
+        if isinstance(op.map, Dense | Conv | Embed) and op.map.weight in stored
     )
 
 
-def _layer(op: Op, map: Dense | Conv | Embed, found: Topology, masks: Mapping[str, Tensor]) -> Layer:
-    effective, fed = found.effective[map.weight], found.fed[map.weight]
+def _layer(op: Op, map: Dense | Conv | Embed, weight: str, found: Topology, masks: Mapping[str, Tensor]) -> Layer:
+    effective, fed = found.effective[weight], found.fed[weight]
     alive = by_unit(map, fed).any(1)
     working = by_unit(map, effective).any(1)
     bias = None if isinstance(map, Embed) or map.bias is None else found.effective.get(map.bias)
     working = working if bias is None else working | bias
-    kept = int(masks[map.weight].sum()) if map.weight in masks else effective.numel()
+    kept = int(masks[weight].sum()) if weight in masks else effective.numel()
     constant = int((working & ~alive).sum())
     return Layer(
         op.name,
-        map.weight,
+        weight,
         alive.numel(),
         int(alive.sum()),
         constant,

@@ -87,4 +87,8 @@ CODES: dict[str, str] = {
     "PKC311": "A type has an unknown element type, a negative size, or a batch dimension where none can be.",
     "PKC312": "The shapes of an operation's inputs and slots cannot go together.",
     "PKC313": "The types in the header of a printed graph are not those of what it returns.",
+    "PKC314": (
+        "A computed weight is made of declared parameters, buffers and constants by calls of a closed list of operators that read "
+        "no data. Its text is read, never run as a program; anything else in it is refused."
+    ),
 }

@@ -12,7 +12,7 @@ from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import Classes
 from pkcompiler.frontend.unplaced import lost_use
 from pkcompiler.ir.types import Op, Slot
-from pkcompiler.ir.weights import projections
+from pkcompiler.ir.weights import holders, projections
 
 
 def live(ops: Sequence[Op], result: str) -> tuple[Op, ...]:
@@ -27,8 +27,10 @@ def live(ops: Sequence[Op], result: str) -> tuple[Op, ...]:
 
 
 def with_prunable(slots: Sequence[Slot], ops: Sequence[Op]) -> tuple[Slot, ...]:
-    """Prunable: weights of linear maps, convolutions and projections (two or more dimensions), never a table of embeddings."""
+    """Prunable: weights of linear maps, convolutions and projections (two or more dimensions), never a table of embeddings; of a
+    computed weight the parameters that hold its entries."""
     chosen = projections(ops)
+    chosen |= {part for s in slots if s.name in chosen and s.role == "computed" for part in holders(s, slots)}
     return tuple(replace(s, prunable=s.role == "parameter" and len(s.type.shape) >= 2 and s.name in chosen) for s in slots)
 
 

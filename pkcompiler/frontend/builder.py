@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,6 +66,14 @@ class Builder:
         """The slot of that name, declared when it is new."""
         if name not in self.slots:
             self.slots[name] = Slot(name, TensorType(DTYPES[tensor.dtype], tuple(tensor.shape)), role)
+        return name
+
+    def computed(self, name: str, type: TensorType, of: tuple[str, ...], formula: str) -> str:
+        """The slot of a computed weight; a second one of the same name gets a number."""
+        known = {*self.slots, *self.program.parameters.values(), *self.program.buffers.values()}
+        numbered = (f"{name}.{i}" if i else name for i in itertools.count())
+        name = next(n for n in numbered if n not in known)
+        self.slots[name] = Slot(name, type, "computed", of=of, formula=formula)
         return name
 
     def constant(self, tensor: Tensor) -> Named:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
+from pkcompiler.frontend.computed import computed_weights
 from pkcompiler.frontend.export import Program
 from pkcompiler.ops.gates import FACTORIES, LINEAR, NORMS, PASS_THROUGH, SINGULAR, is_pointwise, is_singular
 
@@ -33,11 +34,13 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """The kind of every node, the pointwise regions, and why each observed node is one (``norm`` or ``factor``)."""
+    """The kind of every node, the pointwise regions, why each observed node is one (``norm`` or ``factor``), and which nodes are
+    computed weights (stored, as a parameter is)."""
 
     kinds: Mapping[fx.Node, Kind]
     regions: Mapping[fx.Node, Region]
     observed: Mapping[fx.Node, str]
+    computed: frozenset[fx.Node] = frozenset()
 
 
 def op_name(node: fx.Node) -> str:
@@ -80,16 +83,19 @@ class _Classifier:
         self.kinds: dict[fx.Node, Kind] = {}
         self.regions: dict[fx.Node, Region] = {}
         self.observed: dict[fx.Node, str] = {}
+        self.computed = frozenset(computed_weights(program))
 
     def run(self) -> Classes:
         for node in self.program.module.graph.nodes:
             if node.op != "output":
                 self.kinds[node] = self.kind(node)
-        return Classes(self.kinds, self.regions, self.observed)
+        return Classes(self.kinds, self.regions, self.observed, self.computed)
 
     def kind(self, node: fx.Node) -> Kind:
         if node.op == "placeholder":
             return self.placeholder(node)
+        if node in self.computed:
+            return "stored"
         value = meta(node)
         if node.op == "get_attr":
             return "known"

@@ -12,6 +12,7 @@ from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.account import account, live, observed_only, with_prunable
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import Classes, classify, is_complex, op_name
+from pkcompiler.frontend.computed import Formula, label
 from pkcompiler.frontend.entrywise import NoGate, declared_gate
 from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.gate import Described, describe_gate
@@ -20,6 +21,7 @@ from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.trace import trace
 from pkcompiler.frontend.unplaced import frozen_end, unplaced
 from pkcompiler.frontend.use import OperatorUse, Unsupported, short
+from pkcompiler.ir.formula import print_formula
 from pkcompiler.ir.maps import Frozen, Gate
 from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
 from pkcompiler.ir.uses import uses
@@ -72,6 +74,7 @@ class _Lifter:
         account(builder, self.classes)
         raise_all(self.unreached(ops, needed))
         read = {use.slot for op in ops for use in uses(op.map)}
+        read |= {part for s in builder.slots.values() if s.name in read for part in s.of}
         slots = tuple(s for s in builder.slots.values() if s.name in read)
         inputs = tuple(v for v in self.inputs if v.name in needed)
         graph = PathGraph(name, inputs, with_prunable(slots, ops), ops, (result.name,))
@@ -137,7 +140,7 @@ class _Lifter:
         return wanted
 
     def operands(self, node: fx.Node) -> Iterable[fx.Node]:
-        if self.classes.kinds[node] in ("observed", "known", "number"):
+        if self.classes.kinds[node] in ("observed", "known", "number") or node in self.classes.computed:
             return ()
         region = self.classes.regions.get(node)
         return (region.root,) if region and region.bent else node.all_input_nodes
@@ -154,7 +157,35 @@ class _Lifter:
                 return self.known(node, shape)
             case "observed":
                 return Observed(node.name, self.classes.observed[node], op_name(node), tuple(shape or ()))
+        if node in self.classes.computed:
+            return self.computed(node)
         return self.translate(node)
+
+    def computed(self, node: fx.Node) -> Any:
+        """A computed weight: a slot of its own, and the slots that it is made of. Every use inside of it counts as read."""
+        found = Formula(self.program, node)
+        if found.unknown:
+            at, why = found.unknown[0], "a weight is computed by it, and it is not on the list of operators that read no data"
+            return self.stand_in(node, unplaced(self.builder, at, origin_of(at, PREFIX), why))
+        of = tuple(self.stored(n) for n in found.operands)
+        self.builder.read |= {
+            (self.program.parameters[n.name], user) for n, user in found.inner if n.name in self.program.parameters
+        }
+        shape: Any = self.builder.shape(node)
+        type = TensorType(self.seen.dtypes[node.name], shape)
+        name = label(origin_of(node, PREFIX).module, node)
+        return Stored(self.builder.computed(name, type, of, print_formula(tuple(found.steps))), shape)
+
+    def stored(self, node: fx.Node) -> str:
+        """The slot of what a computed weight begins at: a parameter, a buffer, or a constant."""
+        name, program, slot = node.name, self.program, self.builder.slot
+        if name in program.parameters:
+            return slot(program.parameters[name], program.tensors[program.parameters[name]], "parameter")
+        if name in program.buffers:
+            return slot(program.buffers[name], program.tensors[program.buffers[name]], "buffer")
+        known = program.lifted[name] if name in program.lifted else self.seen.known[name]
+        assert known is not None
+        return self.builder.constant(known).slot
 
     def placeholder(self, node: fx.Node) -> Any:
         name, program = node.name, self.program

@@ -78,6 +78,8 @@ class OperatorUse:
     def weight(self, ref: Ref | None) -> str | None:
         if not isinstance(ref, Stored):
             return None
+        if ref.slot in self.builder.slots:
+            return ref.slot
         return self.builder.slot(ref.slot, self.builder.program.tensors[ref.slot], "parameter")
 
     def path(self, ref: Ref) -> Path:

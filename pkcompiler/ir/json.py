@@ -9,7 +9,7 @@ from typing import Any
 from pkcompiler.ir.forms import Nested, spell
 from pkcompiler.ir.maps import Batch, Fixed, InvSqrt, Literal, Named
 from pkcompiler.ir.text import print_dim
-from pkcompiler.ir.types import Op, PathGraph, TensorType
+from pkcompiler.ir.types import Op, PathGraph, Slot, TensorType
 
 SCHEMA = 1
 
@@ -24,10 +24,15 @@ def to_json(graph: PathGraph) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": graph.name,
         "inputs": [{"name": v.name, "type": _type(v.type)} for v in graph.inputs],
-        "slots": [{"name": s.name, "type": _type(s.type), "role": s.role, "prunable": s.prunable} for s in graph.slots],
+        "slots": [_slot(s) for s in graph.slots],
         "ops": [_op(op) for op in graph.ops],
         "outputs": list(graph.outputs),
     }
+
+
+def _slot(slot: Slot) -> dict[str, Any]:
+    found = {"name": slot.name, "type": _type(slot.type), "role": slot.role, "prunable": slot.prunable}
+    return found | ({"of": list(slot.of), "formula": slot.formula} if slot.role == "computed" else {})
 
 
 def _type(type: TensorType) -> dict[str, Any]:

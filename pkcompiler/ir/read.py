@@ -19,7 +19,7 @@ Subject = tuple[str | int, ...]
 """A part of a graph: ``("slot", 2)``, ``("op", 3)``, ``("op", 3, "input", 0)``, ``("op", 3, "weight")``, ``("output", 0)``."""
 
 MAX_DIGITS = 40
-_ROLES = ("parameter", "buffer", "constant")
+_ROLES = ("parameter", "buffer", "constant", "computed")
 _FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 _WORDS: dict[str, object] = {"true": True, "false": False, "none": None, "B": Batch(), **_FLOATS}
 _TRAILING = re.compile(r"[ \t]*//[ \t]*([^\n]*)")
@@ -97,14 +97,18 @@ class _Reader:
         if word not in _ROLES:
             self.report("PKC055", f"unknown role '{word}'", role, f"expected {', '.join(_ROLES)}", _did_you_mean(word, _ROLES))
         entries = self.entries(braces[0], ("slot", position)) if braces else {}
-        prunable = entries.pop("prunable", False)
+        prunable, of, formula = entries.pop("prunable", False), entries.pop("of", ()), entries.pop("formula", "")
         for key in entries:
             self.report(
                 "PKC055", f"a slot has no attribute '{key}'", braces[0], "expected prunable", "write {prunable = true} or nothing"
             )
         if not isinstance(prunable, bool):
             self.report("PKC055", "prunable must be true or false", braces[0], "", "write {prunable = true} or nothing")
-        return Slot(self.name(token), self.type(type), cast(Role, word), prunable is True)
+        parts = tuple(part.slot for part in of if isinstance(part, Named)) if isinstance(of, tuple) else ()
+        if not isinstance(of, tuple) or len(parts) != len(of) or not isinstance(formula, str):
+            hint = 'write {of = [@weight], formula = "v0 = abs.default(p0)"}'
+            self.report("PKC055", "a computed slot has the slots that it is made of, and a formula", braces[0], "", hint)
+        return Slot(self.name(token), self.type(type), cast(Role, word), prunable is True, parts, str(formula))
 
     def op(self, node: Node, position: int) -> list[Op]:
         """The operation, or nothing where it was reported."""

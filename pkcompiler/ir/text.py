@@ -31,8 +31,11 @@ def print_graph(graph: PathGraph) -> str:
 
 
 def print_slot(slot: Slot) -> str:
-    """``parameter @fc1.weight: f32[3, 4] {prunable = true}``"""
-    return f"{word(slot.role)} @{name(slot.name)}: {print_type(slot.type)}" + (" {prunable = true}" if slot.prunable else "")
+    """``parameter @fc1.weight: f32[3, 4] {prunable = true}``; of a computed weight, what it is made of and how."""
+    entries: list[tuple[str, object]] = [("prunable", True)] if slot.prunable else []
+    if slot.of or slot.formula:
+        entries += [("of", tuple(Named(part) for part in slot.of)), ("formula", slot.formula)]
+    return f"{word(slot.role)} @{name(slot.name)}: {print_type(slot.type)}" + (f" {_braces(tuple(entries))}" if entries else "")
 
 
 def print_op(op: Op) -> str:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pkcompiler.ir.maps import Dim, PathMap
 
-Role = Literal["parameter", "buffer", "constant"]
+Role = Literal["parameter", "buffer", "constant", "computed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,16 @@ class Value:
 class Slot:
     """A stored tensor (``@name`` when printed): one per storage, named as in ``named_parameters()`` / ``named_buffers()``.
 
-    ``role`` is ``parameter``, ``buffer`` or ``constant`` (a tensor that the trace computed from literals alone).
+    ``role`` is ``parameter``, ``buffer``, ``constant`` (a tensor that the trace computed from literals alone), or ``computed``: a
+    factor that is made of the slots ``of`` by ``formula`` (:mod:`pkcompiler.ir.formula`), stored nowhere.
     """
 
     name: str
     type: TensorType
     role: Role
     prunable: bool = False
+    of: tuple[str, ...] = ()
+    formula: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,11 @@ class PathGraph:
     @property
     def parameters(self) -> tuple[Slot, ...]:
         return tuple(s for s in self.slots if s.role == "parameter")
+
+    @property
+    def computed(self) -> tuple[Slot, ...]:
+        """The weights that are computed from parameters, each an edge of its own."""
+        return tuple(s for s in self.slots if s.role == "computed")
 
     @property
     def prunable(self) -> tuple[Slot, ...]:

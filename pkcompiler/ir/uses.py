@@ -29,8 +29,8 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.types import Role
 
-ANY: frozenset[Role] = frozenset({"parameter", "buffer", "constant"})
-PARAMETER: frozenset[Role] = frozenset({"parameter"})
+ANY: frozenset[Role] = frozenset({"parameter", "buffer", "constant", "computed"})
+PARAMETER: frozenset[Role] = frozenset({"parameter", "computed"})
 FIXED: frozenset[Role] = frozenset({"buffer", "constant"})
 INTEGERS = frozenset({"i64", "i32", "i16", "i8", "u8"})
 BOOL = frozenset({"bool"})
@@ -47,7 +47,8 @@ class Use:
 
 
 def uses(map: PathMap) -> tuple[Use, ...]:
-    """Every slot that ``map`` reads. The weight and bias of a :class:`Scale` are parameters; into fixed factors none enters."""
+    """Every slot that ``map`` reads. The weight and bias of a :class:`Scale` are parameters, or computed from them; into fixed
+    factors none enters."""
     match map:
         case Dense(weight, bias) | Conv(weight, bias) | Normalise(weight=weight, bias=bias):
             return _stored(weight, bias, ANY)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pkcompiler.diagnostics import Diagnostic, PkcError, Span
 from pkcompiler.ir.attributes import faults
 from pkcompiler.ir.dims import ShapeError
+from pkcompiler.ir.formula import FormulaError, read_formula
 from pkcompiler.ir.infer import infer_dtype, infer_shape
 from pkcompiler.ir.maps import Batch, Dim, Merge, Reindex
 from pkcompiler.ir.read import Subject, read_graph
@@ -30,6 +31,7 @@ _HELP = {
     "PKC310": "remove the declaration, or use it",
     "PKC311": "write a type such as f32[B, 64]",
     "PKC312": "correct the shapes of the inputs, the slots or the attributes",
+    "PKC314": "lift the model again: pkc ir MODEL",
 }
 
 
@@ -48,7 +50,7 @@ def verify(graph: PathGraph) -> list[Diagnostic]:
 
     PKC301 duplicate name, PKC302 value not defined before its use, PKC303 unknown slot, PKC304 role or element type of a slot,
     PKC305 result type, PKC306 attributes, PKC307 number of inputs, PKC308 outputs, PKC309 operation without effect, PKC310 unused
-    slot, PKC311 malformed type, PKC312 shapes that do not fit.
+    slot, PKC311 malformed type, PKC312 shapes that do not fit, PKC314 what a computed slot is made of.
     """
     found = list(violations(graph))
     if not found:
@@ -87,14 +89,34 @@ def _declarations(graph: PathGraph) -> Iterator[Violation]:
         yield from _well_formed(slot.type, ("slot", i), f"slot @{slot.name}")
         if any(isinstance(dim, Batch) for dim in slot.type.shape):
             yield Violation(("slot", i), "PKC311", f"slot @{slot.name} has a batch dimension, but what is stored has none")
-        if slot.role not in ("parameter", "buffer", "constant"):
+        if slot.role not in ("parameter", "buffer", "constant", "computed"):
             yield Violation(("slot", i), "PKC304", f"slot @{slot.name} has the unknown role '{slot.role}'")
         elif slot.prunable and slot.role != "parameter":
             yield Violation(
                 ("slot", i), "PKC304", f"slot @{slot.name} is prunable, but a {slot.role}", "only parameters are prunable"
             )
+    yield from _computed(graph)
     for i, value in enumerate(graph.inputs):
         yield from _well_formed(value.type, ("input", i), f"input %{value.name}")
+
+
+def _computed(graph: PathGraph) -> Iterator[Violation]:
+    """A computed slot is made of stored slots by a formula over the closed list of operators; no other slot has any."""
+    roles = {slot.name: slot.role for slot in graph.slots}
+    for i, slot in enumerate(graph.slots):
+        if slot.role != "computed":
+            if slot.of or slot.formula:
+                yield Violation(("slot", i), "PKC314", f"slot @{slot.name} has a formula, but is a {slot.role}")
+            continue
+        for part in slot.of:
+            if roles.get(part, "computed") == "computed":
+                yield Violation(("slot", i), "PKC314", f"slot @{slot.name} is made of @{part}, which is no stored slot")
+        if not any(roles.get(part) == "parameter" for part in slot.of):
+            yield Violation(("slot", i), "PKC314", f"slot @{slot.name} is made of no parameter")
+        try:
+            read_formula(slot.formula, len(slot.of))
+        except FormulaError as error:
+            yield Violation(("slot", i), "PKC314", f"the formula of slot @{slot.name} is refused: {error}")
 
 
 def _well_formed(type: TensorType, subject: Subject, what: str) -> Iterator[Violation]:
@@ -213,6 +235,7 @@ def _dead(graph: PathGraph) -> Iterator[Violation]:
 
 def _unused(graph: PathGraph) -> Iterator[Violation]:
     used = {use.slot for op in graph.ops for use in uses(op.map)}
+    used |= {part for slot in graph.computed if slot.name in used for part in slot.of}
     for i, slot in enumerate(graph.slots):
         if slot.name not in used:
             yield Violation(("slot", i), "PKC310", f"no operation uses the {slot.role} @{slot.name}")

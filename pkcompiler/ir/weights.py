@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pkcompiler.ir.formula import aligned
 from pkcompiler.ir.maps import Constant, Conv, Dense, Embed, Named, Normalise, Product, Reindex, Scale, Source
-from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.types import Op, PathGraph, Slot
 
 Kind = Literal["dense", "conv", "embed", "scale", "value", "gain", "bias"]
 ORDER: tuple[Kind, ...] = ("dense", "conv", "embed", "scale", "value", "gain", "bias")
@@ -105,3 +106,23 @@ def multiplied(ops: Sequence[Op], kinds: frozenset[str] = frozenset({"mul", "mat
 def projections(ops: Sequence[Op]) -> frozenset[str]:
     """The weights of linear maps, convolutions and attention projections; no table of embeddings (docs/theory.md, section 7)."""
     return multiplied(ops, frozenset({"matmul", "conv"})) - {op.map.weight for op in ops if isinstance(op.map, Embed)}
+
+
+def holders(computed: Slot, slots: Iterable[Slot]) -> tuple[str, ...]:
+    """The parameters with an entry for every entry of a computed weight: those that are a factor of it, else all of its size."""
+    stored = [computed, *(s for s in slots if s.role == "parameter")]
+    sizes = {s.name: math.prod(n for n in s.type.shape if isinstance(n, int)) for s in stored}
+    own = [name for name in computed.of if sizes.get(name) == sizes[computed.name]]
+    factors = aligned(computed)
+    return tuple(name for name in own if name in factors) or tuple(own)
+
+
+def stored_weights(graph: PathGraph) -> dict[str, str]:
+    """Of every parameter itself, and of every computed weight the one parameter of its shape that holds its entries, if any."""
+    shapes = {s.name: s.type.shape for s in graph.slots}
+    found = {s.name: s.name for s in graph.parameters}
+    for slot in graph.computed:
+        same = [name for name in holders(slot, graph.slots) if shapes[name] == slot.type.shape]
+        if len(same) == 1:
+            found[slot.name] = same[0]
+    return found

@@ -15,6 +15,7 @@ from torch import Tensor
 from pkcompiler.analysis.semiring import Edge
 from pkcompiler.ir.formula import Argument, Dtype, Operand, Result, Step, aligned, factors, read_formula
 from pkcompiler.ir.types import Slot
+from pkcompiler.ops.normalise import CENTRE
 
 FLOATING = frozenset({"f64", "f32", "f16", "bf16"})
 INTEGRAL = {"i64": torch.int64, "i32": torch.int32, "i16": torch.int16, "i8": torch.int8, "u8": torch.uint8, "bool": torch.bool}
@@ -76,6 +77,8 @@ def call(op: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
     """One operator of the closed list; what is singular at 0 is 0 there."""
     if op == "getitem":
         return arguments[0][arguments[1]]
+    if str(CENTRE) == op:
+        return CENTRE(*arguments)
     guarded = singular(op, arguments)
     if guarded is not None:
         return guarded
@@ -176,6 +179,9 @@ class _Kept(_Run):
                 return reads[0].expand(value.shape)
             case "add" | "sub" | "rsub" if len(reads) == 2:
                 return _any(torch.stack(torch.broadcast_tensors(*reads)).sum(0))
+            case "pkcompiler":
+                x, dims = reads[0], self.plain.at(step.arguments[1])
+                return _any(x + x.sum(dims, keepdim=True))
             case "sum" | "cumsum" | "mean":
                 total = call(step.op, [reads[0], *map(self.plain.at, step.arguments[1:])], {})
                 return _any(total * (reads[0].numel() / max(1, total.numel())) if step.op.startswith("mean") else total)

@@ -14,8 +14,7 @@ from pkcompiler.analysis.sources import check_masks
 from pkcompiler.ir.maps import Conv, Dense, Embed
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
-from pkcompiler.ir.weights import stored_weights
-from pkcompiler.ir.weights import multiplied
+from pkcompiler.ir.weights import multiplied, stored_weights
 from pkcompiler.modes import in_own_modes
 
 

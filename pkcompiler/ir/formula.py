@@ -25,6 +25,7 @@ tril.default triu.default alias.default clone.default contiguous.default detach.
 to.dtype dropout.default constant_pad_nd.default
 """
 _SUMS = """
+pkcompiler.centre.default
 add.Tensor add.Scalar sub.Tensor sub.Scalar rsub.Tensor rsub.Scalar sum.default sum.dim_IntList mean.default mean.dim
 cumsum.default avg_pool1d.default avg_pool2d.default avg_pool3d.default adaptive_avg_pool1d.default adaptive_avg_pool2d.default
 adaptive_avg_pool3d.default
@@ -66,7 +67,7 @@ OPERATORS: Mapping[str, Kind] = {
     **_named("pointwise", _POINTWISE),
     **_named("other", _OTHERS),
 }
-"""The closed list: ATen overloads without their ``aten.``, and what each is to a factor of a path."""
+"""The closed list: ATen overloads without their ``aten.`` (and the centring of a norm), and what each is to a factor of a path."""
 
 MOST_STEPS = 10_000
 

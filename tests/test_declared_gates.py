@@ -45,6 +45,7 @@ def ones(x: Tensor) -> Tensor:
 
 
 bend = operator("bend", lambda x: x + torch.sin(x), lambda x: 1 + torch.cos(x))
+straight = operator("straight", torch.sign, ones)
 centred = operator("centred", lambda x: x - x.mean(), ones)
 mirrored = operator("mirrored", lambda x: x.flip(-1), ones)
 coupled_far = operator("coupled_far", lambda x: x * (1 + (x.abs().amax(-1, keepdim=True) > 20)), ones)
@@ -139,6 +140,14 @@ def test_the_hint_leads_to_a_certified_gate(name: str) -> None:
     captured: Capture = capture(Net(inner), torch.randn(3, 4), gates=[word], dtype=torch.float64)
     assert len([op for op in captured.graph.ops if isinstance(op.map, Gate)]) == 1
     assert certify_capture(captured).holds
+
+
+def test_a_declared_gate_with_a_backward_pass_of_its_own_is_not_certified() -> None:
+    """Program and model share it, so the third certificate does not see it."""
+    captured = capture(Net(lambda x: straight(x)), torch.randn(3, 4), gates=["pkc_gates.straight"], dtype=torch.float64)
+    certificate = certify_capture(captured)
+    assert certificate.stopped == () and not certificate.holds
+    assert certificate.refused == ("'straight' has a backward pass of its own, which does not give the derivative of its values",)
 
 
 def test_a_constant_may_come_first() -> None:

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from pkcompiler import ntk, path_kernel, prune, score
 from pkcompiler.analysis.certificate import certify_capture
+from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Constant, Dense, Gate
 
@@ -134,3 +135,12 @@ def test_buffers_are_left_as_they_were() -> None:
     net = Net(counted).double()
     captured = capture(net, X)
     assert certify_capture(captured).holds and net.calls == 0
+
+
+def test_rows_of_limited_norm_are_left_as_they_were() -> None:
+    """The rows are rewritten when they are read, which no path does: refused, and not done to the caller's model."""
+    net = nn.Sequential(nn.Embedding(5, 4, max_norm=1.0), nn.Linear(4, 2)).double()
+    before = net[0].weight.detach().clone()
+    with pytest.raises(PkcError, match="embedding_renorm"):
+        capture(net, torch.tensor([0, 1, 2]))
+    assert bool((before.norm(dim=1) > 1).any()) and torch.equal(net[0].weight, before)

@@ -19,7 +19,7 @@ from pkcompiler.diagnostics import Diagnostic, PkcError, raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.classify import is_floating, op_name
 from pkcompiler.frontend.export import Program, evaluating, example_batch
-from pkcompiler.frontend.gate import region_function, value_and_slope_at_zero
+from pkcompiler.frontend.gate import region_function, region_nodes, value_and_slope_at_zero
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import ProgramRun, run_inputs
 from pkcompiler.frontend.weights import non_finite
@@ -28,6 +28,10 @@ from pkcompiler.modes import in_own_modes
 from pkcompiler.ops.gates import FACTORIES, FROZEN_LIST, PASS_THROUGH, is_pointwise
 
 TOLERANCE = 1e-9
+STEP = 1e-5
+"""Relative step of a central difference, and the digits that it gives in float64."""
+KINKS = 0.25
+"""The part of a gate's values that may lie at its kinks."""
 SIGNED = Settings(edge="theta", gates="data", pools="data", norms="data", products="pairs", constants="on")
 
 
@@ -96,7 +100,7 @@ def certify_capture(captured: Capture) -> Certificate:
         truth = captured.call.run(captured.module, flat)
     raise_all(not_finite(captured.module, truth))
     observed, _ = observe(program, lifted, flat, program.tensors)
-    cotangent = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0))
+    cotangent = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0)).to(truth.device)
     autograd = certificate_three(captured, cotangent)
     value, grads = path_gradients(captured, observed, cotangent)
     reference = reference_gradients(program, lifted, program.tensors, flat, cotangent)
@@ -296,6 +300,8 @@ def refused_claims(program: Program, lifted: Lifted, flat: Any) -> list[str]:
             found.append(f"'{name}' is claimed to be a gate, but is no parameter-free pointwise function of one tensor")
         elif record.kind == "gate" and not _is_at_zero(node, nodes[record.source], values, (zeros[name], record.slope)):
             found.append(f"'{name}' does not have the value or the slope at 0 that its gate claims")
+        elif record.kind == "gate" and not _derives(node, nodes[record.source], values):
+            found.append(f"'{name}' has a backward pass of its own, which does not give the derivative of its values")
         if record.kind in ("frozen", "softmax", "normalise") and not _may_freeze(node, program):
             found.append(f"'{name}' ({op_name(node)}) is recorded as a constant, but is not on the list of operators that may be")
     return found
@@ -313,6 +319,23 @@ def _values(program: Program, flat: Any) -> dict[str, Tensor]:
 def _is_at_zero(node: fx.Node, root: fx.Node, values: Mapping[str, Tensor], claimed: tuple[float, float]) -> bool:
     found = value_and_slope_at_zero(region_function(node, root, values))
     return all(math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in zip(found, claimed, strict=True))
+
+
+def _derives(node: fx.Node, root: fx.Node, values: Mapping[str, Tensor]) -> bool:
+    """Whether autograd differentiates a gate with operators that are not torch's own, by central differences at what it met.
+
+    Autograd of the model and of the program are the same for those. At kinks differences are no derivatives: a quarter may be off.
+    """
+    if all(getattr(n.target, "namespace", "aten") == "aten" for n in region_nodes(node, root)):
+        return True
+    phi = region_function(node, root, values)
+    with torch.enable_grad():
+        z = values[root.name].detach().flatten().requires_grad_()
+        (slope,) = torch.autograd.grad(phi(z).sum(), z)
+    with torch.no_grad():
+        step = STEP * (1 + z.abs())
+        found = (phi(z + step) - phi(z - step)) / (2 * step)
+    return float(((slope - found).abs() > STEP * (1 + found.abs())).double().mean()) <= KINKS
 
 
 def _is_entrywise(node: fx.Node, root: fx.Node, values: Mapping[str, Tensor]) -> bool:

@@ -198,9 +198,13 @@ def _choose_output(leaves: list[Any], names: list[str], output: str | int | None
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; every module's own mode afterwards, and the buffers that it wrote into as they were."""
+    """Evaluation mode inside; every module's own mode afterwards, and the buffers that it wrote into as they were.
+
+    So are embeddings that limit the norms of their rows when these are read.
+    """
     modes = {m: m.training for m in model.modules()}
-    kept = [(b, b._version, b.clone()) for b in model.buffers() if not b.is_inference()]
+    limited = [m.weight for m in modes if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None]
+    kept = [(t, t._version, t.detach().clone()) for t in (*model.buffers(), *limited) if not t.is_inference()]
     model.eval()
     try:
         yield

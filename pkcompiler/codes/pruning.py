@@ -58,6 +58,10 @@ CODES: dict[str, str] = {
         "Whole units cannot reach this target: every layer keeps one, and units of the input and output stay. Ask for a larger "
         "density, or remove single weights."
     ),
+    "PKC444": (
+        "A weight is computed from the parameter (weight_norm, spectral_norm, w / w.norm(), sigmoid(g) * w). Passes of first "
+        "derivatives score it; random walks, orders by paths and derivatives that are differentiated again read weights alone."
+    ),
     "PKC450": (
         "A schedule of which every stage runs before training leaves nothing to do in a loop of training. For such schedules "
         "there is pkcompiler.prune."

@@ -74,15 +74,16 @@ class Artifact:
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensor of every slot of the graph, in the slot's dtype. Raises ``PKC628`` where one is missing."""
+        """The tensor of every stored slot of the graph, in the slot's dtype. Raises ``PKC628`` where one is missing."""
         found = {**self.weights, **self.constants}
+        stored = [s for s in self.graph.slots if s.role != "computed"]
         raise_all(
             Diagnostic("PKC628", f"the artifact '{self.path}' has no tensor for the slot '{s.name}'", notes=("make it anew",))
-            for s in self.graph.slots
+            for s in stored
             if s.name not in found or tuple(found[s.name].shape) != tuple(s.type.shape)
         )
         dtypes = {word: dtype for dtype, word in DTYPES.items()}
-        return {s.name: found[s.name].to(dtypes[s.type.dtype]) for s in self.graph.slots}
+        return {s.name: found[s.name].to(dtypes[s.type.dtype]) for s in stored}
 
     @property
     def schedule(self) -> str:

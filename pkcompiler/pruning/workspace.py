@@ -18,7 +18,7 @@ from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import check_range, data_inputs, data_position, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.kernel.convolution import TwiceSweep
 from pkcompiler.kernel.network import computing
@@ -123,6 +123,8 @@ class Workspace:
 
     def functional(self, chosen: Settings, input: str | Tensor, output: str | Term) -> tuple[Term, Leaf]:
         """The value of ``paths(...)`` and the edges that it stands on."""
+        if self.twice:
+            self.refuse_computed("a derivative of a path functional that is differentiated again")
         edges, sources, reads_samples = self._edges(chosen, input)
         with torch.enable_grad():
             value = edges.sweep.run(edges.at(self.masks), sources)
@@ -137,6 +139,19 @@ class Workspace:
             return None
         size = abs(float(self._mass.tensor))
         return math.log10(size) + self._mass.exponent * LOG2 if size else -math.inf
+
+    def refuse_computed(self, what: str) -> None:
+        """``PKC444`` for every wanted parameter that a weight is computed from: ``what`` is not known for it."""
+        raise_all(
+            Diagnostic(
+                "PKC444",
+                f"parameter '{name}' has no score: the weight '{slot.name}' is computed from it, and {what} is by weights alone",
+                notes=(f"leave it out: --except {name!r}", "or take a pass of first derivatives, such as synflow or synflow-l2"),
+            )
+            for slot in self.captured.graph.computed
+            for name in slot.of
+            if name in self.wanted
+        )
 
     def keep_mass(self, other: Workspace) -> None:
         """Take over the last path functional of another workspace."""

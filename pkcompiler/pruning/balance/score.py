@@ -29,6 +29,7 @@ def balanced(work: Workspace, tie: Term, nodes: float, kernels: float) -> Term:
     from the last one back, what does not lead on through the weights that are kept behind it gives way to what does. If then some
     layer keeps less on paths than it should, ``nodes`` is raised until none does, or else to where the least is missing.
     """
+    work.refuse_computed("a balance of paths and units")
     found, turns = [], turns_of(work, tie)
     for share in (nodes, *(share for share in RAISED if share > nodes)):
         found.append(Ordering(work, turns, share, kernels))

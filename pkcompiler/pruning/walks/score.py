@@ -22,9 +22,10 @@ def visits(work: Workspace, along: Term, draw: Draw, *, whole: bool = False) -> 
 
     ``along``: [param], or a number: what the probability of a hop is proportional to. ``whole``: a hop keeps the whole kernel.
     The number of walks follows from ``work.goal``. Exact in float64. Raises ``PKC560`` for values below 0 or not finite, ``PKC561``
-    for what walks cannot cross, and as :func:`~pkcompiler.pruning.walks.order.order_of`.
+    for what walks cannot cross, ``PKC444`` where a weight is computed from a wanted parameter, and as :func:`~pkcompiler.pruning.walks.order.order_of`.
     """
     captured = work.captured
+    work.refuse_computed("a random walk")
     shapes = {n: t.shape for n, t in captured.tensors.items()}
     given = along.tensors if along.axes == PARAM else {n: along.tensor.expand(shapes[n]) for n in work.theta}
     needed = crossed(captured.graph)

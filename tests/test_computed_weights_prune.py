@@ -1,0 +1,85 @@
+"""Criteria, lowered networks and artifacts of networks whose weights are computed (docs/theory.md, sections 1 and 3)."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import pkcompiler as pk
+from pkcompiler.analysis.report import analyze_graph
+
+X = torch.ones(2, 4)
+V = ["0.parametrizations.weight.original1", "2.parametrizations.weight.original1"]
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    normed = parametrizations.weight_norm
+    return nn.Sequential(normed(nn.Linear(4, 6)), nn.ReLU(), normed(nn.Linear(6, 3)))
+
+
+def folded(model: nn.Sequential) -> nn.Sequential:
+    plain = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    for i in (0, 2):
+        plain[i].load_state_dict({"weight": model[i].weight.detach(), "bias": model[i].bias.detach()})
+    return plain
+
+
+@pytest.mark.parametrize("criterion", ["synflow", "synflow-l2"])
+def test_one_round_keeps_what_it_keeps_of_the_folded_network(criterion: str) -> None:
+    model = network()
+    mine, right = (pk.prune(m, X, criterion, density=0.5, rounds=1).masks for m in (model, folded(model)))
+    assert list(mine) == V
+    for name in V:
+        assert torch.equal(mine[name], right[name[0] + ".weight"])
+
+
+@pytest.mark.parametrize("criterion", ["phew", "path-kernel-trace", "node-path-balance"])
+def test_a_pass_that_reads_weights_alone_names_the_parameter(criterion: str) -> None:
+    with pytest.raises(pk.PkcError, match=rf"PKC444.*{V[0]}"):
+        pk.prune(network(), X, criterion, density=0.5)
+
+
+def test_an_artifact_is_analysed_without_the_model(tmp_path: Path) -> None:
+    pruned = pk.prune(network(), X, "synflow", density=0.3, rounds=3)
+    pruned.save(tmp_path / "a")
+    back = pk.load(tmp_path / "a")
+    assert len(back.graph.computed) == 2
+    alone = analyze_graph(back.graph, back.tensors, back.masks, "Sequential")
+    assert alone.to_json() == pk.analyze(network(), X, back.masks).to_json()
+
+
+TAMPERED = [
+    ("reciprocal.default(v0)", "__import__('os').system('true')", "is not on the list"),
+    ("reciprocal.default(v0)", "rand_like.default(v0)", "is not on the list"),
+    ("reciprocal.default(v0)", "reciprocal.default(v9)", "no argument"),
+    ("reciprocal.default(v0)", "reciprocal.default((lambda: v0)())", "no argument"),
+    ("v1 = ", "import os; v1 = ", "is no step"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "why"), TAMPERED)
+def test_a_formula_that_is_no_list_of_known_calls_is_refused(old: str, new: str, why: str) -> None:
+    text = str(pk.lift(network(), X))
+    assert old in text
+    with pytest.raises(pk.PkcError, match=rf"PKC314.*{why}"):
+        pk.parse_graph(text.replace(old, new))
+
+
+def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
+    pk.prune(network(), X, "magnitude", density=0.5).save(tmp_path)
+    file, manifest = tmp_path / "graph.pkir", json.loads((tmp_path / "manifest.json").read_text())
+    changed = file.read_text().replace("reciprocal.default(v0)", "eval(v0)")
+    file.write_text(changed)
+    with pytest.raises(pk.PkcError, match="PKC626"):
+        pk.load(tmp_path)
+    manifest["files"][file.name] = sha256(changed.encode()).hexdigest()
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(pk.PkcError, match="PKC314"):
+        _ = pk.load(tmp_path).graph

@@ -22,7 +22,8 @@ def visits(work: Workspace, along: Term, draw: Draw, *, whole: bool = False) -> 
 
     ``along``: [param], or a number: what the probability of a hop is proportional to. ``whole``: a hop keeps the whole kernel.
     The number of walks follows from ``work.goal``. Exact in float64. Raises ``PKC560`` for values below 0 or not finite, ``PKC561``
-    for what walks cannot cross, ``PKC444`` where a weight is computed from a wanted parameter, and as :func:`~pkcompiler.pruning.walks.order.order_of`.
+    for what walks cannot cross, ``PKC444`` where a weight
+    is computed from a wanted parameter, and as :func:`~pkcompiler.pruning.walks.order.order_of`.
     """
     captured = work.captured
     work.refuse_computed("a random walk")

@@ -20,9 +20,8 @@ from torch.export.graph_signature import ExportGraphSignature, OutputKind, Token
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.frontend.plain import make_plain
+from pkcompiler.frontend.plain import drop_tokens, make_plain
 from pkcompiler.frontend.precision import computing_in, defaults, home
-from pkcompiler.frontend.tokens import drop_tokens
 from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.modes import usable
 from pkcompiler.ops.decompose import decompositions

@@ -1,4 +1,4 @@
-"""Exported graphs made plain: in-place activations are made functional where no decomposition is needed, effects are called plainly.
+"""Exported graphs made plain: in-place activations become functional where no decomposition is needed, effects are called plainly.
 
 Decomposing traces the whole program again, which takes twice the time of the export itself. torch wraps operators whose order
 matters in ``with_effects``; without their tokens they are calls like any other.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import pkcompiler
+from pkcompiler import pipeline
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.modes import MARK, in_own_modes, own_modes
+from pkcompiler.pruning.plan import plan_of
 
 
 class Net(nn.Module):
@@ -325,3 +328,45 @@ def test_a_loss_of_the_users_is_in_the_same_modes_too() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         pkcompiler.score(MODEL, X, "snip", data=DATA, loss=loss)
     assert set(seen) == {OWN}
+
+
+# the command line -------------------------------------------------------------------------------------------------------
+
+FILE = """
+import torch
+from torch import nn
+{header}
+
+def model():
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+
+def example_inputs():
+    return torch.ones(1, 4)
+"""
+
+
+def opened(folder: Path, name: str, header: str) -> pipeline.Opened:
+    file = folder / f"{name}.py"
+    file.write_text(FILE.format(header=header))
+    return pipeline.open_model(str(file))
+
+
+def test_a_models_file_may_leave_modes_behind(tmp_path: Path) -> None:
+    """``pkc`` runs it in its own process, and whatever comes next is as without."""
+    found = []
+    for name, header in (("plain", ""), ("modes", "torch.set_grad_enabled(False)")):
+        model = opened(tmp_path, name, header)
+        run = pipeline.job(model, plan_of("synflow", target=("density", 0.5))).run
+        found.append([pipeline.certificate(model), [state.masks for state in run.rounds()]])
+    assert found[0][0].tested == 4
+    assert same(found[0], found[1])
+    assert modes()[0]
+
+
+def test_a_factory_is_called_again_in_its_files_default_dtype(tmp_path: Path) -> None:
+    model = opened(tmp_path, "double", "torch.set_default_dtype(torch.float64)")
+    assert model.initialise is not None
+    again = model.initialise(model.seed)
+    assert torch.get_default_dtype() == torch.float32
+    assert same(dict(model.module.state_dict()), dict(again.state_dict()))
+    assert {p.dtype for p in again.parameters()} == {torch.float64}

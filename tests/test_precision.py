@@ -82,7 +82,7 @@ def inputs() -> Tensor:
 def test_what_forward_says_of_dtypes_costs_no_digits(name: str) -> None:
     found = pkcompiler.certify(layers(name), inputs())
     assert found.parameters == 4
-    assert max(found.max_relative_error, found.max_gradient_error, found.max_autograd_error or 0) < 1e-14
+    assert max(found.max_relative_error, found.max_gradient_error, found.max_autograd_error) < 1e-14
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -143,6 +143,39 @@ def test_a_buffer_made_in_forward() -> None:
             return torch.relu(self.layer(x) @ self.table)
 
     assert pkcompiler.certify(Lazy(), inputs()).max_relative_error < 1e-15
+
+
+# models of transformers -------------------------------------------------------------------------------------------------
+
+SIZES = {"vocab_size": 19, "hidden_size": 16, "use_cache": False}
+ATTENTION = {
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 32,
+    "pad_token_id": 0,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": ATTENTION,
+    "Mistral": ATTENTION,
+    "Qwen2": ATTENTION,
+    "Gemma": {**ATTENTION, "head_dim": 8},
+    "Mamba": {"num_hidden_layers": 1, "state_size": 4},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_language_models_that_compute_norms_in_float32(family: str) -> None:
+    import transformers
+
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**SIZES, **FAMILIES[family])
+    model = getattr(transformers, f"{family}ForCausalLM")(config)
+    found = pkcompiler.certify(model, {"input_ids": torch.randint(0, 19, (2, 6))})
+    assert found.holds
+    assert found.tested == len(list(model.parameters()))
+    assert max(found.max_relative_error, found.max_gradient_error, found.max_autograd_error) < 1e-13
 
 
 # complex numbers --------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from torch import nn
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.frontend.precision import defaults
 from pkcompiler.usercode import UserSpec
 
 RESERVED = ("example_inputs", "loss")
@@ -34,6 +35,7 @@ class LoadedModel:
     sha256: str
     factory: str = "model"  # the name in the file that was taken
     built: bool = False  # whether it is a module already
+    dtype: torch.dtype = torch.float32  # torch's default, as the file has set it
 
 
 def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), seed: int = 0) -> LoadedModel:
@@ -51,14 +53,16 @@ def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), see
     name = parsed.name or _choose(python, source, parsed, args)
     module = _build(python, name, source, parsed, args, seed)
     built = isinstance(getattr(python, name), nn.Module)
-    return LoadedModel(module, parsed.stem, parsed.text, source, python, usercode.source_hash(source), name, built)
+    digest, dtype = usercode.source_hash(source), torch.get_default_dtype()
+    return LoadedModel(module, parsed.stem, parsed.text, source, python, digest, name, built, dtype)
 
 
 def rebuilt(loaded: LoadedModel, args: Mapping[str, object], seed: int) -> nn.Module:
     """The factory of a loaded model called once more, with another seed. Raises what :func:`load_model` raises of it."""
     folder = loaded.source.parent if loaded.source else Path()
     set_seed(seed)
-    built = usercode.call(getattr(loaded.python, loaded.factory), args, loaded.source, folder, loaded.factory)
+    with defaults(loaded.dtype, torch.device("cpu")):
+        built = usercode.call(getattr(loaded.python, loaded.factory), args, loaded.source, folder, loaded.factory)
     if not isinstance(built, nn.Module):
         raise _not_a_module(f"{loaded.factory}()", built)
     return built

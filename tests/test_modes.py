@@ -13,6 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import pkcompiler
+import pkcompiler.data
+import pkcompiler.rescaling
+import pkcompiler.structure
+import pkcompiler.symbolic
+import pkcompiler.training
 from pkcompiler import pipeline
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.modes import MARK, in_own_modes, own_modes
@@ -127,6 +132,14 @@ def rescaled() -> list[Any]:
     return [found.state_dict, found.objective]
 
 
+def grouped() -> list[Any]:
+    found = pkcompiler.structure.coupling(GRAPH)
+    scores = {n: p.detach().abs() for n, p in MODEL.named_parameters()}
+    of_groups = pkcompiler.structure.group_scores(found, scores)
+    kept = pkcompiler.structure.select_groups(found, scores, lambda masks: sum(int(m.sum()) for m in masks.values()) <= 60)
+    return [of_groups, pkcompiler.structure.removal_order(found, of_groups), kept]
+
+
 def scored(name: str) -> Callable[[], Any]:
     return lambda: pkcompiler.score(MODEL, X, name, data=DATA)
 
@@ -159,6 +172,8 @@ ENTRIES: dict[str, Callable[[], Any]] = {
     "rescale": rescaled,
     "lower": lambda: pkcompiler.lower(MODEL, MASKS).state_dict(),
     "channel_groups": lambda: pkcompiler.channel_groups(GRAPH),
+    "groups": grouped,
+    "data": lambda: [pkcompiler.data.load_data("digits(per_class = 2)").x, pkcompiler.data.subset(DATA).x],
     "polynomials": lambda: str(pkcompiler.polynomials(RELU[:2], X)),
     "closed_forms": lambda: str(pkcompiler.closed_forms(RELU, X, variances="he")),
 }
@@ -268,14 +283,23 @@ def test_a_model_of_inference_tensors_cannot_be_pruned_in_place(entry: str) -> N
 
 # the decorators ---------------------------------------------------------------------------------------------------------
 
-UNTORCHED = {"parse_graph", "path_op"}
+UNTORCHED = {"parse_graph", "path_op", "parse_data"}
 """Public functions that compute with no tensors."""
 
+PACKAGES = (pkcompiler, pkcompiler.data, pkcompiler.rescaling, pkcompiler.structure, pkcompiler.symbolic, pkcompiler.training)
 
-def test_every_public_function_sets_its_own_modes() -> None:
-    functions = {n: getattr(pkcompiler, n) for n in pkcompiler.__all__ if inspect.isroutine(getattr(pkcompiler, n))}
-    assert {n for n, f in functions.items() if not hasattr(f, MARK)} == UNTORCHED
-    assert set(functions) - UNTORCHED <= {n.partition(" ")[0] for n in (*ENTRIES, *ON_A_MODEL)} | {"load", "load_schedule", "score"}
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_every_public_function_sets_its_own_modes(package: Any) -> None:
+    functions = {n: getattr(package, n) for n in package.__all__ if inspect.isroutine(getattr(package, n))}
+    assert functions
+    assert {n for n, f in functions.items() if not hasattr(f, MARK)} <= UNTORCHED
+
+
+def test_every_public_function_is_tried_in_every_context() -> None:
+    functions = {n for n in pkcompiler.__all__ if inspect.isroutine(getattr(pkcompiler, n))} - UNTORCHED
+    tried = {n.partition(" ")[0] for n in (*ENTRIES, *ON_A_MODEL)}
+    assert functions - tried == {"load", "load_schedule", "score"}  # of files; of cycles; under the names of its passes
 
 
 def modes() -> tuple[Any, ...]:

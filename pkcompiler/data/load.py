@@ -9,6 +9,7 @@ from pkcompiler.data.sources import read
 from pkcompiler.data.subset import PER_CLASS, LoadedData, Quota, balanced, whole
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.lang.ast import DataSpec
+from pkcompiler.modes import in_own_modes
 from pkcompiler.usercode import nearest
 
 OPTIONS = ("per_class", "count", "batch")
@@ -16,6 +17,7 @@ SPEC_TEXT = re.compile(r"\s*(?P<source>[^()]+?)\s*(?:\((?P<options>[^()]*)\))?\s
 OPTION_TEXT = re.compile(r"\s*(?P<key>\w+)\s*=\s*(?P<value>[0-9]+)\s*")
 
 
+@in_own_modes
 def load_data(spec: DataSpec | str, seed: int = 0) -> LoadedData:
     """A class-balanced subset of the source that ``spec`` names, drawn with ``seed`` (10 of each class without an option). Samples
     whose targets are floats, no class labels, are all taken.

@@ -14,10 +14,12 @@ from torch.utils.data import Dataset
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.modes import in_own_modes
 
 Pair = tuple[Tensor, Tensor]
 
 
+@in_own_modes
 def read(source: str) -> Pair | Dataset[object]:
     """All samples of a source: a pair (x float [N, ...], y int64 [N]), or the Dataset that a factory returns.
 

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from pkcompiler.data.sources import Pair
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.modes import in_own_modes
 
 PER_CLASS = 10
 UNNAMED = "data"
@@ -58,6 +59,7 @@ class Quota:
         return [each + (position < rest) for position in range(classes)]
 
 
+@in_own_modes
 def subset(
     data: Pair | Dataset[object], per_class: int = PER_CLASS, seed: int = 0, *, name: str = UNNAMED, batch: int | None = None
 ) -> LoadedData:

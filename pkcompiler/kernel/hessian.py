@@ -15,11 +15,13 @@ from torch import Tensor
 from pkcompiler.analysis.functional import weigh
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.modes import methods_in_own_modes
 
 REACH = {torch.float64: 400, torch.float32: 40}
 """Powers of two up to which a number and its square are plain floats with room to spare; beyond, the exponent is carried."""
 
 
+@methods_in_own_modes
 class Hessian:
     """R_2 as a function of w = theta^2 of the ``wanted`` parameters (all by default), the others fixed.
 

@@ -13,6 +13,7 @@ from torch.func import jacrev, jvp, vjp, vmap
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.network import TangentMap, computing
+from pkcompiler.modes import methods_in_own_modes
 
 MEMORY = 2_000_000_000
 """Bytes that a kernel and the pieces of its Jacobian may take by default."""
@@ -34,6 +35,7 @@ class Block:
         return slice(self.start * rows, self.stop * rows)
 
 
+@methods_in_own_modes
 class Jacobian:
     """J [height, width] of a :class:`TangentMap`: rows by unit, then output; columns by parameter entry (those dropped are zero).
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pkcompiler.analysis.report import Report, analyze_graph
+from pkcompiler.modes import in_own_modes
 from pkcompiler.pruning.artifact import Artifact
 
 
@@ -49,6 +50,7 @@ class Comparison:
         }
 
 
+@in_own_modes
 def compare(artifacts: Sequence[Artifact]) -> Comparison:
     """Densities per parameter, overlaps of every pair, and the report of each."""
     names = tuple(dict.fromkeys(name for a in artifacts for name in ordered(a)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError
+from pkcompiler.modes import in_own_modes
 from pkcompiler.structure.coupling import Coupling
 from pkcompiler.structure.groups import Axis, Member
 
@@ -24,6 +25,7 @@ def _over(axis: Axis, per_unit: Tensor) -> Tensor:
     return per_unit.reshape([-1 if d == axis.dim else 1 for d in range(len(axis.shape))])
 
 
+@in_own_modes
 def group_scores(
     found: Coupling,
     scores: Mapping[str, Tensor],
@@ -76,6 +78,7 @@ def _check(found: Coupling, scores: Mapping[str, Tensor], axes: Sequence[Axis]) 
         raise PkcError(*wrong)
 
 
+@in_own_modes
 def masks_of(found: Coupling, kept: Tensor) -> Masks:
     """The masks (torch.bool, True = kept) of every parameter with entries in a group, where ``kept`` [groups] says which stay."""
     out: Masks = {}
@@ -86,6 +89,7 @@ def masks_of(found: Coupling, kept: Tensor) -> Masks:
     return out
 
 
+@in_own_modes
 def kept_of(found: Coupling, masks: Mapping[str, Tensor]) -> Tensor:
     """Which groups [groups] have an entry left in what makes their units; a parameter without a mask is whole."""
     kept = torch.zeros(len(found.groups), dtype=torch.bool)
@@ -98,6 +102,7 @@ def kept_of(found: Coupling, masks: Mapping[str, Tensor]) -> Tensor:
     return kept
 
 
+@in_own_modes
 def removal_order(
     found: Coupling,
     scores: Tensor,
@@ -173,6 +178,7 @@ class Left:
         return out
 
 
+@in_own_modes
 def select_groups(
     found: Coupling,
     scores: Mapping[str, Tensor],

@@ -177,6 +177,23 @@ def test_what_a_loss_may_not_return(loss, batch, said: str) -> None:
     assert caught.value.diagnostics[0].code == "PKC412"
 
 
+@pytest.mark.parametrize("batch", [None, 1, 3])
+def test_losses_of_samples_that_are_no_parts_of_the_loss_are_refused(batch) -> None:
+    """One sample alone loses the weight of its class, and twice a mean of torch's is not known by its denominator."""
+    with pytest.raises(PkcError, match="no mean over samples") as caught:
+        scored("fisher", lambda o, y: 2 * F.cross_entropy(o, y, WEIGHTS), ELSE, batch)
+    assert caught.value.diagnostics[0].code == "PKC412"
+    assert float(scored("snip", lambda o, y: 2 * F.cross_entropy(o, y, WEIGHTS), ELSE, None).max()) > 0
+
+
+def test_a_loss_may_read_no_targets() -> None:
+    chosen, (_, x) = find_pass("snip"), drawn()
+    work = [workspace(captured(False), chosen, {}, torch.float64, x, lambda o, y: o.square().mean(), batch=b) for b in (None, 1, 3)]
+    whole, *cut = [torch.cat([t.flatten() for t in evaluate(chosen, w, 0).values()]) for w in work]
+    for found in cut:
+        same(found, whole)
+
+
 @pytest.mark.parametrize("batch", [None, 3])
 @pytest.mark.parametrize(
     ("text", "loss"),

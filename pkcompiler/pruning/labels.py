@@ -179,8 +179,8 @@ def check_mean(whole: Tensor, parts: Sequence[Tensor], sizes: Sequence[int]) -> 
         raise fail(
             "PKC412",
             f"the loss of {sum(sizes)} samples is {float(whole):.6g}, and the mean over two parts of them {float(mean):.6g}: "
-            "it is no mean over samples, and scores would change with the batch",
-            "return (sum, weight), the weight from the targets alone; or leave --batch out",
+            "it is no mean over samples, and changes with --batch",
+            "return (sum, weight), the weight from the targets alone; what reads loss, not losses, runs without --batch too",
         )
 
 

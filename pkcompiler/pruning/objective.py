@@ -95,12 +95,12 @@ def _added(work: Work) -> Tensor | None:
     weights, found = work.effective(), []
     before: Batch | None = None
     for samples, target in work.batches():
-        output = work.call(weights, samples)
-        value = loss_of(work, output, target)
+        batch = work.call(weights, samples), target
+        value = loss_of(work, *batch)
         if isinstance(value, Tensor):
-            _check(work, _parts((output, target), before))
-        found.append(None if isinstance(value, Tensor) else weight_of(value, loss_of(work, output.roll(1, 0), target)))
-        before = output, target
+            _check(work, value, batch, before)
+        found.append(None if isinstance(value, Tensor) else weight_of(value, loss_of(work, batch[0].roll(1, 0), target)))
+        before = batch
     known = [w for w in found if w is not None]
     if known and len(known) < len(found):
         note = "return (sum, weight) for every batch"
@@ -108,25 +108,24 @@ def _added(work: Work) -> Tensor | None:
     return torch.stack(known).sum() if known else None
 
 
-def _parts(batch: Batch, before: Batch | None) -> list[Batch]:
-    """Two parts of a batch; one of a single sample is taken together with the batch before it."""
+def _check(work: Work, value: Tensor, batch: Batch, before: Batch | None) -> None:
+    """Refuse a mean that is none over the samples: by two parts of the batch, of one sample alone with the batch before it."""
     output, target = batch
     half = len(output) // 2
-    if not half:
-        return [before, batch] if before else []
-    cut = (slice(half), slice(half, None))
-    return [(output[c], None if target is None else target[c]) for c in cut]
-
-
-def _check(work: Work, parts: Sequence[Batch]) -> None:
-    if not parts:
+    if half:
+        cut = (slice(half), slice(half, None))
+        whole, parts = value, [(output[c], None if target is None else target[c]) for c in cut]
+    elif before is not None and (target is None or isinstance(target, Tensor)):
+        joined = torch.cat([before[0], output]), None if target is None else torch.cat([before[1], target])
+        of_both = loss_of(work, *joined)
+        if not isinstance(of_both, Tensor):
+            return
+        whole, parts = of_both, [before, batch]
+    else:
         return
-    outputs, targets = zip(*parts, strict=True)
-    whole = torch.cat(outputs), None if targets[0] is None else torch.cat(targets)
-    values = [loss_of(work, *batch) for batch in (whole, *parts)]
-    plain = [v for v in values if isinstance(v, Tensor)]
-    if len(plain) == len(values):
-        check_mean(plain[0], plain[1:], [len(output) for output in outputs])
+    values = [v for part in parts if isinstance(v := loss_of(work, *part), Tensor)]
+    if len(values) == len(parts):
+        check_mean(whole, values, [len(part[0]) for part in parts])
 
 
 @overload

@@ -32,6 +32,7 @@ def result_json(artifact: Artifact) -> dict[str, Any]:
         "folder": str(artifact.path),
         "kept": artifact.kept,
         "total": artifact.total,
+        "by_position": artifact.by_position,
         "direct_sparsity": 1 - artifact.kept / artifact.total,
         "effective_sparsity": 1 - effective / artifact.total,
         "seconds": artifact.manifest.get("seconds"),
@@ -54,6 +55,7 @@ def result(artifact: Artifact, spec: str) -> None:
     rows = sorted(found["layers"], key=lambda row: row["effective"] / max(1, row["entries"]))[:WORST]
     lines = [
         ("kept", f"{found['kept']:,} of {found['total']:,} ({found['kept'] / found['total']:.4g})"),
+        *_arbitrary(artifact),
         ("sparsity", f"{found['direct_sparsity']:.4%} direct, {found['effective_sparsity']:.4%} effective"),
         *(("worst layers" if i == 0 else "", text) for i, text in enumerate(_aligned(rows))),
         *_warned(artifact),
@@ -63,6 +65,11 @@ def result(artifact: Artifact, spec: str) -> None:
     for label, text in lines:
         click.echo(f"{label:<14}{text}".rstrip())
     click.echo(f"\n{usage({**artifact.manifest['model'], 'spec': spec}, found['folder'])}", nl=False)
+
+
+def _arbitrary(artifact: Artifact) -> list[tuple[str, str]]:
+    chosen = artifact.by_position
+    return [("by position", f"{chosen:,} of the kept ({chosen / artifact.kept:.1%}): their score is 0")] if chosen else []
 
 
 def _warned(artifact: Artifact) -> list[tuple[str, str]]:
@@ -91,9 +98,10 @@ def show(artifact: Artifact) -> None:
         ("recipe", f"{found['recipe_sha256'][:12]}, {found['recipe'].get('dtype', '?')} on {found['recipe'].get('device', '?')}"),
         ("versions", ", ".join(f"{k} {v}" for k, v in found["versions"].items())),
         ("kept", f"{artifact.kept:,} of {artifact.total:,} ({artifact.kept / artifact.total:.4g})"),
+        *_arbitrary(artifact),
     ]
     for label, text in lines:
-        click.echo(f"{label:<10}{text}")
+        click.echo(f"{label:<14}{text}")
     click.echo()
     rows = (
         (n, "x".join(map(str, row["shape"])), f"{row['kept']:,}", _share(row["kept"], row["size"]))

@@ -24,6 +24,10 @@ CODES: dict[str, str] = {
         "samples weigh differently (sum, weight), the weight from the targets alone: then the loss is the sum over all batches "
         "by the weight of all. Of what F.cross_entropy returns the weight is known. It is named by path/file.py:function."
     ),
+    "PKC413": (
+        "Every score is 0, and a target can only be met by dropping weights in order of position. A layer whose weights or gains "
+        "are all 0 makes every product over it 0, and a loss whose targets are all ignored has no derivative."
+    ),
     "PKC420": (
         "A curve as an expression in k, n and rho is the density after round k of n on the way from 1 to rho: it falls, from at"
         " most 1 at k = 0 to rho at k = n. That is proved for every n >= 1 and every rho from 0 to 1, or the curve is refused."

@@ -101,6 +101,11 @@ class Artifact:
         return int(self.manifest["kept"])
 
     @property
+    def by_position(self) -> int:
+        """How many of the kept had score 0 in the last round, and were chosen by position among equals."""
+        return int(self.manifest.get("by_position", 0))
+
+    @property
     def total(self) -> int:
         """N: the entries that count."""
         return int(self.manifest["total"])

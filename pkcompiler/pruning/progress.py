@@ -43,6 +43,17 @@ def bar(total: int, *, done: int = 0, effective: Callable[[Round], float] | None
         yield update
 
 
+def shown(states: Iterator[Round], total: int, progress: bool) -> Iterator[Round]:
+    """The states, with a progress bar on stderr where that is a terminal."""
+    if not progress:
+        yield from states
+        return
+    with bar(total) as update:
+        for state in states:
+            update(state)
+            yield state
+
+
 def describe(state: Round, effective: float | None) -> str:
     """``density 0.1234  log10 mass 45.6  effective sparsity 98.12%``, without what is not known."""
     parts = [f"density {state.density:.4g}"]

@@ -37,7 +37,7 @@ def readme(pruned: Pruned, origin: Provenance, constants: bool) -> str:
     return f"""\
 A sparse network: {made}, pruned by {passes}.
 {pruned.kept:,} of {pruned.total:,} weights are kept ({pruned.density:.4%}). Written by pkcompiler {__version__}.
-
+{_arbitrary(pruned)}
 masks.safetensors      bool tensors by parameter name, True = kept
 weights.safetensors    the state_dict that was scored, dense and unmasked: train from these
 {SPARSE_LINE if pruned.packed else ""}{CONSTANTS_LINE if constants else ""}\
@@ -54,6 +54,10 @@ Make the optimizer after that, and train as always.
 With pkcompiler:
 
 {indent(usage(model, "."), "    ")}"""
+
+
+def _arbitrary(pruned: Pruned) -> str:
+    return f"{pruned.by_position:,} of them have score 0: their position alone chose them.\n" if pruned.by_position else ""
 
 
 def usage(model: Mapping[str, Any], folder: str) -> str:

@@ -31,6 +31,8 @@ RECIPE, STATE, LOCK = "recipe.json", "state.safetensors", "lock"
 COMMAND, COLLAPSE = "command", "collapse"
 BEGUN, LEFT = "begun ", "left "
 """Before the names of the masks of a round's ground."""
+SAID = ("stopped", "missed", "uncertain", "arbitrary")
+"""What a state says in words."""
 OWN = frozenset({RECIPE, STATE, LOCK, COMMAND, COLLAPSE, MANIFEST, *KNOWN})
 CHECKPOINT_EVERY = 1.0  # seconds
 
@@ -237,8 +239,7 @@ def write_state(path: Path, state: Round, seconds: float, recipe: str) -> None:
     facts = {
         name: repr(getattr(state, name)) for name in ("stage", "round", "rounds", "density", "kept", "total", "log10_mass", "start")
     }
-    facts["stopped"] = state.stopped
-    facts["missed"] = state.missed
+    facts |= {name: getattr(state, name) for name in SAID} | {"by_position": str(state.by_position)}
     shapes = {f"shape {n}": "x".join(map(str, m.shape)) for n, m in masks.items()}
     write_whole(path, tensor_bytes(packed, {**facts, **shapes, "seconds": repr(seconds), "recipe": recipe}), durable=False)
 
@@ -258,8 +259,10 @@ def read_state(path: Path, recipe: str) -> tuple[Round, float] | None:
         mass = None if facts["log10_mass"] == "None" else float(facts["log10_mass"])
         stage, round_, rounds, kept, total = (int(facts[name]) for name in ("stage", "round", "rounds", "kept", "total"))
         start = None if facts["start"] == "None" else float(facts["start"])
-        state = Round(stage, round_, rounds, float(facts["density"]), kept, total, kinds[""], mass, start, facts["stopped"])
-        return replace(state, begun=kinds[BEGUN], left=kinds[LEFT], missed=facts["missed"]), float(facts["seconds"])
+        state = Round(stage, round_, rounds, float(facts["density"]), kept, total, kinds[""], mass, start)
+        said = {name: facts[name] for name in SAID}
+        state = replace(state, begun=kinds[BEGUN], left=kinds[LEFT], by_position=int(facts["by_position"]), **said)
+        return state, float(facts["seconds"])
     return None
 
 

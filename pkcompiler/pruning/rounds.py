@@ -31,6 +31,7 @@ from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.ground import Ground
 from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.plan import SWAP, Plan, plan_of, refuse_training, regrowing
+from pkcompiler.pruning.progress import shown
 from pkcompiler.pruning.provenance import Provenance, origin_of
 from pkcompiler.pruning.reachable import check_aim, check_producible
 from pkcompiler.pruning.reached import check_given, check_order, missed
@@ -42,6 +43,7 @@ from pkcompiler.pruning.state import Round
 from pkcompiler.pruning.swap import Limit, swap
 from pkcompiler.pruning.walks.goal import goal_of
 from pkcompiler.pruning.workspace import Workspace
+from pkcompiler.pruning.zeros import Zeros
 
 __all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
 
@@ -49,7 +51,10 @@ __all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
 @methods_in_own_modes
 @dataclass(frozen=True, slots=True, eq=False)
 class Pruned:
-    """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries."""
+    """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries.
+
+    ``by_position``: how many of the kept weights had score 0 in the last round, and were chosen by position among equals.
+    """
 
     masks: Masks
     plan: Plan
@@ -59,6 +64,7 @@ class Pruned:
     total: int
     origin: Provenance | None = None
     packed: tuple[str, ...] = ()  # the parameters of which a sparse file is written, where a target counts its bytes
+    by_position: int = 0
     _report: list[Report] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -196,14 +202,14 @@ class Run:
         check_producible(lower, globbed([glob for glob, _ in lower], names), self.aims, masks)
 
     def finish(self, masks: Mapping[str, Tensor] | None = None, *, progress: bool = False) -> Pruned:
-        """All rounds at once. Warns of a stage that misses its target."""
+        """All rounds at once. Warns of a stage that misses its target, or that position decides."""
         started = time.monotonic()
         self.foresee(masks or {})
         last = None
-        for state in _shown(self.rounds(masks=masks), self.total_rounds, progress):
+        for state in shown(self.rounds(masks=masks), self.total_rounds, progress):
             last = state
-            if state.missed:
-                warnings.warn(f"stage {state.stage + 1}: {state.missed}", stacklevel=3)
+            for fault in state.faults:
+                warnings.warn(fault, stacklevel=3)
         assert last is not None
         return self.result(last, time.monotonic() - started)
 
@@ -213,7 +219,8 @@ class Run:
         sized = [aim.found for aim in self.aims if aim.quantity.word == "size"]
         packed = tuple(sized[-1].sizes) if sized else ()
         total = sum({name: size for aim in self.aims for name, size in aim.found.sizes.items()}.values())
-        return Pruned(last.masks, self.plan, self.captured.graph, self.captured.tensors, seconds, total, packed=packed)
+        tensors, chosen = self.captured.tensors, last.by_position
+        return Pruned(last.masks, self.plan, self.captured.graph, tensors, seconds, total, packed=packed, by_position=chosen)
 
     @property
     def total_rounds(self) -> int:
@@ -236,6 +243,7 @@ class Run:
             ground = before.ground if before else ground.next(self.plan.stages, self.plan.passes, i, current)
             start, met = self._start(aim, current, masks, i, before), self._met(aim, current, i, before)
             stage = _Stage(self, i, aim, pass_, start, met, ground, masks or {})
+            stage.by_position = before.by_position if before else 0
             for k in range((before.round if before else 0) + 1, stage.rounds + 1):
                 state = stage.round(k, current)
                 if not self._alive(state):
@@ -297,18 +305,23 @@ class _Stage:
         self.rounds = self.stage.rounds or 1
         self.passes = [pass_] if self.stage.regrow is None else [pass_, regrowing(self.stage, self.stage.regrow)]
         self.works: list[Workspace] = []
+        self.zeros, self.by_position = Zeros(run.captured, aim, pass_), 0
 
     def round(self, k: int, current: Masks) -> Round:
-        """The state after round k. Raises ``PKC507`` for NaN scores."""
+        """The state after round k. Raises ``PKC507`` for NaN scores, ``PKC413`` where all are 0."""
         part = density_at(self.stage.curve or "exponential", k, self.rounds, self.aim.part, self.start)
         if self.stopped:
             return self._state(k, part, current)
         scores = self._scores(k, current, part)
         masks = {**current, **self._chosen(scores, current, part)}
+        compete = current if self.pass_.among == "kept" else self.may
+        self.zeros.check(scores[0], compete, current, masks, f"round {k} of {self.rounds}")
         if self._short(masks):
             masks = self._least(scores, current, part)
             have, least = effective_paths(self.graph, self.tensors, masks), required_paths(self.stage)
             self.stopped = f"it requires {least:,} paths, and {have:,} are left"
+        if self.stopped or k == self.rounds:
+            self.by_position = self.zeros.chosen(scores[0], compete, masks)
         return self._state(k, part, masks, self.works[0].log10_mass(), scores[0].standard_error)
 
     def _scores(self, k: int, current: Masks, part: float) -> Sequence[Scores]:
@@ -371,7 +384,8 @@ class _Stage:
         density = part if self.aim.plain and not self.stopped else kept / found.total
         short = missed(self.aim, masks) if k == self.rounds and not self.stopped else ""
         draws = "" if error is None or k < self.rounds else _estimated(self.pass_, error)
-        told = (mass, self.start, self.stopped, self.ground.begun, self.ground.left, short, draws)
+        position = (self.by_position, self.zeros.said(self.by_position, kept)) if k == self.rounds else (0, "")
+        told = (mass, self.start, self.stopped, self.ground.begun, self.ground.left, short, draws, *position)
         return Round(self.place, k, self.rounds, density, kept, found.total, masks, *told)
 
 
@@ -379,16 +393,3 @@ def _estimated(pass_: Pass, error: float) -> str:
     return (
         f"the scores of '{pass_.name}' are means of {pass_.repeat} random draws; their standard error is {error:.2g} of their size"
     )
-
-
-def _shown(states: Iterator[Round], total: int, progress: bool) -> Iterator[Round]:
-    """The states, with a progress bar on stderr where that is a terminal."""
-    if not progress:
-        yield from states
-        return
-    from pkcompiler.pruning.progress import bar
-
-    with bar(total) as update:
-        for state in states:
-            update(state)
-            yield state

@@ -25,12 +25,19 @@ class Round:
     left: Masks = field(default_factory=dict)
     missed: str = ""  # of the last round of a stage: by how much it misses its target
     uncertain: str = ""  # of the last round of a stage: how far its scores are estimates
+    by_position: int = 0  # of the last round of a stage: kept weights of score 0, which position chose among equals
+    arbitrary: str = ""  # the same in words, with the reason
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with the masks at the end of a stage."""
+        missed = (f"stage {self.stage + 1} misses its target: {self.missed}",) * bool(self.missed)
+        return missed + (f"stage {self.stage + 1}: {self.arbitrary}",) * bool(self.arbitrary)
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """What there is to say at the end of a stage."""
-        missed = f"stage {self.stage + 1} misses its target: {self.missed}"
-        return (missed,) * bool(self.missed) + (f"stage {self.stage + 1}: {self.uncertain}",) * bool(self.uncertain)
+        return self.faults + (f"stage {self.stage + 1}: {self.uncertain}",) * bool(self.uncertain)
 
     @property
     def ground(self) -> Ground:

@@ -104,6 +104,7 @@ def manifest_of(pruned: Pruned, origin: Provenance, hashes: Mapping[str, str]) -
         "inputs": list(origin.inputs),
         "total": pruned.total,
         "kept": pruned.kept,
+        "by_position": pruned.by_position,
         "seconds": round(pruned.seconds, 3),
         "parameters": {n: {"shape": list(m.shape), "size": m.numel(), "kept": int(m.sum())} for n, m in pruned.masks.items()},
         "recipe": dict(origin.recipe),

@@ -171,8 +171,8 @@ class Cycles:
     def _round(self, due: Appointment, state: Round) -> Visit:
         assert (state.stage, state.round) == (due.stage, due.round)
         self._after, self.masks, self.back = state, state.masks, due.rewind
-        if state.missed:
-            warnings.warn(f"stage {due.stage + 1}: {state.missed}", stacklevel=2)
+        for fault in state.faults:
+            warnings.warn(fault, stacklevel=2)
         name, position = self.agenda.stages[due.stage].pass_name, self.position
         visit = Visit(
             name, state.round, state.rounds, self.number, position.epoch, position.step, state.density, state.kept, state.total

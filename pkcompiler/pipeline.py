@@ -227,7 +227,7 @@ def job(
     opened.module.to(where)
     placed = Inputs(tuple(t.to(where) for t in opened.inputs.args), {n: t.to(where) for n, t in opened.inputs.kwargs.items()})
     captured = opened.capture(dtype, placed)
-    pair = None if data is None else (data.x.to(where), data.y.to(where))
+    pair = None if data is None else data.on(where)
     run = Run(captured, plan, dtype, pair, objective, data.batch if data else None, state=state, initialise=opened.initialise)
     run.foresee({})
     inputs = describe_inputs(opened.inputs)

@@ -20,7 +20,7 @@ from pkcompiler.analysis.semiring import settings
 from pkcompiler.kernel.dynamics import architecture_curve, dynamics
 from pkcompiler.kernel.gram import kernel_of
 from pkcompiler.kernel.ntk import NTK, ntk
-from pkcompiler.kernel.predict import Prediction, predict_trace
+from pkcompiler.kernel.predict import Prediction, nothing, predict_trace
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Number, Text, Unary
 from pkcompiler.lang.facts import edge_of, resolve
@@ -134,6 +134,8 @@ class AnalysisEvaluator(Evaluator):
 
     def _prediction_of(self) -> Prediction:
         """E[Tr Theta] per sample, at Gaussian inputs with the moments of the data where there are any."""
+        if self._prediction is None and self.source.several:
+            self._prediction = nothing("the data are several inputs, and Gaussian inputs have the moments of one")
         if self._prediction is None:
             model, inputs = self.source.model()
             moments: dict[str, Any] = self.source.moments()

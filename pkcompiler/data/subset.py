@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from hashlib import sha256
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils import _pytree as pytree
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from pkcompiler.data.sources import Pair
+from pkcompiler.data.sources import Pair, Source, is_input, is_pair
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.modes import in_own_modes
 
@@ -26,17 +27,22 @@ T = TypeVar("T")
 class LoadedData:
     """The samples of a run, in the order of ``indices`` (ascending positions in the source).
 
-    ``x`` [n, ...]; ``y`` int64 [n] (of any dtype and shape [n, ...] for a pair given whole); ``sha256`` of dtype, shape and bytes
-    of both; ``classes``: the labels that occur, ascending; ``batch``: samples per forward pass, None for all at once.
+    ``x`` [n, ...], or a tuple or dict of such; ``y`` int64 [n] (of any dtype and shape [n, ...] for a pair given whole); ``sha256``
+    of dtype, shape and bytes of all; ``classes``: the labels that occur, ascending; ``batch``: samples per forward pass, None for
+    all at once.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     indices: tuple[int, ...]
     sha256: str
     name: str
     classes: tuple[int, ...]
     batch: int | None = None
+
+    def on(self, device: torch.device | str) -> Pair:
+        """(x, y) on a device."""
+        return pytree.tree_map(lambda t: t.to(device), self.x), self.y.to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,7 @@ class Quota:
 
 @in_own_modes
 def subset(
-    data: Pair | Dataset[object], per_class: int = PER_CLASS, seed: int = 0, *, name: str = UNNAMED, batch: int | None = None
+    data: Pair | Source, per_class: int = PER_CLASS, seed: int = 0, *, name: str = UNNAMED, batch: int | None = None
 ) -> LoadedData:
     """``data`` of the Python API: a pair (x, y) whole and in order, a Dataset by a class-balanced subset of ``per_class`` each.
 
@@ -77,10 +83,10 @@ def whole(pair: Sequence[Tensor], name: str = UNNAMED, batch: int | None = None)
     """All samples of a pair, in order; ``y`` may be anything that a loss takes."""
     x, y = _checked_pair(pair, name)
     classes = tuple(sorted(set(y.tolist()))) if _is_labels(y) else ()
-    return _finish(x, y, tuple(range(len(x))), name, classes, batch)
+    return _finish(x, y, tuple(range(len(y))), name, classes, batch)
 
 
-def balanced(data: Pair | Dataset[object], quota: Quota, seed: int, name: str, batch: int | None = None) -> LoadedData:
+def balanced(data: Pair | Source, quota: Quota, seed: int, name: str, batch: int | None = None) -> LoadedData:
     """A class-balanced subset, ascending in the source. One seed gives one subset, whether arrays or a Dataset hold the samples."""
     if not isinstance(data, tuple):
         return _balanced_dataset(data, quota, seed, name, batch)
@@ -89,7 +95,8 @@ def balanced(data: Pair | Dataset[object], quota: Quota, seed: int, name: str, b
         raise _not_labels(name, f"y is {_describe(y)}")
     drawn = draw(((label, None) for label in y.tolist()), quota, seed, name)
     positions = torch.tensor([position for position, _, _ in drawn])
-    return _finish(x[positions], y[positions].long(), tuple(positions.tolist()), name, _classes(drawn), batch)
+    x = pytree.tree_map(lambda t: t[positions], x)
+    return _finish(x, y[positions].long(), tuple(positions.tolist()), name, _classes(drawn), batch)
 
 
 def draw(samples: Iterable[tuple[int, T]], quota: Quota, seed: int, name: str) -> list[tuple[int, int, T]]:
@@ -136,7 +143,26 @@ def _enough(seen: dict[int, int], shares: dict[int, int], quota: Quota, name: st
     )
 
 
-def _balanced_dataset(dataset: Dataset[object], quota: Quota, seed: int, name: str, batch: int | None) -> LoadedData:
+class _Collated(Dataset[object]):
+    """The samples of a loader one by one, as it puts them together."""
+
+    def __init__(self, loader: DataLoader[object]) -> None:
+        self.loader, self.dataset = loader, loader.dataset
+        if hasattr(self.dataset, "targets"):
+            self.targets = self.dataset.targets
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitem__(self, position: int) -> object:
+        if self.loader.collate_fn is default_collate:
+            return self.dataset[position]
+        return pytree.tree_map(lambda t: t[0], self.loader.collate_fn([self.dataset[position]]))
+
+
+def _balanced_dataset(dataset: Source, quota: Quota, seed: int, name: str, batch: int | None) -> LoadedData:
+    if isinstance(dataset, DataLoader):
+        dataset = _Collated(dataset) if isinstance(dataset.dataset, Sized) else dataset.dataset
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         kind = type(dataset).__name__
         raise fail(
@@ -149,15 +175,25 @@ def _balanced_dataset(dataset: Dataset[object], quota: Quota, seed: int, name: s
         positions = [position for position, _, _ in draw(((label, None) for label in targets), quota, seed, name)]
         samples = zip(positions, _labelled(dataset, positions, name), strict=True)
         drawn = [(position, label, x) for position, (label, x) in samples]
-    shapes = {tuple(x.shape) for _, _, x in drawn}
+    x = _stacked([x for _, _, x in drawn], name)
+    y = torch.tensor([label for _, label, _ in drawn])
+    return _finish(x, y, tuple(position for position, _, _ in drawn), name, _classes(drawn), batch)
+
+
+def _stacked(samples: Sequence[Any], name: str) -> Any:
+    """Samples in one tensor, or (each a tuple or dict) in one of each kind."""
+    flat = [pytree.tree_flatten(sample) for sample in samples]
+    shapes = {str([tuple(t.shape) for t in leaves]).strip("[]") for leaves, _ in flat}
     if len(shapes) > 1:
         first, second = sorted(shapes)[:2]
         raise fail(
             "PKC663", f"the samples of '{name}' differ in shape: {first} and {second}", "resize them in the Dataset's transform"
         )
-    x = torch.stack([x for _, _, x in drawn])
-    y = torch.tensor([label for _, label, _ in drawn])
-    return _finish(x, y, tuple(position for position, _, _ in drawn), name, _classes(drawn), batch)
+    kinds = {str(spec) for _, spec in flat}
+    if len(kinds) > 1:
+        raise fail("PKC663", f"the samples of '{name}' differ in structure", "give each the same inputs, in the same order")
+    columns = zip(*(leaves for leaves, _ in flat), strict=True)
+    return pytree.tree_unflatten([torch.stack(column) for column in columns], flat[0][1])
 
 
 def _targets(dataset: Sized) -> list[int] | None:
@@ -169,13 +205,13 @@ def _targets(dataset: Sized) -> list[int] | None:
     return labels if all(type(label) is int for label in labels) else None
 
 
-def _labelled(dataset: Dataset[object], positions: Iterable[int], name: str) -> Iterator[tuple[int, Tensor]]:
+def _labelled(dataset: Dataset[object], positions: Iterable[int], name: str) -> Iterator[tuple[int, Any]]:
     for position in positions:
         sample = dataset[position]
         if not isinstance(sample, tuple | list) or len(sample) != 2:
             raise _not_labels(name, f"sample {position} is a {type(sample).__name__}, not a pair (x, y)")
         x, y = sample
-        if not isinstance(x, Tensor):
+        if not is_input(x):
             raise fail(
                 "PKC663",
                 f"x of sample {position} of '{name}' is a {type(x).__name__}",
@@ -187,36 +223,48 @@ def _labelled(dataset: Dataset[object], positions: Iterable[int], name: str) -> 
         yield int(label), x
 
 
-def _checked_pair(pair: Sequence[Tensor], name: str) -> Pair:
+def _checked_pair(pair: Sequence[Any], name: str) -> Pair:
     kinds = ", ".join(type(part).__name__ for part in pair)
-    if len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
-        raise fail("PKC663", f"'{name}' must be a pair of tensors (x, y), it holds {kinds or 'nothing'}", "give data=(x, y)")
-    x, y = pair
-    if x.ndim < 1 or y.ndim < 1 or len(x) != len(y):
+    if not is_pair(pair):
         raise fail(
-            "PKC663", f"x of '{name}' is {_describe(x)} and y is {_describe(y)}", "give one label per sample: len(x) == len(y)"
+            "PKC663",
+            f"'{name}' must be a pair of tensors (x, y), it holds {kinds or 'nothing'}",
+            "give data=(x, y), or data=((x, z), y) for a model of two inputs",
         )
-    if len(x) == 0:
+    x, y = pair
+    for part in pytree.tree_leaves(x):
+        if part.ndim < 1 or y.ndim < 1 or len(part) != len(y):
+            message = f"x of '{name}' is {_describe(part)} and y is {_describe(y)}"
+            raise fail("PKC663", message, "give one label per sample: len(x) == len(y)")
+    if len(y) == 0:
         raise fail("PKC664", f"the data '{name}' has no samples", "give data with at least one sample of each class")
     return x, y
 
 
-def _finish(x: Tensor, y: Tensor, indices: tuple[int, ...], name: str, classes: tuple[int, ...], batch: int | None) -> LoadedData:
-    if x.dtype == torch.uint8:
-        raise fail("PKC663", f"x of '{name}' is of dtype uint8, a model takes floats", "convert it: x = x.astype('float32') / 255")
-    if x.is_complex():
-        raise fail("PKC663", f"x of '{name}' is complex, a model takes floats", "stack its real and imaginary part as channels")
-    bad = [index for index, sample in zip(indices, x, strict=True) if not torch.isfinite(sample).all()]
+def _finish(x: Any, y: Tensor, indices: tuple[int, ...], name: str, classes: tuple[int, ...], batch: int | None) -> LoadedData:
+    parts = pytree.tree_leaves(x)
+    for part in parts:
+        _check_kind(part, name)
+    wrong = torch.stack([~torch.isfinite(part).flatten(1).all(1) if part.ndim > 1 else ~torch.isfinite(part) for part in parts])
+    bad = [index for index, is_bad in zip(indices, wrong.any(0).tolist(), strict=True) if is_bad]
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         raise fail("PKC666", f"{len(bad)} samples of '{name}' hold a NaN or an infinity: {shown}", "clean them: np.nan_to_num(x)")
     if y.is_floating_point() and not torch.isfinite(y).all():
         raise fail("PKC666", f"y of '{name}' holds a NaN or an infinity", "leave these samples out")
-    return LoadedData(x, y, indices, _hash(x, y), name, classes, batch)
+    named = "" if isinstance(x, Tensor) else str(pytree.tree_structure(x))
+    return LoadedData(x, y, indices, _hash(*parts, y, structure=named), name, classes, batch)
 
 
-def _hash(*tensors: Tensor) -> str:
-    digest = sha256()
+def _check_kind(x: Tensor, name: str) -> None:
+    if x.dtype == torch.uint8:
+        raise fail("PKC663", f"x of '{name}' is of dtype uint8, a model takes floats", "convert it: x = x.astype('float32') / 255")
+    if x.is_complex():
+        raise fail("PKC663", f"x of '{name}' is complex, a model takes floats", "stack its real and imaginary part as channels")
+
+
+def _hash(*tensors: Tensor, structure: str = "") -> str:
+    digest = sha256(structure.encode())
     for tensor in tensors:
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{plain.dtype} {tuple(plain.shape)}\n".encode())

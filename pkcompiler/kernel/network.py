@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import check_mask_shapes, flat_samples
+from pkcompiler.analysis.sources import check_mask_shapes, first_sample, flat_samples, is_batched, samples_of
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import cast_inputs
 from pkcompiler.frontend.export import Call, bind_call
@@ -100,11 +101,6 @@ class Network:
         return TangentMap(function, self.theta, varying, self.outputs)
 
 
-def is_batched(value: Any) -> bool:
-    """Whether a flat input has a dimension 0, which runs over the samples."""
-    return isinstance(value, Tensor) and value.dim() > 0
-
-
 def network(
     model: nn.Module,
     data: Any,
@@ -125,10 +121,11 @@ def network(
         )
     refuse_complex(model)
     settings(dtype=dtype)
-    x = samples_of(data)
+    x = inputs_of(data)
     module = converted(model, dtype).eval()
-    x = x.to(next((p.device for p in module.parameters()), x.device))
-    call = bind_call(module, cast_inputs(x[:1] if example_inputs is None else example_inputs, dtype), dtype=dtype)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    x = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, x)
+    call = bind_call(module, cast_inputs(first_sample(x) if example_inputs is None else example_inputs, dtype), dtype=dtype)
     named = dict(module.named_parameters())
     check_mask_shapes({n: tuple(p.shape) for n, p in named.items()}, masks)
     given = {n: m.to(named[n].device, dtype) for n, m in (masks or {}).items()}
@@ -136,18 +133,21 @@ def network(
     if not theta:
         raise fail("PKC526", "no parameter of the model requires grad", "model.requires_grad_(True) makes all of them count")
     fixed = {n: p.detach() * given.get(n, 1) for n, p in named.items() if n not in theta}
-    flat = tuple(flat_samples(call.flat, x))
-    probe = Network(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, len(x), ())
-    return Network(module, call, theta, fixed, probe.masks, flat, len(x), _output_shape(probe))
+    flat = tuple(flat_samples(call, (x,)))
+    n = next(len(t) for t in flat if is_batched(t))
+    probe = Network(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, n, ())
+    return Network(module, call, theta, fixed, probe.masks, flat, n, _output_shape(probe))
 
 
-def samples_of(data: Any) -> Tensor:
-    """x of data = (x, y) or x alone. Raises ``PKC505``, and ``PKC526`` where there is no sample."""
-    x = data[0] if isinstance(data, tuple | list) and data else data
-    if not isinstance(x, Tensor):
+def inputs_of(data: Any) -> Any:
+    """x of data = (x, y) or x alone: a tensor, or several as the model takes them. Raises ``PKC505``, and ``PKC526`` where there is
+    no sample."""
+    x = samples_of(data)
+    if not isinstance(x, Tensor | tuple | list | Mapping):
         raise fail("PKC505", f"data holds a {type(x).__name__}", "expected a pair (x, y) of tensors, or x alone")
-    if not x.dim() or not len(x):
-        raise fail("PKC526", f"the data have shape {tuple(x.shape)}, and no sample", "dimension 0 runs over the samples")
+    for t in pytree.tree_leaves(x):
+        if isinstance(t, Tensor) and (not t.dim() or not len(t)):
+            raise fail("PKC526", f"the data have shape {tuple(t.shape)}, and no sample", "dimension 0 runs over the samples")
     return x
 
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.measured import Measured
+from pkcompiler.analysis.sources import first_sample
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.bound import trace_bound
 from pkcompiler.kernel.frozen import frozen_map, is_piecewise
 from pkcompiler.kernel.jacobian import MEMORY, Jacobian
-from pkcompiler.kernel.network import Network, network, samples_of
+from pkcompiler.kernel.network import Network, inputs_of, network
 from pkcompiler.kernel.tangent import TangentKernel
 from pkcompiler.kernel.targets import targets
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
@@ -31,10 +33,11 @@ def ntk(
 ) -> NTK:
     """The neural tangent kernel Theta = J J^T of a copy of ``model`` in evaluation mode (Jacot, Gabriel & Hongler 2018).
 
-    ``data``: (x, y) or x alone; x [n, ...], floating or integer, stands for the model's first input. ``masks``: boolean tensors by
-    parameter name; J is the derivative at theta * mask, by kept entries. Only parameters that require grad count.
-    ``example_inputs``: where the model takes more than x. ``memory``: bytes for the matrix and the pieces of J. Nothing is computed
-    before it is asked for. Raises ``PKC203``-``PKC204`` where the model cannot be called, ``PKC401``, ``PKC505``, ``PKC526`` and
+    ``data``: (x, y) or x alone; x [n, ...], floating or integer, stands for the model's first input, a tuple or dict of such for
+    all of them: ``((x, z), y)``. ``masks``: boolean tensors by parameter name; J is the derivative at theta * mask, by kept
+    entries. Only parameters that require grad count. ``example_inputs``: where the model takes more than x. ``memory``: bytes for
+    the matrix and the pieces of J. Nothing is computed before it is asked for. Raises ``PKC203``-``PKC204`` where the model cannot
+    be called, ``PKC401``, ``PKC505``, ``PKC526`` and
     ``PKC527`` for masks, data and targets that do not fit.
 
     >>> model = nn.Linear(2, 1, bias=False)
@@ -44,8 +47,9 @@ def ntk(
     """
     found = network(model, data, masks, example_inputs=example_inputs, dtype=dtype)
     y = targets(found, data)
-    x = samples_of(data).to(next(iter(found.theta.values())).device)
-    return NTK(found, x, y, dict(masks or {}), example_inputs, dtype, int(memory))
+    device = next(iter(found.theta.values())).device
+    x = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs_of(data))
+    return NTK(found, (x,), y, dict(masks or {}), example_inputs, dtype, int(memory))
 
 
 @methods_in_own_modes
@@ -55,7 +59,7 @@ class NTK(TangentKernel):
     def __init__(
         self,
         found: Network,
-        x: Tensor,
+        data: tuple[Any],
         y: Tensor | None,
         masks: dict[str, Tensor],
         example_inputs: Any,
@@ -63,7 +67,7 @@ class NTK(TangentKernel):
         memory: int,
     ) -> None:
         super().__init__(Jacobian(found.map(), memory), found.n, found.outputs, y, found.masks)
-        self.network, self._x, self._masks, self._example = found, x, masks, example_inputs
+        self.network, self._data, self._masks, self._example = found, data, masks, example_inputs
         self._dtype, self._memory = dtype, memory
         self._captured: Capture | None = None
         self._frozen: FrozenKernel | None = None
@@ -71,7 +75,7 @@ class NTK(TangentKernel):
     def captured(self) -> Capture:
         """The path graph behind ``frozen()`` and ``bound()``, lifted at the first use. Raises ``PKC2xx`` where that fails."""
         if self._captured is None:
-            example = self._x[:1] if self._example is None else self._example
+            example = first_sample(self._data[0]) if self._example is None else self._example
             self._captured = capture(self.network.module, example, dtype=self._dtype)
         return self._captured
 
@@ -95,7 +99,7 @@ class NTK(TangentKernel):
     def bound(self) -> Measured:
         """sum over n, k of g_k(x_n) h_k, an upper bound of the trace of ``frozen()``; of the NTK's own trace where every gate is
         piecewise linear, which the note says."""
-        return trace_bound(self.captured(), self._x, self._masks, set(self.network.theta), self._dtype)
+        return trace_bound(self.captured(), self._data, self._masks, set(self.network.theta), self._dtype)
 
 
 @methods_in_own_modes
@@ -108,7 +112,7 @@ class FrozenKernel(TangentKernel):
     def __init__(self, beside: NTK) -> None:
         captured, found = beside.captured(), beside.network
         wanted = set(found.theta)
-        map = frozen_map(captured, beside._x, beside._masks, wanted, beside._dtype, beside._memory)
+        map = frozen_map(captured, beside._data, beside._masks, wanted, beside._dtype, beside._memory)
         super().__init__(Jacobian(map, beside._memory), found.n, found.outputs, beside.y, found.masks)
         self.network = found
         self.is_ntk = is_piecewise(captured)

@@ -90,19 +90,19 @@ def predict_trace(
     _check_moments(captured, inputs)
     fresh = drawn(model, initialise)
     if isinstance(fresh, str):
-        return _nothing(fresh)
+        return nothing(fresh)
     why = None if initialise is not None else unlike(model, fresh, seed)
     if why is not None:
-        return _nothing(why)
+        return nothing(why)
     found = _closed(captured, fresh, inputs, masks, seed) if method != "monte carlo" else ""
     if isinstance(found, Prediction):
         return found
     if method == "closed form":
-        return _nothing(f"the closed form does not hold: {found}")
+        return nothing(f"the closed form does not hold: {found}")
     return _sampled(captured, fresh, inputs, masks, draws, seed, found)
 
 
-def _nothing(why: str) -> Prediction:
+def nothing(why: str) -> Prediction:
     return Prediction(not_predicted(why), "not predicted", why)
 
 
@@ -262,7 +262,7 @@ def _sampled(
     samples, parts = sampled_traces(captured, fresh, inputs, masks, draws, seed)
     reason = f"no closed form: {why}" if why else "it was asked for"
     if not bool(samples.isfinite().all()):
-        return _nothing(f"{reason}; a trace is beyond the range of float64")
+        return nothing(f"{reason}; a trace is beyond the range of float64")
     note = f"mean and standard error over {draws} initialisations, each at an input of its own"
     trace = Measured(float(samples.mean()), 0, standard_error(samples), "estimated", note)
     per_output = None if parts is None else parts.mean(0)

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pkcompiler.analysis.sources import is_batched
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.kernel.jacobian import MEMORY, Jacobian, shown_bytes
-from pkcompiler.kernel.network import Network, TangentMap, Theta, is_batched, network
+from pkcompiler.kernel.network import Network, TangentMap, Theta, network
 from pkcompiler.kernel.targets import require, targets
 from pkcompiler.modes import methods_in_own_modes
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.data import LoadedData
+from pkcompiler.data.sources import is_pair
 from pkcompiler.data.subset import whole
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.export import normalise_inputs
@@ -51,10 +52,18 @@ def origin_of(
     if not all(isinstance(t, Tensor) for t in model.state_dict().values()):
         return None
     state, inputs = state_of(model), describe_inputs(example_inputs)
-    pair = isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(t, Tensor) for t in data)
-    used = whole(data) if pair else None
+    used = data if isinstance(data, LoadedData) else whole(data) if is_pair(data) else None
     named = None if loss is None else getattr(loss, "__qualname__", type(loss).__name__)
-    recipe = make_recipe(state, graph=print_graph(graph), schedule=schedule, inputs=inputs, dtype=dtype, data=used, loss=named)
+    recipe = make_recipe(
+        state,
+        graph=print_graph(graph),
+        schedule=schedule,
+        inputs=inputs,
+        dtype=dtype,
+        data=used,
+        batch=used.batch if used else None,
+        loss=named,
+    )
     return Provenance(state, {"class": type(model).__name__, "seed": None}, inputs, describe_data(used), recipe)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.report import Report, analyze_graph
 from pkcompiler.analysis.sources import check_masks
 from pkcompiler.analysis.topology import has_path
+from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.types import PathGraph
@@ -36,7 +37,7 @@ from pkcompiler.pruning.provenance import Provenance, origin_of
 from pkcompiler.pruning.reachable import check_aim, check_producible
 from pkcompiler.pruning.reached import check_given, check_order, missed
 from pkcompiler.pruning.require import effective_paths, required_paths, shortfall
-from pkcompiler.pruning.score import Scores, as_pair, evaluate, workspace
+from pkcompiler.pruning.score import Scores, as_pair, evaluate, planned_data, workspace
 from pkcompiler.pruning.select import Masks, Survivors
 from pkcompiler.pruning.shapes import Block, check_demands
 from pkcompiler.pruning.state import Round
@@ -116,8 +117,8 @@ def prune(
     """Prune a model by a pass to a density, or by a schedule. The model is not changed.
 
     ``pass_``: a name of the library, a ``.pkc`` file or its text; ``schedule``: a file or text. ``rounds``, ``curve``, ``scope``
-    (``global``, ``layer``, ``uniform``, ``erk``) and ``select`` (``exact``, ``kth-le``) override what the pass says. ``data``: a
-    pair (x, y), used whole, or a Dataset, from which a class-balanced subset is drawn. ``masks``: where to start from. ``dtype``:
+    (``global``, ``layer``, ``uniform``, ``erk``) and ``select`` (``exact``, ``kth-le``) override what the pass says. ``data``:
+    as of :func:`score`; default what the schedule names. ``masks``: where to start from. ``dtype``:
     of the sweeps, default float64. ``initialise(seed)`` builds a fresh model, for passes with ``init = fresh``. Raises PkcError:
     ``PKC4xx`` for targets and layer collapse, else as :func:`score`.
     """
@@ -134,17 +135,19 @@ def prune(
     refuse_training(plan)
     precision = dtype or torch.float64
     captured = capture(model, example_inputs, dtype=precision)
+    found = planned_data(data, plan)
     run = Run(
         captured,
         plan,
         precision,
-        None if data is None else as_pair(data, plan.seed),
+        as_pair(found, plan.seed),
         loss,
+        found.batch if isinstance(found, LoadedData) else None,
         state=model.state_dict(),
         initialise=initialise,
     )
     pruned = run.finish(masks, progress=progress)
-    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, run.data, loss))
+    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, found, loss))
 
 
 @dataclass(slots=True, eq=False)

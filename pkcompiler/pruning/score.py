@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from pkcompiler.analysis.sources import check_masks
-from pkcompiler.data import subset
+from pkcompiler.data import LoadedData, load_data, subset
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.initial import Factory
@@ -19,6 +19,7 @@ from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.library import find_pass
 from pkcompiler.modes import in_own_modes
 from pkcompiler.pruning.labels import Loss
+from pkcompiler.pruning.plan import Plan
 from pkcompiler.pruning.repeat import repeated
 from pkcompiler.pruning.unordered import refuse_nan
 from pkcompiler.pruning.workspace import Workspace, sample_inputs
@@ -65,9 +66,10 @@ def score(
 ) -> Scores:
     """Score every parameter of a model by a pass (docs/theory.md, section 5), under ``masks``.
 
-    ``pass_``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: a pair (x, y) of tensors, used whole and
-    in order, or a Dataset, from which a class-balanced subset is drawn. ``loss(output, target)``: the mean over samples, or
-    (sum, weight); default cross-entropy.
+    ``pass_``: a name of the library, the path of a ``.pkc`` file, or its text. ``data``: (x, y), used whole and in order, or a
+    Dataset or DataLoader, from which a class-balanced subset is drawn; x is a tensor for the first input, or a tuple or dict of
+    tensors for all of them: ``((x, z), y)``. ``loss(output, target)``: the mean over samples, or (sum, weight); default
+    cross-entropy.
     ``initialise(seed)`` builds a fresh model, for ``init = fresh`` (default: ``reset_parameters`` of every module). The model is
     not changed. Raises PkcError: ``PKC1xx`` for the pass, ``PKC2xx`` for the model, ``PKC5xx`` for data and numbers.
     """
@@ -113,13 +115,19 @@ def workspace(
 
 
 def as_pair(data: Any, seed: int) -> Any:
-    """A pair as it is; of a Dataset (or loaded data) the samples and targets."""
-    if hasattr(data, "x") and hasattr(data, "y"):
-        return data.x, data.y
-    if isinstance(data, Dataset):
-        drawn = subset(data, seed=seed)
-        return drawn.x, drawn.y
-    return data
+    """(x, y) as it is; of a Dataset or a DataLoader (or loaded data) the samples and targets."""
+    if isinstance(data, Dataset | DataLoader):
+        data = subset(data, seed=seed)
+    return (data.x, data.y) if isinstance(data, LoadedData) else data
+
+
+def planned_data(given: Any, plan: Plan) -> Any:
+    """The data of a plan's rounds: what the caller gives (of a Dataset a subset), else what the schedule names, if anything reads
+    it."""
+    if isinstance(given, Dataset | DataLoader):
+        return subset(given, seed=plan.seed)
+    spec = plan.schedule.data
+    return load_data(spec, plan.seed) if given is None and spec is not None and plan.needs_data else given
 
 
 def evaluate(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] = (0, 0)) -> Scores:

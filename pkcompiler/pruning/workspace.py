@@ -16,7 +16,7 @@ from pkcompiler.analysis.functional import device_of, masked, prepare
 from pkcompiler.analysis.measured import LOG2
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
-from pkcompiler.analysis.sources import check_range, data_inputs, data_position, input_sources, unit_sources
+from pkcompiler.analysis.sources import check_range, data_inputs, data_position, input_sources, is_batched, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture
@@ -100,9 +100,14 @@ class Workspace:
 
     @property
     def data(self) -> Tensor:
-        """The samples of the input that data stands for, floating."""
-        samples = self.need_data()
-        tensor: Tensor = samples[data_position(self.captured.call.flat)]
+        """The samples of the one input that data stands for, floating. Raises ``PKC505`` where they stand for several."""
+        samples, flat = self.need_data(), self.captured.call.flat
+        position = data_position(flat)
+        tensor: Tensor = samples[position]
+        given = [i for i, t in enumerate(samples) if is_batched(t) and not torch.equal(t, flat[i][:1].expand_as(t))]
+        if set(given) - {position}:
+            note = "write input = data, data^2, mean(data) or mean(data^2), which weigh every input, or model(data)"
+            raise fail("PKC505", f"this expression computes with data, which are {len({*given, position})} inputs here", note)
         if not tensor.is_floating_point():
             raise fail("PKC505", "this expression computes with data, which are integers here", "use input = data or mean(data)")
         return tensor.to(self.dtype)

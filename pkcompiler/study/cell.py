@@ -219,7 +219,7 @@ def _measured(cell: Cell, network: _Network, analysis: Any) -> dict[str, Any]:
     report = analyse_capture(
         network.captured,
         analysis,
-        data=None if data is None else (data.x.to(cell.device), data.y.to(cell.device)),
+        data=None if data is None else data.on(cell.device),
         masks=network.masks or None,
         loss=network.loss,
         batch=data.batch if data else None,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pkcompiler.data import load_data
+from pkcompiler.analysis.sources import first_sample
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Schedule
@@ -20,7 +20,7 @@ from pkcompiler.lowering.apply import applied_masks, refuse_inference
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.plan import Plan, plan_of
-from pkcompiler.pruning.score import as_pair
+from pkcompiler.pruning.score import as_pair, planned_data
 from pkcompiler.training.agenda import Agenda, check_agenda, stretched, trains
 from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycles import Cycles
@@ -134,12 +134,7 @@ class TrainingSchedule:
 
     def _data(self, given: Any) -> Any:
         """The data of the rounds: what the caller gives, else what the schedule names, if anything reads it."""
-        spec = self.plan.schedule.data
-        if callable(given):
-            return given
-        if given is None and spec is not None and self.plan.needs_data:
-            given = load_data(spec, self.plan.seed)
-        return None if given is None else as_pair(given, self.plan.seed)
+        return given if callable(given) else as_pair(planned_data(given, self.plan), self.plan.seed)
 
 
 def _check_numbers(**given: Any) -> None:
@@ -162,6 +157,6 @@ def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
 
 def _example(samples: Any) -> Any:
     x = getattr(samples, "x", samples[0] if isinstance(samples, tuple | list) and samples else None)
-    if isinstance(x, Tensor):
-        return x[:1]
+    if isinstance(x, Tensor | tuple | list | Mapping):
+        return first_sample(x)
     raise fail("PKC458", "no example inputs are given", "schedule.cycles(model, optimizer, example_inputs=x[:1], ...)")

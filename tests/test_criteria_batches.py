@@ -92,7 +92,7 @@ AGAIN = ("iter-snip", "force", "hessian-diagonal")
 
 
 def readable(name: str, text: str) -> bool:
-    """grasp has its own loss; a part of the tokens has no label; paths of integers have other sources. AGAIN is snip or hvp again."""
+    """grasp has its own loss; a part of the tokens has no label; paths of integers have other sources; AGAIN is snip or hvp."""
     if text in AGAIN:
         return name in ("ignored", "pair")
     return not ((text == "grasp" and LOSSES[name][0] is not None) or (name == "tokens" and ("prospr" in text or "paths" in text)))

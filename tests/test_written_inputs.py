@@ -15,6 +15,8 @@ from pkcompiler import ntk, path_kernel, prune, score
 from pkcompiler.analysis.certificate import certify_capture
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
+from pkcompiler.frontend.export import normalise_inputs
+from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.ir.maps import Constant, Dense, Gate
 
 
@@ -72,6 +74,12 @@ def first_of_two(m: Any, x: Tensor, z: Tensor) -> Tensor:
     return x + z
 
 
+def in_containers(m: Any, x: Any, more: Any) -> Tensor:
+    more[0].mul_(2)
+    x["x"][:, :2] -= 0.5
+    return x["x"] + more[0]
+
+
 def branching(m: Any, x: Tensor) -> Tensor:
     x -= 0.5
     return x if m.a(x).sum() < 1e6 else -x
@@ -82,13 +90,13 @@ CHANGES = (half_less, doubled, column, by_a_view, by_a_narrow_view, into, rectif
 INPUTS: dict[str, tuple[Callable[..., Tensor], Any]] = {
     **{change.__name__: (change, X) for change in CHANGES},
     "first_of_two": (first_of_two, (X, X + 1)),
-    "one_given_twice": (lambda m, x, z: doubled(m, x) + z, (X, X)),
+    "nested": (in_containers, Inputs(({"x": X},), {"more": [X + 1]})),
     "keyword": (doubled, {"x": X}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float64])
-@pytest.mark.parametrize("name", [n for n in INPUTS if n != "one_given_twice"])
+@pytest.mark.parametrize("name", INPUTS)
 def test_a_model_may_write_into_its_inputs(name: str, dtype: torch.dtype | None) -> None:
     """In the model's own precision, where nothing is copied for another one, too."""
     change, given = INPUTS[name]
@@ -96,8 +104,14 @@ def test_a_model_may_write_into_its_inputs(name: str, dtype: torch.dtype | None)
     captured = capture(Net(change).double(), inputs, dtype=dtype)
     assert [type(op.map) for op in captured.graph.ops if isinstance(op.map, Dense)] == [Dense, Dense]
     assert certify_capture(captured).holds
-    same = zip(pytree.tree_leaves(inputs), pytree.tree_leaves(given), strict=True)
+    same = zip(*(pytree.tree_leaves(normalise_inputs(i)) for i in (inputs, given)), strict=True)
     assert all(torch.equal(a, b) for a, b in same)
+
+
+def test_positional_and_keyword_inputs_together_are_cast() -> None:
+    inputs = Inputs(({"x": X.float()},), {"more": [X.float()]})
+    captured = capture(Net(in_containers), inputs, dtype=torch.float64)
+    assert {t.dtype for t in captured.call.flat} == {torch.float64} and certify_capture(captured).holds
 
 
 def test_what_is_written_is_a_factor() -> None:

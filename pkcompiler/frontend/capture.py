@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.equal_forms import make_equal
-from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program
+from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program, normalise_inputs
 from pkcompiler.frontend.hooks import hooked_parameters
+from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
@@ -112,14 +113,8 @@ def cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:
     """Example inputs with their floating tensors in another precision."""
     if dtype is None:
         return inputs
-    return torch.utils._pytree.tree_map(lambda t: cast(t, dtype), _plain(inputs))
-
-
-def _plain(inputs: Any) -> Any:
-    """Keyword and positional inputs in one of torch's own containers."""
-    if not (hasattr(inputs, "args") and hasattr(inputs, "kwargs")):
-        return inputs
-    return tuple(inputs.args) if not inputs.kwargs else dict(inputs.kwargs) if not inputs.args else inputs
+    args, kwargs = torch.utils._pytree.tree_map(lambda t: cast(t, dtype), normalise_inputs(inputs))
+    return Inputs(args, kwargs)
 
 
 @in_own_modes

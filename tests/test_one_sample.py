@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import pkcompiler as pkc
 from pkcompiler.frontend.capture import capture
@@ -102,3 +105,31 @@ def test_rows_that_depend_on_each_other_are_one_sample() -> None:
     assert captured.whole and captured.static_batch == 2
     assert not capture(Branching(), SAMPLES[:2]).whole
     assert pkc.path_functional(Mixing(), SAMPLES[:2], edge="1").count > 2 * pkc.path_functional(Plain(), SAMPLES, edge="1").count
+
+
+class Rows(nn.Module):
+    """An instance norm that takes the rows of the batch for channels: a layer norm of each."""
+
+    def __init__(self, norm: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.norm = nn.Linear(4, 8), nn.Linear(8, 2), norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.relu(self.norm(self.a(x))))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_instance_norms_are_of_one_sample(batch: int) -> None:
+    def instance(h: Tensor) -> Tensor:
+        return F.instance_norm(h.unsqueeze(0)).squeeze(0)
+
+    def layer(h: Tensor) -> Tensor:
+        return F.layer_norm(h, (8,))
+
+    found, expected = (pkc.path_functional(Rows(norm), SAMPLES[:batch]) for norm in (instance, layer))
+    assert found.value == pytest.approx(expected.value, rel=1e-12)
+    assert pkc.certify(Rows(instance), SAMPLES[:batch]).holds
+    images = torch.zeros(batch, 1, 5, 5)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
+    assert pkc.path_functional(model, images, edge="1").count == 9 * 18 * 2 + 18 * 2 + 2

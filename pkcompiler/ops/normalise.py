@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pkcompiler.ir.maps import Constant, Fixed, InvSqrt, Literal, Merge, Named, Normalise, Scale
+from pkcompiler.ir.maps import Batch, Constant, Fixed, InvSqrt, Literal, Merge, Named, Normalise, Scale
 from pkcompiler.ops.shape import permuted
 from pkcompiler.ops.table import Known, Path, Ref, Use, path_op
 
@@ -21,9 +21,17 @@ def affine(use: Use, x: Ref, weight: Ref | None, bias: Ref | None, mean: Ref, va
         case _:
             raise use.unsupported("its variance is no stored statistic")
     rank = len(x.shape)
-    channels = int(x.shape[1])
+    channels = channels_of(use, x)
     shape = (channels, *([1] * (rank - 2)))
     return use.emit(Scale(use.weight(weight), use.weight(bias), shape, factor, use.fixed(mean)), x, shape=x.shape)
+
+
+def channels_of(use: Use, x: Ref) -> int:
+    """The size of dimension 1."""
+    size = x.shape[1]
+    if isinstance(size, Batch):
+        raise use.unsupported("its channels are the batch")
+    return int(size)
 
 
 def standardised(use: Use, x: Path, mean: Ref, var: Ref, eps: float) -> Path:
@@ -82,7 +90,7 @@ def rms_norm(use: Use) -> Ref:
 
 
 def grouped(use: Use, groups: int) -> Ref:
-    channels = int(use["input"].shape[1])
+    channels = channels_of(use, use["input"])
     map = Normalise("group", (channels,), use.weight(use["weight"]), use.weight(use["bias"]), use["eps"], groups)
     return use.record("normalise", use.emit(map, use["input"]))
 
@@ -96,4 +104,7 @@ def group_norm(use: Use) -> Ref:
 def instance_norm(use: Use) -> Ref:
     if not use["use_input_stats"]:
         return affine(use, use["input"], use["weight"], use["bias"], use["running_mean"], use["running_var"], use["eps"])
-    return grouped(use, int(use["input"].shape[1]))
+    if isinstance(use["input"].shape[1], Batch) and use["weight"] is None and use["bias"] is None:
+        map = Normalise("layer", tuple(use["input"].shape[2:]), None, None, use["eps"])  # the rows of the batch as channels
+        return use.record("normalise", use.emit(map, use["input"]))
+    return grouped(use, channels_of(use, use["input"]))

@@ -10,7 +10,7 @@ import torch
 from examples_path import EXAMPLES, load_example
 from models.zoo import MODELS, randomise
 
-from pkcompiler.analysis.certificate import Certificate, certify_capture, path_gradients
+from pkcompiler.analysis.certificate import SIGNED, Certificate, certify_capture, path_gradients
 from pkcompiler.analysis.record import observe
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.parse import parse_graph
@@ -72,6 +72,6 @@ def test_relu6_is_piecewise_linear_and_its_recorded_slopes_are_no_autograd():
     x = captured.call.flat[0]
     model(x).sum().backward()
     assert float(model[0].weight.grad.abs().max()) == 0.0
-    observed, _ = observe(captured.program, captured.lifted, captured.call.flat, captured.program.tensors)
+    observed, _ = observe(captured.program, captured.lifted, captured.call.flat, captured.program.tensors, SIGNED)
     _, grads = path_gradients(captured, observed, torch.ones(2, 1, dtype=torch.float64))
     assert float(grads["0.weight"].abs().max()) > 0.01

@@ -44,6 +44,8 @@ MODULATED = {
     "softmax": (lambda a, b: torch.softmax(a @ turned(b), -1) @ b, 0),
     "norm": (lambda a, b: a * b.norm(dim=-1, keepdim=True), 1),
     "normalised": (lambda a, b: nn.functional.layer_norm(a, (4,)) * b, 0),
+    "sum of bounded": (lambda a, b: (torch.tanh(a) - torch.sigmoid(b)) * b, 0),
+    "sum of bounded and not": (lambda a, b: (torch.tanh(a) + b) * b, None),
     "neither": (lambda a, b: a * b, None),
     "neither bounded": (lambda a, b: nn.functional.silu(a) * b, None),
     "scores": (lambda a, b: a @ turned(b), None),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pkcompiler import path_op, usercode
-from pkcompiler.analysis.certificate import certify_capture
+from pkcompiler.analysis.certificate import SIGNED, certify_capture
 from pkcompiler.analysis.record import observe
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
@@ -326,7 +326,7 @@ def test_inputs_that_take_another_branch_than_the_recorded_one_are_refused() -> 
     captured = capture(Branching(), torch.ones(2, 3), dtype=torch.float64)
     flat = (-torch.ones(2, 3, dtype=torch.float64),)
     with pytest.raises(PkcError, match="another branch") as caught:
-        observe(captured.program, captured.lifted, flat, captured.program.tensors)
+        observe(captured.program, captured.lifted, flat, captured.program.tensors, SIGNED)
     assert [d.code for d in caught.value.diagnostics] == ["PKC205"]
 
 

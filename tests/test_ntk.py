@@ -130,7 +130,7 @@ def test_the_bound_is_the_sum_over_enumerated_paths(name):
 def test_paths_at_data_written_out_compute_the_model(name):
     case = FAMILIES[name]()
     captured = capture(case.module, case.example_inputs)
-    observed, output = observe(captured.program, captured.lifted, captured.call.flat, captured.program.tensors)
+    observed, output = observe(captured.program, captured.lifted, captured.call.flat, captured.program.tensors, SIGNED)
     sweep = Sweep(at_data(captured.graph), captured.tensors, SIGNED, observed=observed)
     sources = input_sources(captured, captured.call.flat, "data", 1, torch.float64)
     torch.testing.assert_close(sweep.run(sweep.edges(), sources).at(0), output, rtol=1e-10, atol=1e-12)

@@ -45,7 +45,7 @@ def built(name: str) -> Case:
 def open_settings(case: Case) -> list[Setting]:
     pools = ("sum", "max") if case.name in HAS_POOLS else ("max",)
     constants = ("off", "on") if case.name in HAS_CONSTANTS else ("off",)
-    products = ("pairs", "value") if case.products else ("pairs",)
+    products = ("pairs", "value", "either") if case.products else ("pairs",)
     plain = [Setting(edge=e, pools=p, constants=c, products=m) for e, p, c, m in product(EDGES, pools, constants, products)]
     weighed = [Setting(edge=e, input=i, pools="sum") for e, i in INPUTS]
     return plain + weighed
@@ -54,7 +54,7 @@ def open_settings(case: Case) -> list[Setting]:
 def data_settings(case: Case) -> list[Setting]:
     pools = ("sum", "max", "data") if case.name in HAS_POOLS else ("data",)
     constants = ("off", "on") if case.name in HAS_CONSTANTS else ("off",)
-    products = ("pairs", "value") if case.products else ("pairs",)
+    products = ("pairs", "value", "either") if case.products else ("pairs",)
     norms = ("unit", "data") if case.name in HAS_DEVIATIONS else ("unit",)
     inputs = ("data", "ones", "data", "ones", "ones", "data^2", "ones", "data^2")
     pairs = [(e, g, i) for (g, e), i in zip(product(GATES, EDGES), inputs, strict=True)]

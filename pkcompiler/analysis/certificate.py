@@ -99,7 +99,7 @@ def certify_capture(captured: Capture) -> Certificate:
     with torch.no_grad(), evaluating(captured.module):
         truth = captured.call.run(captured.module, flat)
     raise_all(not_finite(captured.module, truth))
-    observed, _ = observe(program, lifted, flat, program.tensors)
+    observed, _ = observe(program, lifted, flat, program.tensors, SIGNED)
     cotangent = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0)).to(truth.device)
     autograd = certificate_three(captured, cotangent)
     value, grads = path_gradients(captured, observed, cotangent)
@@ -109,7 +109,7 @@ def certify_capture(captured: Capture) -> Certificate:
         relative(value, truth),
         max(errors.values(), default=0.0),
         autograd.worst,
-        tuple(name for name, r in lifted.records.items() if r.kind not in ("gate", "window", "product")),
+        tuple(name for name, r in lifted.records.items() if r.kind not in ("gate", "window", "factor")),
         lifted.observed_only,
         tuple(refused_claims(program, lifted, flat)),
         len(grads),
@@ -266,7 +266,7 @@ def reference_gradients(
 ) -> dict[str, Tensor]:
     """Autograd of the program with the recorded factors detached."""
     maps = {op.name: op.map for op in lifted.graph.ops}
-    claims = {r.node: (r, maps[name]) for name, r in lifted.records.items() if r.kind not in ("window", "product")}
+    claims = {r.node: (r, maps[name]) for name, r in lifted.records.items() if r.kind not in ("window", "factor")}
     leaves = trainable({n: tensors[n] for n in sorted(set(program.parameters.values()))})
     with torch.enable_grad():
         run = _Reference(program, claims)

@@ -42,20 +42,18 @@ def fold(graph: PathGraph, wanted: frozenset[str], constants: str) -> Folded:
     wanted = wanted | computed
     scales: dict[str, tuple[Scale, str | None]] = {}
     ops: list[Op] = []
-    renamed: dict[str, str] = {}
+    folded: set[str] = set()
     for op in graph.ops:
         made = reader.get(op.name)
         if made and _folds(op.map, made.map, owners, wanted, constants) and not {use.slot for use in uses(op.map)} & computed:
             assert isinstance(op.map, Conv | Dense) and isinstance(made.map, Scale)
             scales[op.map.weight] = (made.map, op.map.bias)
             shifted = made.map.bias is not None or op.map.bias is not None
-            ops.append(replace(op, map=replace(op.map, bias=op.map.weight + SHIFT if shifted else None)))
-            renamed[made.name] = op.name
-        elif op.name not in renamed:
+            ops.append(replace(op, map=replace(op.map, bias=op.map.weight + SHIFT if shifted else None), result=made.result))
+            folded.add(made.name)
+        elif op.name not in folded:
             ops.append(op)
-    moved = tuple(replace(op, inputs=tuple(renamed.get(i, i) for i in op.inputs)) for op in ops)
-    outputs = tuple(renamed.get(o, o) for o in graph.outputs)
-    return Folded(replace(graph, ops=moved, outputs=outputs), scales)
+    return Folded(replace(graph, ops=tuple(ops)), scales)
 
 
 def _folds(map: object, scale: object, owners: Mapping[str, int], wanted: frozenset[str], constants: str) -> bool:

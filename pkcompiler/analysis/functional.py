@@ -218,7 +218,7 @@ def prepare(
     """The sweep of a functional with what it observes at the samples (``tensors``: masked), and the batch that it carries."""
     observed, batch = None, captured.static_batch
     if samples is not None and chosen.reads_data:
-        observed, _ = observe(captured.program, captured.lifted, samples, {**captured.program.tensors, **tensors})
+        observed, _ = observe(captured.program, captured.lifted, samples, {**captured.program.tensors, **tensors}, chosen)
     if samples is not None and (chosen.reads_data or (isinstance(input, str) and input in ("data", "data^2"))):
         batch = example_batch(samples)
     if isinstance(input, Tensor) and captured.batched and input.shape[0] > 1:

@@ -10,7 +10,9 @@ from typing import assert_never
 from torch import Tensor
 
 from pkcompiler.analysis.reindex import by_unit, concrete
+from pkcompiler.analysis.rest import LINEAR
 from pkcompiler.analysis.semiring import Settings
+from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -47,12 +49,21 @@ class Limits:
     def of(graph: PathGraph, chosen: Settings, masks: Mapping[str, Tensor] | None = None, batch: int = 1) -> Limits:
         """One walk with the log2 of the most paths that an entry of each value can have."""
         reader = _Reader(graph, chosen, masks or {}, batch)
+        crossed = crossed_factors(graph, chosen.products, at_data=False)
         most = {value.name: 0.0 for value in graph.inputs}
+        frozen = dict(most)
         bits = MANTISSA_BITS - 1
         for op in graph.ops:
             terms, factors = reader.terms(op), 2 if isinstance(op.map, Product) else 1
-            bits = min(bits, (MANTISSA_BITS - (terms + EXTRA).bit_length()) // factors)
-            most[op.name] = _most(op, terms, [most[name] for name in op.inputs])
+            through = crossed.get(op.name, ())
+            bits = min(bits, (MANTISSA_BITS - (terms * max(1, len(through)) + EXTRA).bit_length()) // factors)
+            given, still = [most[name] for name in op.inputs], [frozen[name] for name in op.inputs]
+            frozen[op.name] = _most(op, terms, still) if isinstance(op.map, LINEAR | Product) else 0.0
+            most[op.name] = (
+                max(_most(op, terms * len(through), _beside(given, still, i)) for i in through)
+                if through
+                else (_most(op, terms, given))
+            )
         output = graph.outputs[0]
         total = most[output] + math.log2(max(1, math.prod(reader.shapes[output])))
         return Limits(math.ceil(total * (1 + SLACK)) + 1, bits)
@@ -68,6 +79,11 @@ def _most(op: Op, terms: int, given: list[float]) -> float:
     """log2 of (terms * the largest + EXTRA); through a product, the logarithms of both factors add up."""
     largest = sum(given) if isinstance(op.map, Product) else max(given, default=0.0)
     return largest + math.log2(terms + EXTRA * 2.0 ** -min(largest, 1000.0))
+
+
+def _beside(given: list[float], frozen: list[float], position: int) -> list[float]:
+    """The logarithms of a product's factors where paths go through the one at ``position``."""
+    return [given[i] if i == position else frozen[i] for i in range(len(given))]
 
 
 class _Reader:

@@ -35,7 +35,7 @@ class Reach(Sweep):
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
         match op.map:
             case Softmax():
-                allowed = self._allowed(op.map, inputs[0].tensor)
+                allowed = self._allowed(op.map, inputs[0].tensor.shape)
                 row = (allowed * inputs[0].tensor).sum(op.map.dim - inputs[0].tensor.dim(), keepdim=True)
                 return Scaled(allowed * (self.constant + row))
             case Frozen():

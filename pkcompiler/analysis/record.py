@@ -13,7 +13,7 @@ from pkcompiler.analysis.semiring import Settings
 from pkcompiler.frontend.export import Program
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import ProgramRun, run_inputs
-from pkcompiler.ir.maps import Frozen, Gate, Normalise, Product, Window
+from pkcompiler.ir.maps import Frozen, Gate, Normalise, Window
 from pkcompiler.ir.types import Op
 
 
@@ -43,48 +43,49 @@ class _Observing(ProgramRun):
 
     def _observe(self, name: str) -> None:
         record = self.records[name]
-        self.seen[name] = observation(self.ops[name], record, self.kept)
+        self.seen[name] = observation(self.ops.get(name), record, self.kept)
         for node in record.nodes:
             if all(reader in self.seen for reader in self.readers.get(node, ())):
                 self.kept.pop(node, None)
 
 
 def observe(
-    program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor], chosen: Settings | None = None
+    program: Program, lifted: Lifted, flat: Sequence[Any], tensors: Mapping[str, Tensor], chosen: Settings
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Run the program at ``flat`` with the given parameters and buffers; the observations by operation name, and the output.
 
-    ``chosen``: only what a functional with these settings reads is recorded.
+    Only what a functional with the settings ``chosen`` reads is recorded; the value of a factor of a product under its own name.
     """
     ops = {op.name: op for op in lifted.graph.ops}
-    records = {name: r for name, r in lifted.records.items() if r.node and (chosen is None or is_read(ops[name], chosen))}
+    records = {name: r for name, r in lifted.records.items() if r.node and is_read(r, ops.get(name), chosen)}
     run = _Observing(program, ops, records)
     with torch.no_grad():
         (output,) = run.run(*run_inputs(program, flat, tensors))
     return run.seen, output
 
 
-def is_read(op: Op, chosen: Settings) -> bool:
-    """Whether a sweep reads what is recorded of an operation."""
+def is_read(record: Record, op: Op | None, chosen: Settings) -> bool:
+    """Whether a sweep reads what is recorded (of an operation, or of a factor of a product)."""
+    if op is None:
+        return chosen.gates != "open" and chosen.products != "pairs"
     match op.map:
         case Normalise() | Frozen(kind="norm"):
             return chosen.norms == "data"
         case Window():
             return chosen.pools == "data"
-        case Product():
-            return chosen.gates != "open" and chosen.products == "value"
     return chosen.gates != "open"
 
 
-def observation(op: Op, record: Record, kept: Mapping[str, Any]) -> Tensor:
+def observation(op: Op | None, record: Record, kept: Mapping[str, Any]) -> Tensor:
     """One observation, from the values that the program's own nodes had."""
-    match op.map:
+    map = None if op is None else op.map
+    match map:
         case Gate(zero=zero):
             return slopes(kept[record.source], kept[record.node], zero, record.slope)
         case Window():
-            return window_winners(op.map, _window_input(record, kept))
+            return window_winners(map, _window_input(record, kept))
         case Normalise():
-            return inverse_deviation(op.map, kept[record.source])
+            return inverse_deviation(map, kept[record.source])
         case _:
             value: Tensor = kept[record.node]
             return value

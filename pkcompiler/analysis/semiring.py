@@ -38,7 +38,7 @@ class Settings:
     gates: Literal["open", "data", "data^2"] = "open"
     pools: Literal["max", "sum", "data"] = "max"
     norms: Literal["unit", "data"] = "unit"
-    products: Literal["pairs", "value"] = "pairs"
+    products: Literal["pairs", "value", "either"] = "pairs"
     constants: Literal["off", "on"] = "off"
     dtype: torch.dtype = torch.float64
 
@@ -73,7 +73,7 @@ CHOICES = {
     "gates": ("open", "data", "data^2"),
     "pools": ("max", "sum", "data"),
     "norms": ("unit", "data"),
-    "products": ("pairs", "value"),
+    "products": ("pairs", "value", "either"),
     "constants": ("off", "on"),
 }
 

@@ -6,7 +6,7 @@ come from torch's reverse mode over the same walk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, assert_never
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pkcompiler.analysis.arithmetic import Arithmetic, Carried
+from pkcompiler.analysis.factors import Factors
 from pkcompiler.analysis.made import Made
 from pkcompiler.analysis.reindex import (
     apply_matrices,
@@ -27,7 +28,7 @@ from pkcompiler.analysis.reindex import (
 from pkcompiler.analysis.scaled import Scaled, aligned
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.graphs import data_dependent, last_uses
+from pkcompiler.ir.graphs import crossed_factors, last_uses
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -78,8 +79,8 @@ class Sweep:
         self._made = [Made(slot) for slot in graph.computed]
         self._fixed: dict[tuple[Fixed, tuple[int, ...]], Tensor] = {}
         self._matrices: dict[tuple[Resample, tuple[int, ...]], list[Tensor]] = {}
-        self._data_dependent = data_dependent(graph)
-        self._constants_already = {op.name for op in graph.ops if isinstance(op.map, Softmax | Frozen)}
+        self._crossed = crossed_factors(graph, settings.products, at_data=settings.gates != "open")
+        self._factors: Factors | None = None
 
     # edges and sources ------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,7 @@ class Sweep:
         ``sources``: a float input's weights [batch, ...]; an integer input's rows (integers) or, floating, a weight for every row
         [batch, ..., rows].
         """
+        self._factors = None
         edges = self.with_computed(edges)
         values: dict[str, Scaled] = {name: Scaled(tensor) for name, tensor in sources.items()}
         last = last_uses(self.graph)
@@ -253,7 +255,7 @@ class Sweep:
     def _gate(self, op: Op, map: Gate, x: Scaled) -> Scaled:
         """gain^q (slope / gain)^r, and what phi(0) adds."""
         if self.settings.gates == "data^2":
-            slopes = self._seen(op.name)
+            slopes = self.seen(op.name)
             x = Scaled((x.tensor * slopes).mul_(slopes), x.exponent)
         elif self.settings.gates != "open":
             x = Scaled(x.tensor * self._slopes(op.name), x.exponent)
@@ -267,12 +269,13 @@ class Sweep:
         return Scaled(left + right, exponent)
 
     def _slopes(self, name: str) -> Tensor:
-        slopes = self._seen(name)
+        slopes = self.seen(name)
         if self.settings.gates == "data^2":
             return slopes.square()
         return slopes if self.settings.transform.signed else slopes.abs()
 
-    def _seen(self, name: str) -> Tensor:
+    def seen(self, name: str) -> Tensor:
+        """What was recorded under a name. Raises ``PKC502`` where nothing was."""
         if self.observed is None or name not in self.observed:
             raise fail("PKC502", "this functional reads data, and none was given", "pass data=(x, y), or use gates='open'")
         tensor = self.observed[name]
@@ -283,7 +286,7 @@ class Sweep:
             case "sum":
                 return window_sum(map, x)
             case "data":
-                return window_gather(map, x, self._seen(op.name))
+                return window_gather(map, x, self.seen(op.name))
             case "max":
                 return self.arithmetic.maximum(map, x)
 
@@ -297,7 +300,7 @@ class Sweep:
             axes = [-1] if map.kind == "group" else list(range(-len(map.shape), 0))
             grouped = grouped - grouped.mean(axes, keepdim=True)
         if self.settings.norms == "data" and map.kind != "centre":
-            grouped = grouped * self._seen(op.name) ** self.settings.norm_power
+            grouped = grouped * self.seen(op.name) ** self.settings.norm_power
         y = grouped.reshape(shape)
         gain = (map.shape[0], *([1] * (len(shape) - 2))) if map.kind == "group" else map.shape
         if map.weight is not None:
@@ -310,49 +313,49 @@ class Sweep:
     def _softmax(self, op: Op, map: Softmax, scores: Scaled) -> Scaled:
         if self.settings.gates != "open":
             return Scaled(self._slopes(op.name))
-        allowed = self._allowed(map, scores.tensor)
-        share = self._powered(allowed / allowed.sum(map.dim - scores.tensor.dim(), keepdim=True).clamp(min=1))
-        if self.settings.products == "value":
-            return Scaled(share.expand(scores.tensor.shape))
-        return Scaled(scores.tensor * share, scores.exponent)
+        return Scaled(scores.tensor * self.share(map, scores.tensor.shape), scores.exponent)
 
-    def _allowed(self, map: Softmax, scores: Tensor) -> Tensor:
-        """1 at the positions that a softmax may attend to, shaped to broadcast against the scores."""
+    def share(self, map: Softmax, shape: Sequence[int]) -> Tensor:
+        """Uniform attention, raised to the power q, shaped to broadcast against scores of this shape."""
+        allowed = self._allowed(map, shape)
+        return self._powered(allowed / allowed.sum(map.dim - len(shape), keepdim=True).clamp(min=1))
+
+    def _allowed(self, map: Softmax, shape: Sequence[int]) -> Tensor:
+        """1 at the positions that a softmax may attend to, shaped to broadcast against scores of this shape."""
         like = {"dtype": self.settings.dtype, "device": self.device}
         match map.allowed:
             case None:
-                return torch.ones([n if d == map.dim else 1 for d, n in enumerate(scores.shape)], **like)  # type: ignore[call-overload]
+                return torch.ones([n if d == map.dim else 1 for d, n in enumerate(shape)], **like)  # type: ignore[call-overload]
             case "causal":
-                return torch.ones(scores.shape[-2:], **like).tril()  # type: ignore[call-overload]
+                return torch.ones(tuple(shape[-2:]), **like).tril()  # type: ignore[call-overload]
             case Named(slot):
                 return self._cast(self.tensors[slot])
 
     def _product(self, op: Op, map: Product, inputs: list[Scaled]) -> Scaled:
-        modulator = 1 - map.value
-        if self.settings.products == "value" and map.kind == "mul" and self._modulates(op, modulator):
-            return self._modulated(op, map, inputs)
-        left, right = inputs[0].tensor, inputs[1].tensor
-        exponent = inputs[0].exponent + inputs[1].exponent
+        """Pairs of paths, or paths through one factor, the other frozen (docs/theory.md, section 1)."""
+        crossed = self._crossed.get(op.name)
+        if crossed is None:
+            return self.multiplied(map, *inputs)
+        self._factors = self._factors or Factors(self)
+        terms = []
+        for position in crossed:
+            frozen = self._factors.of(op.inputs[1 - position])
+            terms.append(self.multiplied(map, *((inputs[0], frozen) if position == 0 else (frozen, inputs[1]))))
+        tensors, exponent = aligned(terms)
+        return Scaled(sum(tensors[1:], tensors[0]), exponent)
+
+    def multiplied(self, map: Product, left: Scaled, right: Scaled) -> Scaled:
+        """The product of two factors."""
+        exponent = left.exponent + right.exponent
         match map.kind:
             case "mul":
-                return Scaled(left * right, exponent)
+                return Scaled(left.tensor * right.tensor, exponent)
             case "matmul":
-                return Scaled(torch.matmul(left, right), exponent)
+                return Scaled(torch.matmul(left.tensor, right.tensor), exponent)
             case "conv":
                 assert map.conv is not None
-                return Scaled(self.convolve(map.conv, left, right, None), exponent)
+                return Scaled(self.convolve(map.conv, left.tensor, right.tensor, None), exponent)
         assert_never(map.kind)
-
-    def _modulates(self, op: Op, position: int) -> bool:
-        """Both factors depend on the data, and the modulating one is no softmax or frozen factor (which are constants already)."""
-        return all(name in self._data_dependent for name in op.inputs) and op.inputs[position] not in self._constants_already
-
-    def _modulated(self, op: Op, map: Product, inputs: list[Scaled]) -> Scaled:
-        x = inputs[map.value]
-        if self.settings.gates == "open":
-            shape = torch.broadcast_shapes(inputs[0].tensor.shape, inputs[1].tensor.shape)
-            return Scaled(x.tensor.expand(shape), x.exponent)
-        return Scaled(x.tensor * self._slopes(op.name), x.exponent)
 
     def _merge(self, signs: tuple[int, ...], inputs: list[Scaled]) -> Scaled:
         tensors, exponent = aligned(inputs)
@@ -368,7 +371,7 @@ class Sweep:
         reads = self.settings.norms == "data" if map.kind == "norm" else self.settings.gates != "open"
         if not reads:
             return torch.ones(shape, dtype=self.settings.dtype, device=self.device)
-        seen = self._seen(op.name)
+        seen = self.seen(op.name)
         if self.settings.transform.signed:
             return seen
         power = self.settings.norm_power if map.kind == "norm" else self.settings.slope_power

@@ -16,13 +16,13 @@ from pkcompiler.frontend.computed import Formula, label
 from pkcompiler.frontend.entrywise import NoGate, declared_gate
 from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.gate import Described, describe_gate
-from pkcompiler.frontend.lifted import Lifted, Record
+from pkcompiler.frontend.lifted import OBSERVED, Lifted, Record
 from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.trace import trace
 from pkcompiler.frontend.unplaced import frozen_end, unplaced
 from pkcompiler.frontend.use import OperatorUse, Unsupported, short
 from pkcompiler.ir.formula import print_formula
-from pkcompiler.ir.maps import Frozen, Gate
+from pkcompiler.ir.maps import Frozen, Gate, Product, Reindex
 from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
 from pkcompiler.ir.uses import uses
 from pkcompiler.ops.entries import entry_of
@@ -79,11 +79,26 @@ class _Lifter:
         inputs = tuple(v for v in self.inputs if v.name in needed)
         graph = PathGraph(name, inputs, with_prunable(slots, ops), ops, (result.name,))
         constants = {s.name: builder.constants[s.name] for s in slots if s.role == "constant"}
-        records = {op.name: builder.records[op.name] for op in ops if op.name in builder.records}
+        records = {op.name: builder.records[op.name] for op in ops if op.name in builder.records} | self.factors(ops)
         placeholders = tuple((v.name, self.placeholders[v.name]) for v in inputs)
         names = needed | {s.name for s in slots}
         hidden = observed_only(builder, {s.name for s in slots})
         return Lifted(graph, constants, records, hidden, placeholders, self.watched(records, frozenset(names)))
+
+    def factors(self, ops: Sequence[Op]) -> dict[str, Record]:
+        """The factors of the products of ``ops``, each recorded at the node that computes it, or what it is a view of."""
+        made, found = {op.name: op for op in ops}, {}
+        nodes: dict[str, str] = {}
+        for node, ref in self.builder.refs.items():
+            if isinstance(ref, Path):
+                nodes.setdefault(ref.name, node.name)
+        for op in ops:
+            for name in op.inputs if isinstance(op.map, Product) else ():
+                while name not in nodes and name in made and isinstance(made[name].map, Reindex):
+                    name = made[name].inputs[0]
+                if name in nodes:
+                    found[OBSERVED + name] = Record("factor", nodes[name])
+        return found
 
     def watched(self, records: Mapping[str, Record], names: frozenset[str]) -> frozenset[str]:
         """Which of ``names`` (values and parameters) what is frozen is computed from, directly or through what is on no path."""

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from pkcompiler.ir.types import PathGraph
 
+OBSERVED = "value of "
+"""What is recorded of a factor of a product stands under this before the name of its value."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -17,7 +20,7 @@ class Record:
     A window over two tensors has an ``other`` beside its source, and both count times ``sign`` (-1: the smaller wins).
     """
 
-    kind: str  # gate | window | normalise | softmax | frozen | product
+    kind: str  # gate | window | normalise | softmax | frozen | factor
     node: str
     source: str = ""
     slope: float = 0.0  # of a gate: phi'(0)

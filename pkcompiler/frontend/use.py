@@ -148,10 +148,10 @@ class OperatorUse:
         label = label or self.origin.module or self.node.name
         return self.builder.emit(map, inputs, label, TensorType(self.dtype, tuple(shape)), self.origin)
 
-    def record(self, kind: str, result: Path, argument: int = 0) -> Path:
-        operand = self.node.args[argument]
+    def record(self, kind: str, result: Path) -> Path:
+        operand = self.node.args[0]
         node = operand.name if isinstance(operand, fx.Node) else ""
-        self.builder.records[result.name] = Record(kind, node) if kind == "product" else Record(kind, self.node.name, node)
+        self.builder.records[result.name] = Record(kind, self.node.name, node)
         return result
 
     def record_pair(self, result: Path, sign: int) -> Path:

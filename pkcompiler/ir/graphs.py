@@ -1,9 +1,10 @@
-"""Facts of a graph that several readers need: who reads a value, what depends on the data, which factor of a product modulates."""
+"""Facts of a graph that several readers need: who reads a value, what depends on the data, how paths cross products."""
 
 from __future__ import annotations
 
-from pkcompiler.ir.maps import Constant, Frozen, Gate, Normalise, PathMap, Product, Reindex, Resample, Scale, Softmax
+from pkcompiler.ir.maps import Constant, Frozen, Gate, Merge, Normalise, PathMap, Product, Reindex, Resample, Scale, Softmax
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.uses import uses
 
 
 def makers(graph: PathGraph) -> dict[str, Op]:
@@ -44,6 +45,41 @@ def data_dependent(graph: PathGraph) -> frozenset[str]:
     return frozenset(found)
 
 
+def carrying(graph: PathGraph, *, at_data: bool) -> frozenset[str]:
+    """The values that a path from an input reaches: none goes through what is frozen, nor ``at_data`` through a softmax."""
+    stops = (Frozen, Softmax) if at_data else Frozen
+    found = {v.name for v in graph.inputs}
+    for op in graph.ops:
+        if not isinstance(op.map, stops) and any(name in found for name in op.inputs):
+            found.add(op.name)
+    return frozenset(found)
+
+
+def parametric(graph: PathGraph) -> frozenset[str]:
+    """The values that a parameter enters, or a weight that is computed from some."""
+    parameters = {slot.name for slot in (*graph.parameters, *graph.computed)}
+    found: set[str] = set()
+    for op in graph.ops:
+        if any(use.slot in parameters for use in uses(op.map)) or any(name in found for name in op.inputs):
+            found.add(op.name)
+    return frozenset(found)
+
+
+def crossed_factors(graph: PathGraph, products: str, *, at_data: bool) -> dict[str, tuple[int, ...]]:
+    """The products in which a path goes through one factor, the other being frozen, and the factors (0, 1) that it may go through.
+
+    ``products``: ``pairs`` (there are none: a path is a pair of paths), ``value`` (the factor that does not modulate), ``either``;
+    with ``value`` both, where neither or both modulate (docs/theory.md, section 1). A factor that no path from an input reaches is
+    crossed as in ``pairs``.
+    """
+    if products == "pairs":
+        return {}
+    live, modulating = carrying(graph, at_data=at_data), modulators(graph) if products == "value" else {}
+    split = [op.name for op in graph.ops if isinstance(op.map, Product) and all(name in live for name in op.inputs)]
+    frozen = {name: modulating.get(name) for name in split}
+    return {name: (0, 1) if position is None else (1 - position,) for name, position in frozen.items()}
+
+
 def modulators(graph: PathGraph) -> dict[str, int | None]:
     """The products of two factors that both depend on the data, and the position (0 or 1) of the one that modulates the other.
 
@@ -60,10 +96,10 @@ def modulators(graph: PathGraph) -> dict[str, int | None]:
 
 
 def modulates(made: dict[str, Op], name: str) -> bool:
-    """Whether a value is a softmax, a bounded gate, a norm or frozen, seen through what moves, spreads or scales its entries."""
+    """Whether a value is a softmax, a bounded gate, a norm or frozen, seen through what moves, spreads, scales or adds entries."""
     op = made.get(name)
-    while op is not None and isinstance(op.map, Reindex | Constant | Resample | Scale) and len(op.inputs) == 1:
-        op = made.get(op.inputs[0])
+    if op is not None and op.inputs and isinstance(op.map, Reindex | Constant | Resample | Scale | Merge):
+        return all(modulates(made, source) for source in op.inputs)
     return op is not None and is_modulating(op.map)
 
 

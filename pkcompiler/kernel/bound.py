@@ -52,7 +52,7 @@ def _weights(captured: Capture, graph: PathGraph, data: Any, masks: Mapping[str,
     given = {**captured.program.tensors, **masked(captured, masks)}
     size, parts = captured.static_batch, []
     for piece in one_by_one(captured, data_inputs(captured, data)):
-        observed, _ = observe(captured.program, captured.lifted, piece, given)
+        observed, _ = observe(captured.program, captured.lifted, piece, given, counting)
         sweep = Sweep(graph, captured.tensors, counting, observed=observed, batch=size, device=device_of(captured))
         sources = input_sources(captured, piece, "data^2", size, counting.dtype)
         with torch.no_grad():

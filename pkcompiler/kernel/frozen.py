@@ -53,7 +53,7 @@ def frozen_map(
     given = masked(captured, masks)
     seen = []
     for piece in one_by_one(captured, samples):
-        observed, _ = observe(captured.program, captured.lifted, piece, {**captured.program.tensors, **given})
+        observed, _ = observe(captured.program, captured.lifted, piece, {**captured.program.tensors, **given}, _signed(dtype))
         sources = input_sources(captured, piece, "data", size, dtype)
         seen.append((observed, sources))
         _require_room(seen[0], example_batch(samples) // size, memory)
@@ -108,4 +108,4 @@ def _require_room(first: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], unit
 def is_piecewise(captured: Capture) -> bool:
     """Whether every slope is locally constant and nothing is frozen: then the frozen-gate kernel is the NTK."""
     gates = all(op.map.piecewise for op in captured.graph.ops if isinstance(op.map, Gate))
-    return gates and all(r.kind in ("gate", "window", "product") for r in captured.lifted.records.values())
+    return gates and all(r.kind in ("gate", "window", "factor") for r in captured.lifted.records.values())

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.functional import static_batch
+from pkcompiler.analysis.rest import Rest
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.maps import Conv, Dense, Embed, Named, Normalise, Product, Scale, Source
+from pkcompiler.ir.maps import Conv, Dense, Embed, Named, Normalise, Product, Scale, Softmax, Source
 from pkcompiler.ir.types import Op, PathGraph
 
 Node = tuple[str, int]
@@ -64,11 +65,12 @@ class _Builder:
     def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Settings) -> None:
         self.graph, self.batch = graph, static_batch(graph)
         plain = {n: t.detach().cpu() for n, t in tensors.items()}
-        signed = replace(chosen, edge="theta", dtype=torch.float64)
+        signed = replace(chosen, edge="theta", products="pairs", dtype=torch.float64)
         self.sweep = Sweep(graph, plain, signed, batch=self.batch)
         self.parameters = {s.name: plain[s.name].double() for s in graph.parameters}
         self.values = dict(unit_sources(graph, self.batch, torch.float64))
         self.scalar: Any = nx.MultiDiGraph()
+        self.rest = Rest.of(graph, chosen.products)
 
     def build(self) -> Scalars:
         inputs = tuple((name, i) for name, t in self.values.items() for i in range(t.numel()))
@@ -86,8 +88,11 @@ class _Builder:
         inputs = [torch.ones_like(self.values[name]) for name in op.inputs]
         self.values[op.name] = self._apply(local, inputs, ones)
         self.scalar.add_nodes_from((op.name, i) for i in range(self.values[op.name].numel()))
-        if isinstance(op.map, Product) and self._bilinear(op, inputs):
-            self._product(op, inputs)
+        if op.name in self.rest.crossed:
+            self._crossed(op)
+            return
+        if isinstance(op.map, Product):
+            self._product(op, f"{op.name} *")
             return
         labels = {**ones, **({_WEIGHT: _numbered(shapes[_WEIGHT])} if weight is not None else {})}
         for position, name in enumerate(op.inputs):
@@ -128,18 +133,40 @@ class _Builder:
         for out in (bare.abs() > 1e-12).nonzero().reshape(-1).tolist():
             self.scalar.add_edge(ONE, (op.name, out), factor=float(bare[out]), entry=None)
 
-    def _bilinear(self, op: Op, inputs: list[Tensor]) -> bool:
-        """Both factors of a product carry paths (with ``products="value"`` a modulator may be frozen at 1)."""
-        single, double = (self._jacobian(op, [inputs[0], inputs[1] * c], {}, 0) for c in (1.0, 2.0))
-        return not torch.equal(single, double)
+    def _crossed(self, op: Op) -> None:
+        """Paths through one factor, joined with those that make up what the other is frozen at (docs/theory.md, section 1)."""
+        for position in self.rest.crossed[op.name]:
+            name = self._frozen(op.inputs[1 - position])
+            names = (op.inputs[0], name) if position == 0 else (name, op.inputs[1])
+            self._product(replace(op, inputs=names), f"{op.name} {position} *")
 
-    def _product(self, op: Op, inputs: list[Tensor]) -> None:
+    def _frozen(self, name: str) -> str:
+        """The value that a factor is frozen at, its entries reached from ``ONE``."""
+        target = f"[{name}]"
+        if target in self.values:
+            return target
+        op, like = self.rest.makers.get(name), self.values[name]
+        if op is not None and self.rest.is_fixed(op):
+            inputs = tuple(self._frozen(source) for source in op.inputs)
+            self._add(replace(op, inputs=inputs, result=replace(op.result, name=target)))
+            return target
+        softmax = op is not None and isinstance(op.map, Softmax)
+        share = self.sweep.share(op.map, like.shape).expand_as(like) if softmax else torch.ones_like(like)  # type: ignore[union-attr, arg-type]
+        self.values[target] = share
+        for i, factor in enumerate(share.reshape(-1).tolist()):
+            self.scalar.add_node((target, i))
+            if factor:
+                self.scalar.add_edge(ONE, (target, i), factor=factor, entry=None)
+        return target
+
+    def _product(self, op: Op, label: str) -> None:
         """One node per pair of entries that are multiplied, behind both, and a step from it to the entry that it adds to."""
         left, right = op.inputs
+        inputs = [torch.ones_like(self.values[name]) for name in op.inputs]
         factors = self._jacobian(op, inputs, {}, 0)
         numbered = self._jacobian(op, [inputs[0], _numbered(inputs[1].shape)], {}, 0)
         for pair, (out, i) in enumerate(factors.nonzero().tolist()):
-            node = (f"{op.name} *", pair)
+            node = (label, pair)
             self.scalar.add_edge((left, i), node, factor=float(factors[out, i]), entry=None, side=0)
             other = (right, _number(numbered[out, i], factors[out, i]))
             self.scalar.add_edge(other, node, factor=1.0, entry=None, side=1)

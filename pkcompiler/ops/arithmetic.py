@@ -72,9 +72,7 @@ def times(use: Use, left: Ref, right: Ref) -> Ref:
         return by_constant(use, left, right)
     if isinstance(right, Stored) and isinstance(left, Path) and fits_into(right.shape, left.shape, use.shape):
         return use.emit(Scale(use.weight(right), None, trailing(right.shape)), left)
-    value = modulated(use, left, right)
-    modulator = 1 - value if use["self"] is left else value
-    return use.record("product", use.emit(Product("mul", value), use.factor(left), use.factor(right)), modulator)
+    return use.emit(Product("mul", modulated(use, left, right)), use.factor(left), use.factor(right))
 
 
 def by_constant(use: Use, x: Ref, factor: Known) -> Ref:

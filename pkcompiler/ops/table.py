@@ -94,9 +94,8 @@ class Use(Protocol):
     def factor(self, ref: Ref) -> Path:
         """``ref`` as an operand of a product: constants and observed tensors stay when constant sources are off."""
 
-    def record(self, kind: str, result: Path, argument: int = 0) -> Path:
-        """Ask for an observation of this node (``window``, ``normalise``, ``softmax``), or of one of its arguments (``product``:
-        the modulating one), under the name of ``result``."""
+    def record(self, kind: str, result: Path) -> Path:
+        """Ask for an observation of this node (``window``, ``normalise``, ``softmax``) under the name of ``result``."""
 
     def record_pair(self, result: Path, sign: int) -> Path:
         """Ask for the winners of a window over both operands of this node, times ``sign``."""

@@ -68,7 +68,7 @@ def _ratios(forms: ClosedForms, form: ClosedForm, run: Run) -> tuple[float, floa
 
 def _compounds(program: Program, graph: PathGraph, run: Run) -> bool:
     """Whether the block multiplies two values that both come from its input: each block then multiplies the number of digits."""
-    start = len(graph.inputs) + run.last
+    start = _start(program, graph, run)
     moving = {program.statements[start - 1].target}
     live = {s.target for s in read(program.statements)}
     for s in program.statements[start : start + run.length]:
@@ -94,8 +94,8 @@ def _program(forms: ClosedForms, form: ClosedForm, run: Run, copies: int) -> Pro
 
 
 def lengthened(program: Program, graph: PathGraph, run: Run, copies: int) -> Program:
-    """The program with copies of the last block before it; its statements are the inputs, then one for each operation."""
-    start = len(graph.inputs) + run.last
+    """The program with copies of the last block before it."""
+    start = _start(program, graph, run)
     block = program.statements[start : start + run.length]
     entry, exit = program.statements[start - 1].target, block[-1].target
     added: list[Statement] = []
@@ -106,6 +106,11 @@ def lengthened(program: Program, graph: PathGraph, run: Run, copies: int) -> Pro
         source = names[exit]
     last = [_renamed(s, {entry: source}) for s in block]
     return Program((*program.statements[:start], *added, *last, *program.statements[start + run.length :]))
+
+
+def _start(program: Program, graph: PathGraph, run: Run) -> int:
+    """Where the last block begins; there is one statement for each operation, in order."""
+    return [s.target for s in program.statements].index(graph.ops[run.last].name)
 
 
 def _renamed(statement: Statement, names: Mapping[str, str]) -> Statement:

@@ -11,6 +11,7 @@ from typing import Any, Literal, assert_never
 import numpy as np
 from torch import Tensor
 
+from pkcompiler.analysis.rest import Rest
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import (
@@ -74,9 +75,14 @@ class Lowering:
     settings: Settings
     statistics: set[str] = field(default_factory=set)
     factors: dict[str, tuple[Fraction, str]] = field(default_factory=dict)
+    frozen: dict[str, Statement] = field(default_factory=dict)
+    rest: Rest = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rest = Rest.of(self.groups.graph, self.settings.products)
 
     def program(self) -> Program:
-        """The whole graph; the result is the sum over the entries of its first output."""
+        """What factors are frozen at, the inputs, a statement for each operation, and the sum over the entries of the output."""
         graph = self.groups.graph
         statements = [Statement(v.name, self.shape(v.name), (self._ones(self.shape(v.name)),)) for v in graph.inputs]
         for op in graph.ops:
@@ -87,12 +93,13 @@ class Lowering:
         terms = self._sums(axes, range(len(axes)), ONE, (output,), False)
         folded = (self._folded(t, ()) for t in terms)
         last = tuple(replace(t, operator=IDENTITY) if t.operator.name == "reshape" else t for t in folded)
-        return Program((*statements, Statement(TOTAL, (), last)))
+        return Program((*self.frozen.values(), *statements, Statement(TOTAL, (), last)))
 
     # shapes and symbols -----------------------------------------------------------------------------------------------
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(collapsed(axis) for axis in self.groups.values[name])
+        known = self.frozen.get(name)
+        return tuple(collapsed(axis) for axis in self.groups.values[name]) if known is None else known.shape
 
     def slot(self, name: str) -> Monomial:
         return ONE if self.power == 0 else Monomial.of(SLOT + name)
@@ -280,10 +287,8 @@ class Lowering:
         return [Term(ONE, Operator(name, lambda x: pool_sum(map, x, out)), op.inputs)]
 
     def _softmax(self, op: Op, map: Softmax, shape: tuple[int, ...]) -> list[Term]:
-        """Uniform over the allowed positions; without pairs it does not depend on the scores."""
+        """Uniform over the allowed positions."""
         share = self._share(map, shape)
-        if self.settings.products == "value":
-            return [Term(ONE, Operator("softmax", lambda: share), ())]
         return [Term(ONE, Operator("softmax", lambda x: x * share), op.inputs)]
 
     def _share(self, map: Softmax, shape: tuple[int, ...]) -> np.ndarray:
@@ -297,20 +302,40 @@ class Lowering:
         return np.broadcast_to(exact_values(share, self.power), shape)
 
     def _product(self, op: Op, map: Product, shape: tuple[int, ...]) -> list[Term]:
+        """Pairs of paths, or paths through one factor, the other frozen."""
+        crossed = self.rest.crossed.get(op.name)
+        if crossed is None:
+            return self._multiplied(op, map, op.inputs)
+        first, second = op.inputs
+        pairs = {0: lambda: (first, self._frozen(second)), 1: lambda: (self._frozen(first), second)}
+        return [term for position in crossed for term in self._multiplied(op, map, pairs[position]())]
+
+    def _multiplied(self, op: Op, map: Product, operands: tuple[str, ...]) -> list[Term]:
         if map.kind == "conv":
             raise fail("PKC537", f"%{op.name} convolves by a computed kernel, which has no closed form here", "use path_functional")
         if map.kind == "mul":
-            return self._elementwise(op, map, shape)
-        axes = self.groups.values[op.inputs[0]]
-        found = []
-        for width, indices in self.width(axes[-1]):
-            found.append(Term(width, Operator("matmul", matmul_over(indices)), op.inputs))
-        return found
+            return [Term(ONE, Operator("*", lambda a, b: a * b), operands)]
+        widths = self.width(self.groups.values[op.inputs[0]][-1])
+        return [Term(width, Operator("matmul", matmul_over(indices)), operands) for width, indices in widths]
 
-    def _elementwise(self, op: Op, map: Product, shape: tuple[int, ...]) -> list[Term]:
-        if self.settings.products == "value" and op.name in modulated(self.groups.graph):
-            return [self._repeated(op.inputs[map.value], shape)]
-        return [Term(ONE, Operator("*", lambda a, b: a * b), op.inputs)]
+    def _frozen(self, name: str) -> str:
+        """The statement of what a factor is frozen at (docs/theory.md, section 1)."""
+        target = f"[{name}]"
+        if target not in self.frozen:
+            shape = self.shape(name)
+            self.frozen[target] = Statement(target, shape, tuple(self._at_rest(name, shape)))
+        return target
+
+    def _at_rest(self, name: str, shape: tuple[int, ...]) -> list[Term]:
+        op = self.rest.makers.get(name)
+        if op is not None and isinstance(op.map, Softmax):
+            share = self._share(op.map, shape)
+            return [Term(ONE, Operator("softmax", lambda: share), ())]
+        if op is None or not self.rest.is_fixed(op):
+            return [self._ones(shape)]
+        terms = self._multiplied(op, op.map, op.inputs) if isinstance(op.map, Product) else self._terms(op, shape)
+        folded = [self._folded(term, shape) for term in terms]
+        return [replace(term, operands=tuple(self._frozen(n) for n in term.operands)) for term in folded]
 
     def _reindex(self, op: Op, map: Reindex, shape: tuple[int, ...]) -> list[Term]:
         args: dict[str, Any] = dict(map.args)
@@ -350,16 +375,3 @@ class Lowering:
             found.append(Term(ONE, Operator("beside", placer(dim, offset, n, shape)), (name,)))
             offset += n
         return found
-
-
-def modulated(graph: Any) -> frozenset[str]:
-    """The elementwise products in which one factor that depends on the data modulates the other."""
-    live = {v.name for v in graph.inputs}
-    constant = {op.name for op in graph.ops if isinstance(op.map, Softmax | Frozen)}
-    found = set()
-    for op in graph.ops:
-        if isinstance(op.map, Frozen) or any(name in live for name in op.inputs):
-            live.add(op.name)
-        if isinstance(op.map, Product) and all(n in live for n in op.inputs) and op.inputs[1 - op.map.value] not in constant:
-            found.add(op.name)
-    return frozenset(found)

@@ -149,9 +149,10 @@ def polynomials(
     tensors: Mapping[str, Tensor] | None = None,
     gates: str = "open",
     constants: str = "on",
+    products: str = "pairs",
     limit: int = MOST_PATHS,
 ) -> Polynomials:
-    """Every path of a small graph as a sympy expression (pools = sum, products = pairs).
+    """Every path of a small graph as a sympy expression (pools = sum; ``products`` as in ``paths(...)``).
 
     ``model``: a module with ``example_inputs``, or a path graph with the ``tensors`` of its buffers and constants. ``gates``:
     ``open`` (at their gains) or ``symbols`` (a symbol for each entry of a gate and of a max-pool's windows, in ``f`` alone;
@@ -160,9 +161,9 @@ def polynomials(
     if gates not in ("open", "symbols"):
         raise fail("PKC538", f"polynomials have no gates = {gates!r}", "expected 'open' or 'symbols'")
     graph, slots, batch = given_graph(model, example_inputs, tensors)
-    chosen = settings(edge="1", pools="sum", products="pairs", constants=constants)
+    chosen = settings(edge="1", pools="sum", products=products, constants=constants)
     _bounded(graph, slots, chosen, batch, limit)
-    walk = Walk(graph, slots, batch, gates=gates == "symbols", constants=constants == "on")
+    walk = Walk(graph, slots, batch, gates=gates == "symbols", constants=constants == "on", products=products)
     names = {}
     for slot in graph.parameters:
         shape = concrete(slot.type.shape, batch)

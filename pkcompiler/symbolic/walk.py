@@ -14,6 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from pkcompiler.analysis.reindex import concrete
+from pkcompiler.analysis.rest import Rest
 from pkcompiler.analysis.sources import rows_of
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import (
@@ -43,11 +44,18 @@ from pkcompiler.symbolic.positions import padded, reindexed, resample_matrices, 
 
 
 class Walk:
-    """``gates``: a symbol for every entry of a gate and every entry of a window, otherwise gates are at their gains."""
+    """``gates``: a symbol for every entry of a gate and every entry of a window, otherwise gates are at their gains.
 
-    def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], batch: int, *, gates: bool, constants: bool) -> None:
+    ``products``: as in ``paths(...)``.
+    """
+
+    def __init__(
+        self, graph: PathGraph, tensors: Mapping[str, Tensor], batch: int, *, gates: bool, constants: bool, products: str = "pairs"
+    ) -> None:
         self.graph, self.tensors, self.batch = graph, tensors, batch
         self.gates, self.constants = gates, constants
+        self.rest = Rest.of(graph, products)
+        self.frozen: dict[str, Any] = {}
         self.parameters: dict[str, Any] = {}
         first = 0
         for slot in graph.parameters:
@@ -97,12 +105,8 @@ class Walk:
                 return self._normalise(op.map, inputs[0])
             case Softmax():
                 return inputs[0] * factors(self._share(op.map, inputs[0].shape))
-            case Product(kind, _, conv):
-                if conv is not None:
-                    raise fail(
-                        "PKC537", f"%{op.name} convolves by a computed kernel, which has no symbolic form", "use path_functional"
-                    )
-                return inputs[0] * inputs[1] if kind == "mul" else np.matmul(inputs[0], inputs[1])
+            case Product():
+                return self._product(op, op.map, inputs)
             case Merge(signs):
                 return sum((x * s for x, s in zip(inputs[1:], signs[1:], strict=True)), inputs[0] * signs[0])
             case Frozen(as_source=added):
@@ -110,6 +114,34 @@ class Walk:
                 return numbers(np.full(shape, float(not added or self.constants)))
             case _:
                 assert_never(op.map)
+
+    def _product(self, op: Op, map: Product, inputs: list[Any]) -> Any:
+        """Each path of one factor with each of the other; or those of one factor, with what the other is frozen at."""
+        if map.kind == "conv":
+            raise fail("PKC537", f"%{op.name} convolves by a computed kernel, which has no symbolic form", "use path_functional")
+        times = np.multiply if map.kind == "mul" else np.matmul
+        crossed = self.rest.crossed.get(op.name)
+        if crossed is None:
+            return times(*inputs)
+        first, second = op.inputs
+        pairs = ((inputs[0], self._frozen(second)), (self._frozen(first), inputs[1]))
+        return sum(times(*pairs[position]) for position in crossed)
+
+    def _frozen(self, name: str) -> Any:
+        """What a factor is frozen at, as paths that begin and end there (docs/theory.md, section 1)."""
+        if name not in self.frozen:
+            op = self.rest.makers.get(name)
+            value = next(v for v in (*self.graph.inputs, *(o.result for o in self.graph.ops)) if v.name == name)
+            shape = concrete(value.type.shape, self.batch)
+            ones = entries(shape, (Path(1) for _ in range(math.prod(shape))))
+            if op is not None and isinstance(op.map, Softmax):
+                ones = ones * factors(self._share(op.map, shape))
+            elif op is not None and self.rest.is_fixed(op):
+                inputs = [self._frozen(source) for source in op.inputs]
+                times = np.multiply if isinstance(op.map, Product) and op.map.kind == "mul" else np.matmul
+                ones = times(*inputs) if isinstance(op.map, Product) else self._apply(op, inputs)
+            self.frozen[name] = ones
+        return self.frozen[name]
 
     def _parameter(self, op: Op, name: str) -> Any:
         if name in self.parameters:

@@ -56,10 +56,10 @@ class Max:
 
 @dataclass(frozen=True, slots=True)
 class Mul:
-    """``value * modulator``."""
+    """``left * right``."""
 
-    value: int
-    modulator: int
+    left: int
+    right: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,10 +245,16 @@ class Dag:
     def gate(self, x: np.ndarray, phi: str) -> np.ndarray:
         return np.array([self.add(Gate(int(n), phi)) for n in x.reshape(-1)]).reshape(x.shape)
 
-    def product(self, value: np.ndarray, modulator: np.ndarray) -> np.ndarray:
-        value, modulator = np.broadcast_arrays(value, modulator)
-        pairs = zip(value.reshape(-1), modulator.reshape(-1), strict=True)
-        return np.array([self.add(Mul(int(a), int(b))) for a, b in pairs]).reshape(value.shape)
+    def product(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        left, right = np.broadcast_arrays(left, right)
+        pairs = zip(left.reshape(-1), right.reshape(-1), strict=True)
+        return np.array([self.add(Mul(int(a), int(b))) for a, b in pairs]).reshape(left.shape)
+
+    def matmul(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """A product of two matrices of nodes."""
+        places = np.ndindex(left.shape[0], right.shape[1])
+        terms = ([Edge(self.add(Mul(int(a), int(b)))) for a, b in zip(left[i], right[:, j], strict=True)] for i, j in places)
+        return np.array([self.add(Sum(tuple(edges))) for edges in terms]).reshape(left.shape[0], right.shape[1])
 
     def combine(self, terms: list[tuple[np.ndarray, float]], constant: float = 0.0) -> np.ndarray:
         """A sum of tensors with literal factors, and a literal added as a constant source."""
@@ -266,8 +272,13 @@ class Dag:
         """The mean over the last dimension."""
         return self._each(x.shape[:-1], lambda at: [Edge(int(n), 1.0 / x.shape[-1]) for n in x[at]])
 
+    def softmax(self, scores: np.ndarray) -> np.ndarray:
+        """Over the last dimension of a matrix."""
+        rows = [tuple(int(n) for n in row) for row in scores]
+        return np.array([[self.add(SoftmaxEntry(row, j)) for j in range(len(row))] for row in rows])
+
     def attention(self, q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False) -> np.ndarray:
-        """One head; q, k, v [position, channel]. The value factor is v, the softmax modulates."""
+        """One head; q, k, v [position, channel]."""
         length, width = v.shape
         result = np.empty((q.shape[0], width), dtype=int)
         for i in range(q.shape[0]):

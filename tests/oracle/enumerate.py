@@ -10,35 +10,37 @@ from typing import NamedTuple
 import numpy as np
 
 from oracle.dag import Dag, Divide, Gate, Input, Max, Mul, One, SoftmaxEntry, Sum
-from oracle.gates import GATES
+from oracle.gates import BOUNDED, GATES
 
 
 class Path(NamedTuple):
-    """One path (through products: one tuple of paths). ``parameters`` is a multiset, ``gates`` and ``frozen`` are node numbers."""
+    """One path (through pairs: one tuple of paths). ``parameters`` is a multiset, ``gates`` and ``frozen`` are node numbers.
+
+    ``values``: the nodes whose own value multiplies the path (factors of products that are frozen at the data).
+    """
 
     coefficient: float
-    sources: tuple[int, ...]
-    parameters: tuple[int, ...]
-    gates: tuple[int, ...]
-    frozen: tuple[int, ...]
+    sources: tuple[int, ...] = ()
+    parameters: tuple[int, ...] = ()
+    gates: tuple[int, ...] = ()
+    frozen: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
 
 
-UNIT = Path(1.0, (), (), (), ())
+UNIT = Path(1.0)
 
 
 def join(p: Path, q: Path) -> Path:
     """The pair of two paths through a product."""
-    return Path(
-        p.coefficient * q.coefficient, p.sources + q.sources, p.parameters + q.parameters, p.gates + q.gates, p.frozen + q.frozen
-    )
+    return Path(p.coefficient * q.coefficient, *(a + b for a, b in zip(p[1:], q[1:], strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What decides which paths there are. ``at_data``: softmax and modulators are frozen at the data; ``deviations``: kept."""
+    """What decides which paths there are. ``at_data``: softmax and factors are frozen at the data; ``deviations``: kept."""
 
     constants: bool = False
-    pairs: bool = True
+    products: str = "pairs"
     centring: bool = False
     at_data: bool = False
     deviations: bool = False
@@ -68,7 +70,7 @@ def _paths_of(dag: Dag, number: int, lists: list[list[Path]], structure: Structu
         case One():
             return [UNIT]
         case Input(position):
-            return [Path(1.0, (position,), (), (), ())]
+            return [Path(1.0, (position,))]
         case Sum(edges):
             kept = [e for e in edges if _keeps(e.kind, structure)]
             return [
@@ -78,25 +80,90 @@ def _paths_of(dag: Dag, number: int, lists: list[list[Path]], structure: Structu
             ]
         case Gate(source, phi):
             zero = GATES[phi].zero
-            constant = [Path(zero, (), (), (), ())] if structure.constants and zero else []
+            constant = [Path(zero)] if structure.constants and zero else []
             return [p._replace(gates=(*p.gates, number)) for p in lists[source]] + constant
         case Max(sources):
             if choose is None:
                 return [p for s in sources for p in lists[s]]
             return lists[sources[choose(number, [lists[s] for s in sources])]]
-        case Mul(value, modulator):
-            if structure.pairs or isinstance(dag.nodes[modulator], SoftmaxEntry):
-                return [join(p, q) for p in lists[value] for q in lists[modulator]]
-            return [p._replace(frozen=(*p.frozen, number)) for p in lists[value]] if structure.at_data else lists[value]
+        case Mul(left, right):
+            return _through_product(dag, left, right, lists, structure)
         case Divide(source):
             return [p._replace(frozen=(*p.frozen, number)) for p in lists[source]] if structure.deviations else lists[source]
         case SoftmaxEntry(scores, which):
             if structure.at_data:
                 return [UNIT._replace(frozen=(number,))]
             share = 1.0 / len(scores)
-            taken = lists[scores[which]] if structure.pairs else [UNIT]
-            return [p._replace(coefficient=p.coefficient * share) for p in taken]
+            return [p._replace(coefficient=p.coefficient * share) for p in lists[scores[which]]]
     raise AssertionError(number)
+
+
+def _through_product(dag: Dag, left: int, right: int, lists: list[list[Path]], structure: Structure) -> list[Path]:
+    """Pairs; or the paths of one factor, each with what the other is frozen at, where inputs reach both."""
+    fed = _fed(dag, structure.at_data)
+    if structure.products == "pairs" or not (fed[left] and fed[right]):
+        return [join(p, q) for p in lists[left] for q in lists[right]]
+    found = []
+    one, other = (structure.products == "value" and _modulates(dag, n) for n in (left, right))
+    if not one or one == other:
+        found += [join(p, q) for p in lists[left] for q in _at_rest(dag, right, structure)]
+    if not other or one == other:
+        found += [join(p, q) for p in lists[right] for q in _at_rest(dag, left, structure)]
+    return found
+
+
+def _fed(dag: Dag, at_data: bool) -> list[bool]:
+    """Which nodes a path from an input reaches."""
+    if ("fed", at_data) not in dag.cache:
+        fed: list[bool] = []
+        for node in dag.nodes:
+            match node:
+                case Input():
+                    fed.append(True)
+                case One():
+                    fed.append(False)
+                case Sum(edges):
+                    fed.append(any(fed[e.source] for e in edges))
+                case Gate(source) | Divide(source):
+                    fed.append(fed[source])
+                case Max(sources):
+                    fed.append(any(fed[s] for s in sources))
+                case Mul(left, right):
+                    fed.append(fed[left] or fed[right])
+                case SoftmaxEntry(scores):
+                    fed.append(not at_data and any(fed[s] for s in scores))
+        dag.cache["fed", at_data] = fed
+    return dag.cache["fed", at_data]
+
+
+def _modulates(dag: Dag, number: int) -> bool:
+    """Behind a softmax, a bounded gate or a deviation, with nothing between but factors, biases, and means of such."""
+    match dag.nodes[number]:
+        case SoftmaxEntry() | Divide():
+            return True
+        case Gate(_, phi):
+            return phi in BOUNDED
+        case Sum(edges):
+            from_values = [e for e in edges if e.source != 0]
+            alone = len(from_values) == 1 or not any(e.parameters for e in from_values)
+            return alone and bool(from_values) and all(_modulates(dag, e.source) for e in from_values)
+    return False
+
+
+def _at_rest(dag: Dag, number: int, structure: Structure) -> list[Path]:
+    """What a frozen factor multiplies a path by: its value at the data; without, 1 or the share of a softmax, through all that no
+    parameter enters, as a sum of fixed factors."""
+    if structure.at_data:
+        return [UNIT._replace(values=(number,))]
+    match dag.nodes[number]:
+        case SoftmaxEntry(scores):
+            return [Path(1.0 / len(scores))]
+        case Sum(edges) if not any(e.parameters for e in edges):
+            kept = [e for e in edges if _keeps(e.kind, structure)]
+            return [p._replace(coefficient=p.coefficient * e.coefficient) for e in kept for p in _at_rest(dag, e.source, structure)]
+        case Mul(left, right) if all(_fed(dag, False)[n] for n in (left, right)):
+            return [join(p, q) for p in _at_rest(dag, left, structure) for q in _at_rest(dag, right, structure)]
+    return [UNIT]
 
 
 def _keeps(kind: str, structure: Structure) -> bool:
@@ -128,8 +195,8 @@ def run(dag: Dag, theta: np.ndarray, x: np.ndarray) -> Record:
                 z[number], factor[number] = GATES[phi].value(z[source]), GATES[phi].slope(z[source])
             case Max(sources):
                 z[number] = max(z[s] for s in sources)
-            case Mul(value, modulator):
-                z[number], factor[number] = z[value] * z[modulator], z[modulator]
+            case Mul(left, right):
+                z[number] = z[left] * z[right]
             case Divide(source):
                 factor[number] = 1.0 / _deviation(node, z)
                 z[number] = z[source] * factor[number]
@@ -171,7 +238,7 @@ class Setting:
         at_data = self.gates != "open"
         if self.norms == "data" and not at_data:
             raise ValueError("deviations from data with open gates have no defined power")
-        return Structure(self.constants == "on", self.products == "pairs", self.signed, at_data, self.norms == "data")
+        return Structure(self.constants == "on", self.products, self.signed, at_data, self.norms == "data")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +336,9 @@ class Weigher:
         r = {"open": 0, "data": 1, "data^2": 2}[self.setting.gates]
         rest = rest * _products(self.gains ** float(power - r), [p.gates for p in paths])
         if self.record is not None:
-            factors = (self.record.factors if self.setting.signed else abs(self.record.factors)) ** r
-            rest = rest * _products(factors, [p.gates + p.frozen for p in paths])
+            seen = (self.record.factors, self.record.values)
+            factors, values = ((v if self.setting.signed else abs(v)) ** r for v in seen)
+            rest = rest * _products(factors, [p.gates + p.frozen for p in paths]) * _products(values, [p.values for p in paths])
         table = _padded([p.parameters for p in paths], len(self.edges))
         crossed = np.append(self.edges, 1.0)[table]
         slots = [np.delete(crossed, c, axis=1).prod(axis=1) * rest for c in range(table.shape[1])]

@@ -35,3 +35,6 @@ GATES: dict[str, Phi] = {
     "sigmoid": Phi(sigmoid, 0.5, 0.25, 0.25),
     "cos": Phi(math.cos, 1.0, 0.0, math.sin(2.331122370414423)),
 }
+
+BOUNDED = ("tanh", "sin", "sigmoid", "cos")
+"""Whose values stay between two numbers."""

@@ -56,6 +56,63 @@ class SqueezeExcite(nn.Module):
         return g.linear(g.mean(x.reshape(2, 4)), self.out)
 
 
+@family(2, factors=True, products=True)
+class BothBounded(nn.Module):
+    """Both factors modulate, then the first one does."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        h = torch.tanh(self.a(x)) * torch.sigmoid(self.b(x))
+        return torch.tanh(self.c(h)) * self.c(h)
+
+    def paths(self, g, x):
+        h = g.product(g.gate(g.linear(x, self.a), "tanh"), g.gate(g.linear(x, self.b), "sigmoid"))
+        h = g.linear(h, self.c)
+        return g.product(g.gate(h, "tanh"), h)
+
+
+@family(3, factors=True, products=True)
+class SumsOfFactors(nn.Module):
+    """Factors that are sums, means, multiples and products of others, and one with a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.out = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        a, b, c = self.a(x), self.b(x), self.c(x)
+        return self.out((a + 0.5 * b) * c.mean(-1, keepdim=True) + (a * b) * (1.0 + 2.0 * c))
+
+    def paths(self, g, x):
+        a, b, c = (g.linear(x, layer) for layer in (self.a, self.b, self.c))
+        first = g.product(g.combine([(a, 1.0), (b, 0.5)]), g.mean(c).reshape(1))
+        second = g.product(g.product(a, b), g.combine([(c, 2.0)], 1.0))
+        return g.linear(g.combine([(first, 1.0), (second, 1.0)]), self.out)
+
+
+@family(2, 2, factors=True, products=True)
+class Similarity(nn.Module):
+    """Matrix products without a softmax: h h^T, scaled, times values; then a product by a parameter alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.h, self.v, self.p = nn.Linear(2, 2), nn.Linear(2, 2), nn.Parameter(torch.ones(2, 2))
+
+    def forward(self, x):
+        h = self.h(x)
+        y = (0.5 * (h @ h.transpose(-2, -1))) @ self.v(x)
+        return y * (self.p.sum(0, keepdim=True) * x)
+
+    def paths(self, g, x):
+        h = g.linear(x, self.h)
+        y = g.matmul(g.combine([(g.matmul(h, h.T), 0.5)]), g.linear(x, self.v))
+        p = g.combine([(row, 1.0) for row in g.value(self.p)])
+        return g.product(y, g.product(p, x))
+
+
 @family(2, 3, factors=True)
 class LayerNorm(nn.Module):
     def __init__(self):
@@ -147,6 +204,25 @@ class Attention(_Attention):
 @family(3, 2, factors=True, products=True)
 class CausalAttention(_Attention):
     causal = True
+
+
+@family(2, 2, factors=True, products=True)
+class MixedAttention(nn.Module):
+    """The mean of two softmax outputs attends, by the rows that the first of them attends to."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 1)
+
+    def forward(self, x):
+        q, k = self.q(x), self.k(x)
+        first, second = (q @ k.transpose(-2, -1)).softmax(-1), (k @ q.transpose(-2, -1)).softmax(-1)
+        return (0.5 * (first + second)) @ self.v(x)
+
+    def paths(self, g, x):
+        q, k = g.linear(x, self.q), g.linear(x, self.k)
+        first, second = (g.softmax(g.matmul(a, b.T)) for a, b in ((q, k), (k, q)))
+        return g.matmul(g.combine([(first, 0.5), (second, 0.5)]), g.linear(x, self.v))
 
 
 @family(3, 2, factors=True, products=True)

@@ -35,7 +35,7 @@ from pkcompiler.pruning.score import evaluate, workspace
 PRODUCTS = ("pairs", "value", "either")
 EDGES = {"synflow": "abs(theta)", "synflow-l2": "theta^2"}
 DENSITIES = (0.1, 0.02)
-IMAGE, TOKENS, ROUNDS = 64, 8, 100
+IMAGE, TOKENS, ROUNDS = 32, 8, 100
 
 
 def criterion(name: str, products: str, rounds: int = ROUNDS) -> str:

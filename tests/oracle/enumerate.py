@@ -357,15 +357,15 @@ def _products(values: np.ndarray, rows: list[tuple[int, ...]]) -> np.ndarray:
 
 
 def path_jacobian(
-    dag: Dag, theta: np.ndarray, *, constants: str = "on", mask: np.ndarray | None = None
+    dag: Dag, theta: np.ndarray, *, constants: str = "on", products: str = "pairs", mask: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """v [paths] and J [paths, parameters], J_pi = n_ip v_p / theta_i, of all paths to all outputs (pools = sum, products = pairs).
+    """v [paths] and J [paths, parameters], J_pi = n_ip v_p / theta_i, of all paths to all outputs (pools = sum).
 
     With a mask, paths are evaluated at theta * mask and the columns of dropped parameters are zero.
     """
     mask = np.ones_like(theta) if mask is None else mask
     setting = Setting(edge="theta", pools="sum", constants=constants)
-    structure = Structure(constants=constants == "on")
+    structure = Structure(constants=constants == "on", products=products)
     paths = [p for listed in list_paths(dag, structure) for p in listed]
     weigher = Weigher(setting, theta * mask, np.ones(dag.inputs), None, gains_of(dag))
     values, jacobian = np.zeros(len(paths)), np.zeros((len(paths), len(theta)))

@@ -9,8 +9,8 @@ from typing import assert_never
 
 from torch import Tensor
 
+from pkcompiler.analysis.factors import LINEAR
 from pkcompiler.analysis.reindex import by_unit, concrete
-from pkcompiler.analysis.rest import LINEAR
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.maps import (

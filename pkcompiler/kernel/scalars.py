@@ -16,8 +16,8 @@ import networkx as nx
 import torch
 from torch import Tensor
 
+from pkcompiler.analysis.factors import Rest
 from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.rest import Rest
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sources import unit_sources

@@ -11,7 +11,7 @@ from typing import Any, Literal, assert_never
 import numpy as np
 from torch import Tensor
 
-from pkcompiler.analysis.rest import Rest
+from pkcompiler.analysis.factors import Rest
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import (

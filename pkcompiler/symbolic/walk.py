@@ -13,8 +13,8 @@ from typing import Any, assert_never
 import numpy as np
 from torch import Tensor
 
+from pkcompiler.analysis.factors import Rest
 from pkcompiler.analysis.reindex import concrete
-from pkcompiler.analysis.rest import Rest
 from pkcompiler.analysis.sources import rows_of
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import (

@@ -158,6 +158,10 @@ def test_data_that_do_not_fit():
         LossPathKernel(net(), X)
     with pytest.raises(PkcError, match=r"PKC527.*the loss reads targets of 8 samples"):
         LossPathKernel(net(), (X, LABELS[:3]), loss=lambda f, y: f.sum())
+    with pytest.raises(PkcError, match=r"PKC529.*the loss of one sample is a tuple"):
+        LossPathKernel(net(), (X, LABELS), 0.1, 2, loss=lambda f, y: (f.sum(), 1))
+    with pytest.raises(PkcError, match=r"PKC529.*the loss of one sample is a tensor of shape"):
+        LossPathKernel(net(), (X, LABELS), 0.1, 2, loss=lambda f, y: f)
     with pytest.raises(PkcError, match=r"PKC529.*an output per class"):
         LossPathKernel(nn.Linear(4, 1), (X, LABELS))
     with pytest.raises(PkcError, match=r"PKC529.*not finite after"):

@@ -45,7 +45,7 @@ CODES: dict[str, str] = {
     ),
     "PKC529": (
         "A Loss Path Kernel is fed by a number of steps, each with a positive learning rate, of one and the same model, and "
-        "closed after the last. The loss must stay finite."
+        "closed after the last. The loss of every sample is a number and must stay finite."
     ),
     "PKC530": "An argument of predict_trace does not fit: the moments of the inputs, the number of draws, or the method.",
     "PKC531": "initialise=... has to build a new model of the same architecture: the same parameters with the same shapes.",

@@ -242,9 +242,17 @@ def _loss_map(found: Network, data: Any, loss: str | Loss) -> TangentMap:
     def function(theta: Theta, unit: tuple[Tensor, ...]) -> Tensor:
         given = iter(unit[:-1])
         output = found.at(theta, tuple(next(given)[None] if is_batched(t) else t for t in found.flat))
-        return per_sample(output, unit[-1][None]).reshape(1)
+        return _one_entry(per_sample(output, unit[-1][None]))
 
     return TangentMap(function, found.theta, (*varying, y), 1)
+
+
+def _one_entry(value: Any) -> Tensor:
+    """The loss of one sample [1]; here every sample counts once, so a sum and its weight are refused."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.reshape(1)
+    shown = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    raise fail("PKC529", f"the loss of one sample is {shown}", "return a tensor with one entry: all samples count once here")
 
 
 def _given(found: Network, data: Any) -> Tensor:

@@ -244,3 +244,24 @@ def test_running_means_are_sources_that_the_count_has(means, status):
     form = closed_forms(model, torch.zeros(1, 2, 4, 4)).count
     count = path_functional(model, torch.zeros(1, 2, 4, 4), edge="1", pools="sum", constants="on").count
     assert form.status == status and (form.subs() == count) == (status == "exact")
+
+
+class Gram(nn.Module):
+    """h h^T of a linear map, whose factors are alike: neither modulates the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.l = nn.Linear(2, 3, bias=False)
+
+    def forward(self, x):
+        h = self.l(x)
+        return h @ h.transpose(1, 2)
+
+
+def test_a_product_without_a_modulator_is_read_as_either_by_value_too():
+    forms = {p: closed_forms(Gram(), torch.zeros(1, 2, 2), products=p) for p in ("value", "either", "pairs")}
+    for products in ("value", "either"):
+        r2 = forms[products].r2
+        assert r2.status == "exact" and str(r2.expression) == "8*n1*n2*sigma_l**2"
+        assert forms[products].count.subs() == 48
+    assert forms["pairs"].r2.status == "bound" and forms["pairs"].count.subs() == 48

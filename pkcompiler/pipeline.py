@@ -30,6 +30,7 @@ from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.inputs import Inputs, example_inputs
 from pkcompiler.frontend.spec import LoadedModel, load_model, rebuilt
 from pkcompiler.frontend.weights import load_weights
+from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
@@ -227,6 +228,9 @@ def job(
     opened.module.to(where)
     placed = Inputs(tuple(t.to(where) for t in opened.inputs.args), {n: t.to(where) for n, t in opened.inputs.kwargs.items()})
     captured = opened.capture(dtype, placed)
+    split = crossed_factors(captured.graph, "either", at_data=False)
+    for name, word in plan.products.items() if split else ():
+        opened.say(f"{len(split)} products of activations: '{name}' reads them as products = {word} (docs/theory.md, section 1)")
     pair = None if data is None else data.on(where)
     run = Run(captured, plan, dtype, pair, objective, data.batch if data else None, state=state, initialise=opened.initialise)
     run.foresee({})

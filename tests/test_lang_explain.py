@@ -30,6 +30,8 @@ M1 = "sum over paths p through i of n_ip |v_p|"
     [
         ("synflow", M1),
         ("synflow-l2", M2),
+        ("synflow-pairs", M1),
+        ("synflow-l2-value", M2),
         ("synflow-l2-authors", f"|theta_i| * ({M1})"),
         ("synflow-l2-phew", f"|theta_i|^(-1) * ({M2})"),
         ("synflow-dist", f"|{M1} mean(data)[s(p)]|"),

@@ -21,6 +21,7 @@ READS_DATA |= {"px", "px-exact", "synflow-l2-dist-mean", "synflow-l2-dist-square
 READS_DATA |= {"prospr"}
 READS_DATA |= {"grasp", "abs-grasp", "grasp-all", "abs-grasp-all", "grasp-it", "force", "fisher", "hessian-diagonal"}
 LIBRARY = READS_DATA | {"erk-random", "magnitude", "random", "synflow", "synflow-l2", "synflow-l2-authors", "synflow-l2-phew"}
+LIBRARY |= {"synflow-pairs", "synflow-value", "synflow-l2-pairs", "synflow-l2-value"}
 LIBRARY |= {"ntk-sap", "path-kernel-trace", "node-path-balance", "phew", "phew-kernels"}
 MINE = 'pass mine {\n  source = "me"\n  score  = abs(theta)\n}\n'
 

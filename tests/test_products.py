@@ -19,6 +19,8 @@ from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.kernel.explicit import explicit
+from pkcompiler.lang.library import library_names
+from pkcompiler.pruning.plan import plan_of
 from pkcompiler.symbolic.walk import indexed
 
 PRODUCTS = ("pairs", "value", "either")
@@ -319,3 +321,23 @@ def test_the_closed_form_of_a_gram_matrix(products: str, form: str) -> None:
     found = closed_forms(Gram(), torch.zeros(1, 2, 2), products=products)
     assert (str(found.r2.expression), found.r2.status) == (form, "exact")
     assert closed_forms(Gram(), torch.zeros(1, 2, 2)).r2.status == "bound"
+
+
+# passes
+
+
+def test_synflow_passes_read_products_as_either_and_others_by_their_names() -> None:
+    readings = {name: plan_of(name, target=("density", 0.5)).products for name in library_names() if name.startswith("synflow")}
+    assert {n: next(iter(read.values())) for n, read in readings.items()} == {
+        n: n.rsplit("-", 1)[1] if n.endswith(("-pairs", "-value")) else "either" for n in readings
+    }
+    assert plan_of("path-kernel-trace", target=("density", 0.5)).products == {"path-kernel-trace": "pairs"}
+    assert plan_of("magnitude", target=("density", 0.5)).products == {}
+
+
+def test_scores_of_each_reading_are_those_of_its_functional() -> None:
+    model = Two(lambda a, b: F.relu(a) * torch.sigmoid(b)).double()
+    for products, name in (("either", "synflow"), ("pairs", "synflow-pairs"), ("value", "synflow-value")):
+        found, grad = pkcompiler.score(model, X, name), path_functional(model, X, products=products).grad
+        for n, p in model.named_parameters():
+            torch.testing.assert_close(found[n] * 2.0**found.exponent, p.detach().abs() * grad[n], rtol=1e-12, atol=0)

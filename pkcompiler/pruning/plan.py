@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.lang.ast import DataSpec, Expr, Pass, Schedule, Stage
+from pkcompiler.lang.ast import Call, DataSpec, Expr, Pass, Schedule, Stage
 from pkcompiler.lang.balance import LAYERED, REMEDY, holds_balance
 from pkcompiler.lang.check_stage import ON_A_MODEL, conflicts, reads_data
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.library import find_pass, find_schedule, print_schedule
+from pkcompiler.lang.paths import DEFAULTS
 from pkcompiler.lang.printing import at_expr
+from pkcompiler.lang.search import walk
 
 SWAP = 0.3
 """The part of the kept weights that a stage with ``regrow`` swaps, where it does not say."""
@@ -43,6 +45,18 @@ class Plan:
     def with_stages(self, stages: tuple[Stage, ...]) -> Plan:
         """The same schedule with other settings of its stages."""
         return replace(self, schedule=replace(self.schedule, stages=stages))
+
+    @property
+    def products(self) -> dict[str, str]:
+        """How the passes that sum over paths read products of activations, by the name of the pass."""
+        calls = {
+            pass_.name: part
+            for pass_ in self.passes
+            for part in walk(pass_.score, dict(pass_.lets))
+            if isinstance(part, Call) and part.function == "paths"
+        }
+        given = {name: dict(call.kwargs).get("products") for name, call in calls.items()}
+        return {name: print_expr(word) if word else DEFAULTS["products"] for name, word in given.items()}
 
     @property
     def needs_data(self) -> bool:

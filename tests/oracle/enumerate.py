@@ -389,7 +389,7 @@ def scores(dag: Dag, theta: np.ndarray, name: str, *, mask: np.ndarray | None = 
     """The scores of docs/theory.md, section 5, per parameter, at theta * mask (derivatives exist where the mask is 0 too)."""
     squared = name in ("synflow-l2", "synflow-l2-phew", "synflow-l2-dist")
     given = {"synflow-dist": "mean(data)", "synflow-l2-dist": "mean(data^2)"}.get(name, "ones")
-    setting = Setting(edge="theta^2" if squared else "abs(theta)", input=given)
+    setting = Setting(edge="theta^2" if squared else "abs(theta)", input=given, products="either")
     derivative = evaluate(dag, theta, setting, mask=mask, data=data).grad
     weight = {"synflow": abs(theta), "synflow-dist": abs(theta), "synflow-l2-phew": abs(theta)}.get(name, theta**2)
     return weight * derivative

@@ -124,3 +124,29 @@ def test_artifacts_and_numbers(layout, tmp_path: Path) -> None:
     found, wanted = (pkcompiler.path_functional(m, x, edge="theta^2") for m in (net, plain))
     assert (float(found.mantissa), found.exponent) == (float(wanted.mantissa), wanted.exponent)
     assert pkcompiler.certify(net, x).holds
+
+
+@pytest.mark.parametrize("layout", [tied, expanded], ids=lambda f: f.__name__)
+def test_masks_in_place_agree_where_memory_is_shared(layout) -> None:
+    """What one mask drops, the other keeps: no zeros in place are both, and each has its own memory once it is lowered."""
+    net, x = layout(Net().eval()), SAMPLES[0][:2]
+    whole = torch.ones(6, 6, dtype=torch.bool)
+    masks = {"wide.weight": whole.clone(), "head.weight": whole.clone()}
+    masks["wide.weight"][0, 1] = masks["head.weight"][2, 1] = False
+    before = net.state_dict()["wide.weight"].clone()
+    with pytest.raises(pkcompiler.PkcError) as caught:
+        pkcompiler.apply_masks(net, masks)
+    (found,) = caught.value.diagnostics
+    assert (found.code, "share" in found.message) == ("PKC473" if layout is tied else "PKC474", True)
+    assert torch.equal(net.state_dict()["wide.weight"], before)
+    masked = contiguous(net)
+    for name, mask in masks.items():
+        masked.get_parameter(name).data.mul_(mask)
+    torch.testing.assert_close(pkcompiler.lower(net, masks, x)(x), masked(x))
+
+
+def test_masks_of_transposed_ties_that_agree_are_applied() -> None:
+    net = tied(Net().eval())
+    mask = torch.rand(6, 6, generator=torch.Generator().manual_seed(1)) > 0.5
+    pkcompiler.apply_masks(net, {"wide.weight": mask, "head.weight": mask.t()})
+    assert torch.equal(net.wide.weight != 0, mask) and torch.equal(net.head.weight != 0, mask.t())

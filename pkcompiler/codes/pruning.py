@@ -95,10 +95,14 @@ CODES: dict[str, str] = {
     "PKC470": "A mask has a name that no parameter of the model has.",
     "PKC471": "A mask has another shape than its parameter.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",
-    "PKC473": "Two masks name one tied parameter and differ. One is enough, under either name.",
+    "PKC473": (
+        "Two masks name one tied parameter and differ: one is enough, under either name. Or parameters share memory in different "
+        "layouts (transposed, sliced), and no zeros can be stored in one that the other does not have."
+    ),
     "PKC474": (
-        "A parameter cannot be masked: its module is lazy and has not been called yet, it is an embedding with sparse gradients or "
-        "with max_norm, or it was made under torch.inference_mode, so that nothing can train it."
+        "A parameter cannot be masked: it is expanded (its entries share memory), its module is lazy and has not been called yet, "
+        "it is an embedding with sparse gradients or with max_norm, or it was made under torch.inference_mode, so that nothing can "
+        "train it."
     ),
     "PKC475": (
         "A pass, a schedule or an analysis of a study reads data. Nothing but the study names its data: data = digits(per_class"

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.frontend.hooks import MaskGradient
-from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, zero_pruned
+from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, overlap_faults, zero_pruned
 from pkcompiler.modes import in_own_modes
 
 ATTRIBUTE = "_kept_masks"
@@ -89,6 +89,7 @@ def replace_masks(module: nn.Module, masks: Masks) -> nn.Module:
 def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
     refuse_inference(module)
     checked = check_masks(module, masks)
+    raise_all(overlap_faults(module, checked))
     canonical = canonical_names(module)
     for name, parameter in module.named_parameters(remove_duplicate=False):
         if canonical[name] in checked:

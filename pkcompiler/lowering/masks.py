@@ -79,6 +79,43 @@ def storage_key(parameter: Tensor) -> object:
     return parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride(), parameter.dtype
 
 
+def overlap_faults(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+    """Masks (by canonical name) that cannot be stored in place: of an expanded parameter (``PKC474``), or one drops an entry that
+    another one, of a parameter in the same memory (transposed, sliced), keeps (``PKC473``).
+    """
+    canonical, groups = canonical_names(module), dict[object, dict[str, Tensor]]()
+    for name, p in module.named_parameters():
+        if not isinstance(p, nn.parameter.UninitializedParameter) and not p.is_meta and p.numel():
+            groups.setdefault((p.device, p.untyped_storage().data_ptr()), {}).setdefault(canonical[name], p)
+    for group in groups.values():
+        given = [n for n in group if n in masks]
+        expanded = [n for n in given if 0 in group[n].stride()]
+        if expanded:
+            note = "lower(model, masks) gives it memory of its own"
+            yield Diagnostic("PKC474", f"parameter {expanded[0]!r} is expanded: several of its entries share memory", notes=(note,))
+        elif given and len(group) > 1:
+            yield from _overlaps(group, {n: masks[n].cpu() for n in given})
+
+
+def _overlaps(group: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+    """The faults of the parameters that lie in one piece of memory."""
+    count = max(p.untyped_storage().nbytes() // p.element_size() for p in group.values())
+    places = {n: torch.arange(count).as_strided(p.shape, p.stride(), p.storage_offset()) for n, p in group.items()}
+    gone = torch.zeros(count, dtype=torch.bool)
+    for name, mask in masks.items():
+        gone[places[name][~mask]] = True
+    for name, place in places.items():
+        wrong = gone[place] & masks.get(name, torch.ones_like(place, dtype=torch.bool))
+        if wrong.any():
+            others = first_few([repr(n) for n in group if n != name])
+            yield Diagnostic(
+                "PKC473",
+                f"parameter {name!r} shares memory with {others}, and keeps {int(wrong.sum()):,} entries that are dropped there",
+                notes=("lower(model, masks) gives each its own memory; or prune one of them: except = GLOB",),
+            )
+            return
+
+
 def _shape(parameter: Tensor) -> torch.Size | None:
     return None if isinstance(parameter, nn.parameter.UninitializedParameter) else parameter.shape
 

@@ -59,9 +59,10 @@ def path_lengths(graph: PathGraph, alive: Collection[str], *, whole: bool) -> Le
     """``alive``: the slots with an effective entry; operations whose parameter is not among them pass nothing on.
 
     ``whole``: no mask drops anything. A path through a product is a pair, and its length is the sum of both
-    (docs/theory.md, section 1).
+    (docs/theory.md, section 1). A computed weight counts once.
     """
-    walk = _Walk(frozenset(s.name for s in graph.parameters), alive)
+    computed = {s.name for s in graph.computed if any(part in alive for part in s.of)}
+    walk = _Walk(frozenset(s.name for s in (*graph.parameters, *graph.computed)), computed | set(alive))
     values = {value.name: _Reached((0, 0), (0, 0)) for value in graph.inputs}
     for op in graph.ops:
         values[op.name] = walk.apply(op, values)

@@ -78,6 +78,18 @@ def _out_of_range(name: str, low: float, top: float, chosen: Settings) -> Diagno
     return Diagnostic("PKC508", f"parameter '{name}' holds entries {span}: {what}", notes=(note,))
 
 
+def require_stored(graph: PathGraph, what: str) -> None:
+    """``PKC509`` where a weight is computed from parameters: ``what`` is known for stored weights alone."""
+    raise_all(
+        Diagnostic(
+            "PKC509",
+            f"the weight '{s.name}' is computed from {', '.join(repr(n) for n in s.of)}, and {what} of stored weights alone",
+            notes=("fold it in: torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')",),
+        )
+        for s in graph.computed
+    )
+
+
 def data_inputs(captured: Capture, data: Any) -> list[Any]:
     """The model's flat inputs at the samples of data = (x, y), or x alone. Raises ``PKC505`` when they do not fit."""
     return flat_samples(captured.call, data)

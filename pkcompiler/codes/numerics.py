@@ -22,6 +22,10 @@ CODES: dict[str, str] = {
         "of the numbers that sweeps compute with: 1e150 in float64. From layer to layer exponents are carried; within one tensor "
         "they are not. Rescale the weights, or set entries that are meant as nothing to 0."
     ),
+    "PKC509": (
+        "A weight is computed from parameters (weight_norm, spectral_norm, w / w.norm()). Lists of paths and their polynomials are "
+        "of stored weights; path_kernel and path_functional take computed ones."
+    ),
     "PKC520": "The Path Kernel is a property of architecture and weights: edge = theta^2, and no gates, pools or norms from data.",
     "PKC521": (
         "The exact diagonal was asked for where more parameter entries can be crossed twice by a path than get a product each. "

@@ -39,14 +39,16 @@ def crossed_twice(graph: PathGraph) -> tuple[str, ...]:
 
     A path crosses a slot twice when two operations use it and one is reached from the other, or when an operation behind it is a
     product with both factors behind it (a path through a product is a pair of paths), or when one operation uses it in two parts.
+    A computed weight crosses every parameter that it is made of.
     """
+    parts = {s.name: s.of for s in graph.computed}
     once: dict[str, frozenset[str]] = {v.name: frozenset() for v in graph.inputs}
     twice: set[str] = set()
     parameters = {s.name for s in graph.parameters}
     for op in graph.ops:
         inputs = [once[name] for name in op.inputs]
         behind = frozenset().union(*inputs)
-        own = [use.slot for use in uses(op.map) if use.slot in parameters]
+        own = [part for use in uses(op.map) for part in parts.get(use.slot, (use.slot,)) if part in parameters]
         twice |= behind & set(own) | {slot for slot in own if own.count(slot) > 1}
         if isinstance(op.map, Product):
             twice |= inputs[0] & inputs[1]

@@ -81,7 +81,12 @@ def kernel_of(
     check_finite(graph, tensors)
     check_range(graph, tensors, chosen)
     where = torch.device(device) if device is not None else next((t.device for t in tensors.values()), torch.device("cpu"))
-    return PathKernel(graph, tensors, chosen, masks or {}, where, input, output, wanted)
+    kind = PathKernel
+    if graph.computed:
+        from pkcompiler.kernel.composed import ComposedKernel
+
+        kind = ComposedKernel
+    return kind(graph, tensors, chosen, masks or {}, where, input, output, wanted)
 
 
 @methods_in_own_modes
@@ -272,7 +277,7 @@ class PathKernel:
             shown = ", ".join(repr(g) for g in missing) or "an empty list"
             raise fail("PKC523", f"no parameter of the kernel fits {shown}", f"it has {', '.join(self.names[:8])}, ...")
         kept = [n for n in self.names if any(n == g or fnmatchcase(n, g) for g in globs)]
-        return PathKernel(self.graph, self._tensors, self.settings, self._given, self.device, self._input, self._output, kept)
+        return type(self)(self.graph, self._tensors, self.settings, self._given, self.device, self._input, self._output, kept)
 
     # forms ------------------------------------------------------------------------------------------------------------
 

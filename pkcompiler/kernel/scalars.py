@@ -20,7 +20,7 @@ from pkcompiler.analysis.factors import Rest
 from pkcompiler.analysis.functional import static_batch
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
-from pkcompiler.analysis.sources import unit_sources
+from pkcompiler.analysis.sources import require_stored, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Conv, Dense, Embed, Named, Normalise, Product, Scale, Softmax, Source
@@ -50,7 +50,8 @@ class Scalars:
 
 
 def scalars(graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Settings) -> Scalars:
-    """The scalar graph. Raises ``PKC524`` above 5000 units."""
+    """The scalar graph. Raises ``PKC524`` above 5000 units, ``PKC509`` where a weight is computed."""
+    require_stored(graph, "paths are enumerated")
     units = sum(prod(d if isinstance(d, int) else d.factor for d in op.result.type.shape) for op in graph.ops)
     if units > MOST_UNITS:
         raise fail(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.count import count_paths
 from pkcompiler.analysis.reindex import concrete
 from pkcompiler.analysis.semiring import settings
+from pkcompiler.analysis.sources import require_stored
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Gate, Normalise
 from pkcompiler.ir.types import PathGraph
@@ -156,11 +157,13 @@ def polynomials(
 
     ``model``: a module with ``example_inputs``, or a path graph with the ``tensors`` of its buffers and constants. ``gates``:
     ``open`` (at their gains) or ``symbols`` (a symbol for each entry of a gate and of a max-pool's windows, in ``f`` alone;
-    softmax, norms stay open). Raises ``PKC535`` above ``limit`` paths with their number, ``PKC537`` for maps without such a form.
+    softmax, norms stay open). Raises ``PKC535`` above ``limit`` paths with their number, ``PKC537`` for maps without such a form,
+    ``PKC509`` where a weight is computed.
     """
     if gates not in ("open", "symbols"):
         raise fail("PKC538", f"polynomials have no gates = {gates!r}", "expected 'open' or 'symbols'")
     graph, slots, batch = given_graph(model, example_inputs, tensors)
+    require_stored(graph, "polynomials are")
     chosen = settings(edge="1", pools="sum", products=products, constants=constants)
     _bounded(graph, slots, chosen, batch, limit)
     walk = Walk(graph, slots, batch, gates=gates == "symbols", constants=constants == "on", products=products)

@@ -71,11 +71,11 @@ def the_others() -> Iterator[None]:
 
 
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
-    "no_grad": torch.no_grad,
     "inference_mode": torch.inference_mode,
     "the others": the_others,
 }
 ONE_BY_ONE: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "no_grad": torch.no_grad,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
     "default dtype": default_dtype,
     "default device": default_device,
@@ -221,7 +221,7 @@ def test_a_model_is_changed_alike_in_every_context(entry: str, context: str) -> 
 
 
 @pytest.mark.parametrize("context", ONE_BY_ONE)
-@pytest.mark.parametrize("entry", ["certify", "path_kernel", "snip float32", "channel_groups"])
+@pytest.mark.parametrize("entry", ["certify", "grasp", "path_kernel", "snip float32", "channel_groups"])
 def test_the_same_bits_in_each_other_context(entry: str, context: str) -> None:
     there = expected(entry)
     with ONE_BY_ONE[context]():

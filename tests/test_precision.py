@@ -106,6 +106,15 @@ def test_both_precisions_agree_as_far_as_float32_goes() -> None:
     assert 0 < float((found[torch.float32] - found[torch.float64]).abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("name", ["full", "arange"])
+def test_a_model_in_float64_is_lifted_as_it_is(name: str) -> None:
+    """With None for a precision, what names no dtype is made in the model's."""
+    model, x = layers(name).double(), inputs().double()
+    assert pkcompiler.lift(model, x) == capture(layers(name), inputs(), dtype=torch.float64).graph
+    with pytest.raises(RuntimeError, match="dtype"):
+        model(x)
+
+
 def test_the_model_is_not_changed() -> None:
     model = layers("attribute")
     before = {n: t.clone() for n, t in model.state_dict().items()}

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.plain import drop_tokens, make_plain
-from pkcompiler.frontend.precision import computing_in, defaults, home
+from pkcompiler.frontend.precision import computing_in, defaults, state_of
 from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.modes import usable
 from pkcompiler.ops.decompose import decompositions
@@ -50,11 +50,6 @@ class Program:
     output: str
     recorded: bool = False
     dtype: torch.dtype | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next((t.device for t in self.tensors.values()), torch.device("cpu"))
 
 
 class _Entry(nn.Module):
@@ -107,7 +102,7 @@ class Call:
 
     def _outputs(self, model: nn.Module, flat: Sequence[Any], weights: Mapping[str, Tensor] | None) -> list[Any]:
         args, kwargs = self.arguments(flat)
-        with computing_in(self.dtype, home(model)):
+        with computing_in(self.dtype, model):
             if weights is None:
                 return pytree.tree_leaves(model(*args, **kwargs))
             return pytree.tree_leaves(torch.func.functional_call(model, dict(weights), args, kwargs, tie_weights=True))
@@ -157,7 +152,7 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     flat, spec = pytree.tree_flatten(usable((args, kwargs)))
     args, kwargs = pytree.tree_unflatten(fresh(flat), spec)
     try:
-        with evaluating(model), torch.no_grad(), computing_in(dtype, home(model)):
+        with evaluating(model), torch.no_grad(), computing_in(dtype, model):
             result = model(*args, **kwargs)
     except PkcError:
         raise
@@ -230,7 +225,7 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
     Raises ``PKC205`` when ``torch.export`` cannot trace the model at all.
     """
     entry = _Entry(model, call)
-    with evaluating(model), _quiet(), defaults(call.dtype, home(model)):
+    with evaluating(model), _quiet(), defaults(call.dtype, state_of(model)):
         entry.eval()
         exported, batched, recorded = _try_export(entry, call, free)
         if not make_plain(exported.graph_module):

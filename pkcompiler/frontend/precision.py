@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from typing import Any
@@ -68,7 +68,7 @@ def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def in_order(model: nn.Module) -> nn.Module:
     """The model itself, with the entries of every parameter and buffer in memory in the order of their positions."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in state_of(model):
         tensor.data = tensor.data.contiguous()
     return model
 
@@ -89,14 +89,9 @@ def _differs(value: Any, dtype: torch.dtype) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.dtype != kind_of(value.dtype, dtype)
 
 
-def home(model: nn.Module) -> torch.device:
-    """Where a model is: the device of its first parameter or buffer."""
-    return next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-
-
 def is_ready(model: nn.Module, dtype: torch.dtype | None) -> bool:
     """Whether a model can be analysed as it is: in this precision and in order, and made outside of ``torch.inference_mode``."""
-    state = [*model.parameters(), *model.buffers()]
+    state = [*state_of(model)]
     held = [t for t in pytree.tree_leaves([list(vars(m).values()) for m in model.modules()]) if isinstance(t, Tensor)]
     if any(t.is_inference() for t in (*state, *held)) or not all(t.is_contiguous() for t in state):
         return False
@@ -107,24 +102,32 @@ def is_ready(model: nn.Module, dtype: torch.dtype | None) -> bool:
 
 
 @contextmanager
-def defaults(dtype: torch.dtype | None, device: torch.device) -> Iterator[None]:
-    """Inside, what names no dtype and no device is made in ``dtype`` (None: as outside), where the model is."""
-    before = torch.get_default_dtype()
+def defaults(dtype: torch.dtype | None, tensors: Iterable[Tensor] = ()) -> Iterator[None]:
+    """Inside, what names no dtype and no device is made in ``dtype`` (None: in that of the tensors, if that is a default dtype of
+    torch's), where the tensors are."""
+    before, held = torch.get_default_dtype(), list(tensors)
+    own = next((t.dtype for t in held if t.is_floating_point() and t.dtype in COMPLEX), before)
     with ExitStack() as stack:
         stack.callback(torch.set_default_dtype, before)
-        torch.set_default_dtype(dtype or before)
-        if device.type != "cpu":
-            stack.enter_context(device)
+        torch.set_default_dtype(dtype or own)
+        if held and held[0].device.type != "cpu":
+            stack.enter_context(held[0].device)
         yield
 
 
 @contextmanager
-def computing_in(dtype: torch.dtype | None, device: torch.device) -> Iterator[None]:
+def computing_in(dtype: torch.dtype | None, model: nn.Module) -> Iterator[None]:
     """:func:`defaults`, and every cast that the model's own code asks for is to ``dtype`` (None: what it asks for)."""
-    with defaults(dtype, device), ExitStack() as stack:
+    with defaults(dtype, state_of(model)), ExitStack() as stack:
         if dtype is not None:
             stack.enter_context(_Casting(dtype))
         yield
+
+
+def state_of(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers."""
+    yield from model.parameters()
+    yield from model.buffers()
 
 
 class _Casting(TorchFunctionMode):

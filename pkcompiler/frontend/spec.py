@@ -61,7 +61,7 @@ def rebuilt(loaded: LoadedModel, args: Mapping[str, object], seed: int) -> nn.Mo
     """The factory of a loaded model called once more, with another seed. Raises what :func:`load_model` raises of it."""
     folder = loaded.source.parent if loaded.source else Path()
     set_seed(seed)
-    with defaults(loaded.dtype, torch.device("cpu")):
+    with defaults(loaded.dtype):
         built = usercode.call(getattr(loaded.python, loaded.factory), args, loaded.source, folder, loaded.factory)
     if not isinstance(built, nn.Module):
         raise _not_a_module(f"{loaded.factory}()", built)

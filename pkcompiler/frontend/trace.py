@@ -29,7 +29,7 @@ class ProgramRun(fx.Interpreter):
         self.program = program
 
     def run(self, *args: Any, **options: Any) -> Any:
-        with defaults(self.program.dtype, self.program.device):
+        with defaults(self.program.dtype, self.program.tensors.values()):
             return super().run(*args, **options)
 
     def run_node(self, n: fx.Node) -> Any:

@@ -230,7 +230,7 @@ def job(
     captured = opened.capture(dtype, placed)
     split = crossed_factors(captured.graph, "either", at_data=False)
     for name, word in plan.products.items() if split else ():
-        opened.say(f"{len(split)} products of activations: '{name}' reads them as products = {word} (docs/theory.md, section 1)")
+        opened.say(f"products of activations: {len(split)}, read by '{name}' as products = {word} (docs/theory.md, section 1)")
     pair = None if data is None else data.on(where)
     run = Run(captured, plan, dtype, pair, objective, data.batch if data else None, state=state, initialise=opened.initialise)
     run.foresee({})

@@ -22,6 +22,28 @@ from tests.cli_support import MLP, ROOT, SCHEMA, home, listing, pkc, pruned
 
 __all__ = ["home", "pruned"]
 
+GATED = """
+import torch
+from torch import nn
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.out(self.a(x) * torch.sigmoid(self.b(x)))
+
+
+def model():
+    return Gated()
+
+
+def example_inputs():
+    return torch.zeros(1, 4)
+"""
+
 
 def test_one_screen_and_three_lines_that_run(home: Path) -> None:
     result = pkc("prune", "mlp.py", "--pass", "synflow-l2", "--sparsity", "90%", "--rounds", "5")
@@ -40,6 +62,16 @@ def test_one_screen_and_three_lines_that_run(home: Path) -> None:
     assert listing(home) == sorted(
         ["mlp.py", "two.pkc", folder, *(f"{folder}/{n}" for n in [*pkcompiler.load(folder).manifest["files"], "manifest.json"])]
     )
+
+
+def test_a_run_says_how_products_of_activations_are_read(home: Path) -> None:
+    (home / "gated.py").write_text(GATED)
+    for name, said in (("synflow", ["either"]), ("synflow-l2-pairs", ["pairs"]), ("magnitude", [])):
+        result = pkc("prune", "gated.py", "--pass", name, "--density", "50%", "--rounds", "1", "-o", name)
+        assert result.exit_code == 0, result.stderr
+        assert re.findall(rf"products of activations: 1, read by '{name}' as products = (\w+)", result.stderr) == said
+    plain = pkc("prune", "mlp.py", "--pass", "synflow", "--density", "50%", "--rounds", "1", "-o", "plain")
+    assert "products of activations" not in plain.stderr
 
 
 def test_the_same_command_again_is_up_to_date(pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,6 @@ def llama(layers: int = 6) -> tuple[nn.Module, Any]:
 MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "mobilenetv3": lambda: convolutional("mobilenetv3_small_w1"),
     "efficientnet": lambda: convolutional("efficientnet_b0"),
-    "regnety": lambda: convolutional("regnety002"),
     "vit": vit,
     "gpt2": gpt2,
     "llama": llama,
@@ -243,7 +242,7 @@ def accuracy(seeds: int, epochs: int, densities: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("layers", "spread", "accuracy"))
-    parser.add_argument("--models", default="mobilenetv3,efficientnet,regnety,vit,gpt2,llama")
+    parser.add_argument("--models", default="mobilenetv3,efficientnet,vit,gpt2,llama")
     parser.add_argument("--products", default=",".join(PRODUCTS))
     parser.add_argument("--criteria", default=",".join(EDGES))
     parser.add_argument("--densities", default=",".join(map(str, DENSITIES)))

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from oracle.case import Case
-from oracle.enumerate import Setting, evaluate, list_paths
+from oracle.enumerate import Setting, evaluate, gains_of, list_paths
 from oracle.families import FAMILIES
 from torch import Tensor, nn
 
@@ -108,9 +108,10 @@ def test_the_share_from_the_inputs_is_that_of_the_paths_that_begin_there(name, d
     case, report = built(name)[0], report_of(name, density)
     squares = case.theta**2 * (1 if density is None else case.flat(masks_of(case.module, density)))
     paths = [p for listed in list_paths(case.dag, COUNT.structure()) for p in listed]
-    mass = {True: 0.0, False: 0.0}
+    gains, mass = gains_of(case.dag), {True: 0.0, False: 0.0}
     for path in paths:
-        mass[bool(path.sources)] += path.coefficient**2 * math.prod(squares[i] for i in path.parameters)
+        fixed = path.coefficient * math.prod(gains[g] for g in path.gates)
+        mass[bool(path.sources)] += fixed**2 * math.prod(squares[i] for i in path.parameters)
     whole = sum(mass.values())
     assert report.totals["fed_share"].value == (pytest.approx(mass[True] / whole, abs=1e-12) if whole else None)
 

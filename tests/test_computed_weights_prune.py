@@ -83,3 +83,32 @@ def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(pk.PkcError, match="PKC314"):
         _ = pk.load(tmp_path).graph
+
+
+LOWERED = [
+    (parametrizations.weight_norm, "0.parametrizations.weight.original1", [1]),
+    (parametrizations.spectral_norm, "0.parametrizations.weight.original", [0, 1, 2]),
+    (nn.utils.weight_norm, "0.weight_v", [1]),
+    (nn.utils.spectral_norm, "0.weight_orig", [0, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("wrap", "name", "rows"), LOWERED)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+def test_a_lowered_network_has_zeros_where_nothing_of_a_row_is_kept(wrap: object, name: str, rows: list[int]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(wrap(nn.Linear(4, 3)), nn.Linear(3, 2))
+    model(X)
+    model.eval()
+    mask = torch.ones(3, 4, dtype=torch.bool)
+    mask[rows] = False
+    net = pk.lower(model, {name: mask}, X)
+    expected = model[0].weight.detach() * mask
+    bias, last = model[0].bias.detach(), model[1]
+    torch.testing.assert_close(net(X), last(X @ expected.t() + bias))
+    net.train()
+    net(X).sum().backward()
+    grads = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+    assert grads and all(bool(g.isfinite().all()) for g in grads.values())
+    assert bool((grads[name][~mask] == 0).all())
+    assert net.state_dict().keys() == model.state_dict().keys()

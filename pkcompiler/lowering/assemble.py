@@ -16,6 +16,7 @@ from pkcompiler.lowering.modules import Lowered, ModePair
 from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
+from pkcompiler.lowering.zero_rows import zero_rows
 from pkcompiler.modes import in_own_modes
 
 
@@ -42,6 +43,7 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     for name, mask in applied_masks(model).items():
         checked[name] = checked.get(name, mask).to(mask.device) & mask
     root = _private_copy(model)
+    fills = zero_rows(root, checked)
     args, kwargs = _arguments(example_inputs)
     try:
         evaluation, training = trace_modes(root, args, kwargs)
@@ -52,23 +54,29 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
                 f"{type(model).__name__} cannot be traced symbolically ({reason}), recording it takes an example",
                 "pass the third argument: lower(model, masks, example_inputs)",
             ) from reason
-        return _assemble(root, checked, *export_modes(root, args, kwargs))
+        return _assemble(root, checked, fills, *export_modes(root, args, kwargs))
     if same_program(evaluation, training):
-        return _assemble(root, checked, None, training)
-    return _assemble(root, checked, evaluation, training)
+        return _assemble(root, checked, fills, None, training)
+    return _assemble(root, checked, fills, evaluation, training)
 
 
 def _assemble(
-    root: nn.Module, masks: Mapping[str, Tensor], evaluation: Trace | None, training: Trace, static_batch: int | None = None
+    root: nn.Module,
+    masks: Mapping[str, Tensor],
+    fills: Mapping[str, Tensor],
+    evaluation: Trace | None,
+    training: Trace,
+    static_batch: int | None = None,
 ) -> Lowered | ModePair:
     """The result over ``root``, which it takes over; no evaluation trace: the training trace serves both modes."""
     canonical = canonical_names(root)
     traces = [trace for trace in (evaluation, training) if trace is not None]
     for trace in traces:
         _adopt_constants(root, trace)
-    mask_names = {name: _register_mask(root, name, mask) for name, mask in masks.items()}
+    mask_names = {name: _register(root, name, "mask", mask) for name, mask in masks.items()}
+    fill_names = {name: _register(root, name, "fill", fill) for name, fill in fills.items()}
     for trace in traces:
-        weave(trace.graph, root, canonical, mask_names)
+        weave(trace.graph, root, canonical, mask_names, fill_names)
     lowered: Lowered | ModePair
     if evaluation is None:
         lowered = Lowered(root, training.graph, mask_names)
@@ -104,12 +112,13 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
 
 
-def _register_mask(root: nn.Module, name: str, mask: Tensor) -> str:
+def _register(root: nn.Module, name: str, what: str, tensor: Tensor) -> str:
+    """A buffer beside the parameter ``name``, outside of the keys: its full name."""
     owner, _, leaf = name.rpartition(".")
     module = root.get_submodule(owner)
-    mask_leaf = _free(module, f"{leaf}_mask")
-    module.register_buffer(mask_leaf, mask.to(getattr(module, leaf).device, copy=True), persistent=False)
-    return f"{owner}.{mask_leaf}" if owner else mask_leaf
+    free = _free(module, f"{leaf}_{what}")
+    module.register_buffer(free, tensor.to(getattr(module, leaf).device, copy=True), persistent=False)
+    return f"{owner}.{free}" if owner else free
 
 
 def _adopt_constants(root: nn.Module, trace: Trace) -> None:

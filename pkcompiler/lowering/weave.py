@@ -12,14 +12,17 @@ from torch import fx, nn
 from pkcompiler.lowering.call import call_with
 
 
-def weave(graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_names: Mapping[str, str]) -> None:
+def weave(
+    graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_names: Mapping[str, str], fill_names: Mapping[str, str]
+) -> None:
     """Rewrite ``graph`` in place.
 
     :param root: the module that the graph's targets name.
     :param canonical: every parameter name to its canonical name.
     :param mask_names: canonical name of each masked parameter to the name of its mask buffer.
+    :param fill_names: the same of the parameters that read a buffer in place of 0 where they are dropped.
     """
-    loom = _Loom(graph, root, canonical, mask_names)
+    loom = _Loom(graph, root, canonical, mask_names, fill_names)
     for node in list(graph.nodes):
         loom.operands(node)
         if node.op == "call_module":
@@ -32,8 +35,15 @@ def weave(graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_n
 
 
 class _Loom:
-    def __init__(self, graph: fx.Graph, root: nn.Module, canonical: Mapping[str, str], mask_names: Mapping[str, str]) -> None:
-        self.graph, self.root, self.canonical, self.mask_names = graph, root, canonical, mask_names
+    def __init__(
+        self,
+        graph: fx.Graph,
+        root: nn.Module,
+        canonical: Mapping[str, str],
+        mask_names: Mapping[str, str],
+        fill_names: Mapping[str, str],
+    ) -> None:
+        self.graph, self.root, self.canonical, self.mask_names, self.fill_names = graph, root, canonical, mask_names, fill_names
         self.woven: dict[str, fx.Node] = {}
 
     def attribute(self, name: str) -> fx.Node:
@@ -49,7 +59,8 @@ class _Loom:
         """The masked weight, computed at the insertion point or where it was first needed."""
         if name not in self.woven:
             weight, mask = self.attribute(name), self.attribute(self.mask_names[name])
-            self.woven[name] = self.graph.call_function(torch.where, (mask, weight, 0))
+            dropped = self.attribute(self.fill_names[name]) if name in self.fill_names else 0
+            self.woven[name] = self.graph.call_function(torch.where, (mask, weight, dropped))
         return self.woven[name]
 
     def parameter(self, name: str) -> fx.Node:

@@ -156,7 +156,7 @@ def _steps(b: Builder, x: str) -> list[Callable[[], str]]:
 
     def convolved() -> str:
         kernel = b.add(Source(Named(b.slot((2, c, 1, 1)))))
-        return b.add(Product("conv", 0, Conv("", None, (1, 1), (0, 0), (1, 1))), x, kernel)
+        return b.add(Product("conv", Conv("", None, (1, 1), (0, 0), (1, 1))), x, kernel)
 
     def allowed() -> str:
         return b.add(Softmax(-1, Named(b.slot((h, w), "constant", "bool"))), x)
@@ -180,7 +180,7 @@ def _steps(b: Builder, x: str) -> list[Callable[[], str]]:
         lambda: b.add(Window((), dims=(2,), keepdim=True), x),
         lambda: b.add(Normalise("layer", (h, w), b.slot((h, w)), b.slot((h, w)), 1e-05), x),
         lambda: b.add(Softmax(-1, "causal"), x),
-        lambda: b.add(Product("mul", 1), x, x),
+        lambda: b.add(Product("mul"), x, x),
         lambda: b.add(Product("matmul"), x, b.add(Reindex("permute", (("dims", (0, 1, 3, 2)),)), x)),
         lambda: b.add(Frozen("norm", "mean(x^2)"), x),
         indexed,

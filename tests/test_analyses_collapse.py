@@ -49,6 +49,7 @@ def by_hand(name: str, last: int, data, start=None) -> tuple[dict[str, int], int
     return died, last, True
 
 
+@pytest.mark.filterwarnings("ignore:.*position alone chose it:UserWarning")
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 @pytest.mark.parametrize("name", ["synflow", "synflow-l2", "magnitude", "random", "snip"])
 def test_each_tensor_dies_where_pruning_leaves_nothing_of_it(name: str, masked: bool) -> None:

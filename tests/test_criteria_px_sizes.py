@@ -30,6 +30,7 @@ def test_float32_ranks_as_float64_does(name: str) -> None:
     assert spearmanr(*found).statistic > 0.99999
 
 
+@pytest.mark.filterwarnings("ignore:.*position alone chose it:UserWarning")
 def test_a_thousandfold_compression_keeps_every_layer_that_has_a_floor() -> None:
     """By its definition PX leaves few layers of ResNet-20 (squared mass prefers the shortcuts), in either precision the same."""
     model, data = network("resnet20")

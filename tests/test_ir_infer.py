@@ -182,7 +182,7 @@ def test_convolutions(data: st.DataObject, n: int, transposed: bool) -> None:
         return torch.ops.aten.convolution(empty(x), weight, shift, stride, padding, dilation, transposed, extra or (0,) * n, groups)
 
     agrees(map, (x,), lambda: run(empty(stored), empty((bias,))), slots)
-    computed = Product("conv", 0, Conv("", None, stride, padding, dilation, groups, transposed, extra))
+    computed = Product("conv", Conv("", None, stride, padding, dilation, groups, transposed, extra))
     agrees(computed, (x, stored), lambda: run(empty(stored), None), {})
 
 

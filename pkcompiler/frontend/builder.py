@@ -14,7 +14,7 @@ from pkcompiler.frontend.lifted import Record
 from pkcompiler.frontend.names import Names
 from pkcompiler.frontend.trace import DTYPES, Trace
 from pkcompiler.ir.infer import infer_dtype
-from pkcompiler.ir.maps import Dim, Named, PathMap, Reindex
+from pkcompiler.ir.maps import Dim, Named, PathMap
 from pkcompiler.ir.types import Op, Origin, Role, Slot, TensorType, Value
 from pkcompiler.ops.table import Path
 
@@ -54,13 +54,6 @@ class Builder:
     def maker(self, name: str) -> Op | None:
         """The operation that made a value; None for inputs of the graph."""
         return self._makers.get(name)
-
-    def map_of(self, name: str) -> PathMap | None:
-        """The map that made a value, seen through reindexings of a single tensor."""
-        op = self.maker(name)
-        while op is not None and isinstance(op.map, Reindex) and len(op.inputs) == 1:
-            op = self.maker(op.inputs[0])
-        return None if op is None else op.map
 
     def slot(self, name: str, tensor: Tensor, role: Role) -> str:
         """The slot of that name, declared when it is new."""

@@ -15,7 +15,7 @@ from pkcompiler.frontend.export import PREFIX
 from pkcompiler.frontend.lifted import Record
 from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.unplaced import unplaced
-from pkcompiler.ir.maps import Batch, Dim, Fixed, Frozen, Gate, Literal, Named, PathMap, Reindex, Softmax, Source
+from pkcompiler.ir.maps import Batch, Dim, Fixed, Frozen, Literal, Named, PathMap, Reindex, Source
 from pkcompiler.ir.types import Origin, TensorType
 from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored
 
@@ -65,13 +65,6 @@ class OperatorUse:
     def step_back(self, argument: str) -> OperatorUse | None:
         node = self._arguments[argument]
         return OperatorUse(self.builder, node) if isinstance(node, fx.Node) and node.op == "call_function" else None
-
-    def map_of(self, ref: Ref) -> PathMap | None:
-        return self.builder.map_of(ref.name) if isinstance(ref, Path) else None
-
-    def modulates(self, ref: Ref) -> bool:
-        made = self.map_of(ref)
-        return isinstance(made, Softmax) or (isinstance(made, Gate) and made.bounded)
 
     # references as values of the graph ----------------------------------------------------------------------------------
 

@@ -151,8 +151,6 @@ def _normalise(map: Normalise) -> Iterator[Fault]:
 
 
 def _product(map: Product) -> Iterator[Fault]:
-    if map.value not in (0, 1):
-        yield "value", "value is the position of the value factor, 0 or 1"
     if (map.kind == "conv") != (map.conv is not None):
         yield "conv", "conv is given exactly when kind is conv"
     if map.conv is None:

@@ -199,10 +199,10 @@ class Softmax:
 @dataclass(frozen=True, slots=True)
 class Product:
     """A product of two activations: elementwise with broadcasting (``mul``), batched matrix product (``matmul``), or a
-    convolution by a computed kernel (``conv``). ``value`` is the position (0 or 1) of the value factor; the other modulates."""
+    convolution by a computed kernel (``conv``). Which factor modulates the other is a fact of the graph
+    (:func:`pkcompiler.ir.graphs.modulators`)."""
 
     kind: Lit["mul", "matmul", "conv"]
-    value: int = 0
     conv: Conv | None = None
 
 

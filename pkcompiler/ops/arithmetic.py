@@ -6,9 +6,9 @@ import math
 
 import torch
 
-from pkcompiler.ir.maps import Batch, Constant, Gate, Literal, Merge, Product, Reindex, Scale, Source
+from pkcompiler.ir.maps import Batch, Constant, Literal, Merge, Product, Reindex, Scale, Source
 from pkcompiler.ops.linear import scaled
-from pkcompiler.ops.table import Known, Observed, Path, Ref, Stored, Use, path_op
+from pkcompiler.ops.table import Known, Path, Ref, Stored, Use, path_op
 
 Scalar = int | float
 
@@ -72,7 +72,7 @@ def times(use: Use, left: Ref, right: Ref) -> Ref:
         return by_constant(use, left, right)
     if isinstance(right, Stored) and isinstance(left, Path) and fits_into(right.shape, left.shape, use.shape):
         return use.emit(Scale(use.weight(right), None, trailing(right.shape)), left)
-    return use.emit(Product("mul", modulated(use, left, right)), use.factor(left), use.factor(right))
+    return use.emit(Product("mul"), use.factor(left), use.factor(right))
 
 
 def by_constant(use: Use, x: Ref, factor: Known) -> Ref:
@@ -92,17 +92,6 @@ def trailing(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The shape without its leading ones."""
     first = next((i for i, n in enumerate(shape) if n != 1), len(shape))
     return shape[first:]
-
-
-def modulated(use: Use, left: Ref, right: Ref) -> int:
-    """Which operand (0 or 1) is the value, the other modulating it: frozen, a gate's output, or the one that is broadcast."""
-    if isinstance(left, Observed) or isinstance(right, Observed):
-        return 1 if isinstance(left, Observed) else 0
-    if tuple(left.shape) != tuple(use.shape) or tuple(right.shape) != tuple(use.shape):
-        return 0 if tuple(left.shape) == tuple(use.shape) else 1
-    if use.modulates(left) != use.modulates(right):
-        return 1 if use.modulates(left) else 0
-    return 1 if isinstance(use.map_of(left), Gate) and not isinstance(use.map_of(right), Gate) else 0
 
 
 @path_op("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pkcompiler.ir.maps import Constant, Conv, Dense, Dim, Embed, Literal, Merge, Product, Reindex
-from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored, Use, path_op
+from pkcompiler.ops.table import Index, Known, Path, Ref, Stored, Use, path_op
 
 
 @path_op("aten.linear.default")
@@ -19,7 +19,7 @@ def linear(use: Use) -> Ref:
         return use.emit(Dense(use.weight(weight), use.weight(bias)), use["input"])
     rows, columns = weight.shape
     turned = use.emit(Reindex("permute", (("dims", (1, 0)),)), use.factor(weight), shape=(columns, rows))
-    return plus(use, use.emit(Product("matmul", 0), use["input"], turned), bias)
+    return plus(use, use.emit(Product("matmul"), use["input"], turned), bias)
 
 
 def plus(use: Use, x: Path, bias: Ref | None) -> Path:
@@ -65,8 +65,7 @@ def multiply(use: Use, left: Ref, right: Ref) -> Path:
     """A matrix product: by a stored matrix it is dense; else both factors carry paths (or one is fixed, or frozen)."""
     if isinstance(right, Stored) and len(right.shape) == 2 and len(left.shape) >= 1:
         return use.emit(Dense(use.weight(right), None, transposed=True), left)
-    modulates_left = isinstance(left, Observed) or use.modulates(left)
-    map = Product("matmul", 1 if modulates_left else 0)
+    map = Product("matmul")
     rank, other = len(left.shape), len(right.shape)
     if min(rank, other) >= 2:
         return use.emit(map, use.factor(left), use.factor(right))
@@ -103,7 +102,7 @@ def conv_entry(rank: int, transposed: bool) -> Any:
 def convolve(use: Use, x: Ref, weight: Ref, bias: Ref | None, shape: Conv) -> Ref:
     if isinstance(weight, Stored) and (bias is None or isinstance(bias, Stored)):
         return use.emit(replace(shape, weight=use.weight(weight), bias=use.weight(bias)), x)
-    out = use.emit(Product("conv", 0, shape), x, use.factor(weight))
+    out = use.emit(Product("conv", shape), x, use.factor(weight))
     if bias is None:
         return out
     column = (*bias.shape, *([1] * (len(out.shape) - 2)))

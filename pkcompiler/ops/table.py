@@ -103,12 +103,6 @@ class Use(Protocol):
     def step_back(self, argument: str) -> Use | None:
         """The use that computed an argument, if an operator did."""
 
-    def map_of(self, ref: Ref) -> PathMap | None:
-        """The map that made a path value, seen through reindexings."""
-
-    def modulates(self, ref: Ref) -> bool:
-        """Whether a value is made by a softmax or a bounded gate, so that it modulates what it multiplies."""
-
     def unsupported(self, why: str) -> Exception:
         """The error to raise when this use has no meaning for paths."""
 

@@ -212,7 +212,7 @@ class Run:
         for state in shown(self.rounds(masks=masks), self.total_rounds, progress):
             last = state
             for fault in state.faults:
-                warnings.warn(fault, stacklevel=3)
+                warnings.warn(fault, stacklevel=5)  # the call of prune, outside of the modes that it sets
         assert last is not None
         return self.result(last, time.monotonic() - started)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.reindex import apply_reindex, concrete
-from pkcompiler.ir.graphs import last_uses
+from pkcompiler.ir.graphs import last_uses, modulators
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -63,6 +63,7 @@ class Constraints:
 
     def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], batch: int, watched: frozenset[str] = frozenset()) -> None:
         self.graph, self.tensors, self.batch, self.watched = graph, tensors, batch, watched
+        self.modulators = modulators(graph)
         self.labels = Labels()
         self.uses: dict[str, Use] = {}
         self.parameters = {slot.name for slot in graph.parameters}
@@ -247,12 +248,19 @@ class Constraints:
         return self.labels.joined(x, list(range(-len(map.kernel), 0))).expand(shape)
 
     def _product(self, op: Op, map: Product, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
-        """The value passes with its scale, what multiplies it stays."""
-        modulator = inputs[1 - map.value]
-        self.labels.pin(modulator, f"it multiplies another value (%{op.name})")
+        """One factor passes with its scale, what multiplies it stays."""
+        passes = self._passing(op, inputs, shape)
+        self.labels.pin(inputs[1 - passes], f"it multiplies another value (%{op.name})")
         if map.kind == "conv":
             return self._stop(op, inputs, shape, "a convolution by a computed kernel")
-        value = inputs[map.value]
+        value = inputs[passes]
         if map.kind == "matmul":
-            value = self.labels.joined(value, [-1 if map.value == 0 else -2])
+            value = self.labels.joined(value, [-1 if passes == 0 else -2])
         return value.expand(shape)
+
+    def _passing(self, op: Op, inputs: list[Tensor], shape: tuple[int, ...]) -> int:
+        """The position of the factor whose scale passes: what is modulated, or alone has the result's shape, or the first."""
+        modulator = self.modulators.get(op.name)
+        if modulator is not None:
+            return 1 - modulator
+        return 1 if tuple(inputs[0].shape) != shape and tuple(inputs[1].shape) == shape else 0

@@ -147,7 +147,7 @@ def test_max_pools_pass_one_winner():
 
 def test_constants_add_paths_only_where_there_are_constants(case):
     off, on = (evaluate(case.dag, case.theta, Setting(pools="sum", constants=c)) for c in ("off", "on"))
-    has = case.name in ("batch_norm", "gate_constants", "literals", "squeeze_excite")
+    has = case.name in ("batch_norm", "both_bounded", "gate_constants", "literals", "squeeze_excite", "sums_of_factors")
     assert (on.paths > off.paths) is has
 
 

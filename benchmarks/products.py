@@ -56,6 +56,16 @@ def convolutional(name: str) -> tuple[nn.Module, Tensor]:
     return model, torch.zeros(1, 3, IMAGE, IMAGE)
 
 
+def regnety() -> tuple[nn.Module, Any]:
+    """RegNetY-400MF's depths and groups, at half its widths."""
+    from transformers import RegNetConfig, RegNetForImageClassification
+
+    chosen = RegNetConfig(
+        layer_type="y", embedding_size=16, hidden_sizes=[24, 56, 104, 224], depths=[1, 3, 6, 6], groups_width=8, num_labels=10
+    )
+    return RegNetForImageClassification(chosen), torch.zeros(1, 3, IMAGE, IMAGE)
+
+
 def vit() -> tuple[nn.Module, Any]:
     from transformers import ViTConfig, ViTForImageClassification
 
@@ -97,6 +107,7 @@ def llama(layers: int = 6) -> tuple[nn.Module, Any]:
 MODELS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
     "mobilenetv3": lambda: convolutional("mobilenetv3_small_w1"),
     "efficientnet": lambda: convolutional("efficientnet_b0"),
+    "regnety": regnety,
     "vit": vit,
     "gpt2": gpt2,
     "llama": llama,
@@ -242,7 +253,7 @@ def accuracy(seeds: int, epochs: int, densities: list[float]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("layers", "spread", "accuracy"))
-    parser.add_argument("--models", default="mobilenetv3,efficientnet,vit,gpt2,llama")
+    parser.add_argument("--models", default="mobilenetv3,efficientnet,regnety,vit,gpt2,llama")
     parser.add_argument("--products", default=",".join(PRODUCTS))
     parser.add_argument("--criteria", default=",".join(EDGES))
     parser.add_argument("--densities", default=",".join(map(str, DENSITIES)))

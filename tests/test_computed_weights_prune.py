@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,6 +39,49 @@ def test_one_round_keeps_what_it_keeps_of_the_folded_network(criterion: str) -> 
     assert list(mine) == V
     for name in V:
         assert torch.equal(mine[name], right[name[0] + ".weight"])
+
+
+class ByHand(nn.Module):
+    """Rows divided by their length, in forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.bias = nn.Parameter(torch.randn(6, 4)), nn.Parameter(torch.randn(6))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.w / self.w.norm(dim=1, keepdim=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("made", "name"),
+    [
+        (lambda: parametrizations.weight_norm(nn.Linear(4, 6)), "0.parametrizations.weight.original1"),
+        (lambda: nn.utils.weight_norm(nn.Linear(4, 6)), "0.weight_v"),
+        (ByHand, "0.w"),
+    ],
+    ids=["parametrized", "hook", "by hand"],
+)
+def test_where_data_are_read_a_row_without_a_kept_weight_is_0(made: Callable[[], nn.Module], name: str) -> None:
+    """Scores of all that comes after are those of the folded network under the same mask."""
+    torch.manual_seed(0)
+    model = nn.Sequential(made(), nn.ReLU(), nn.Linear(6, 3))
+    data = torch.randn(7, 4), torch.arange(7) % 3
+    plain = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    plain[2].load_state_dict(model[2].state_dict())
+    plain[0].load_state_dict({"weight": model[0].weight.detach(), "bias": model[0].bias.detach()})
+    mask = torch.ones(6, 4, dtype=torch.bool)
+    mask[2] = False
+    for criterion in ("snip", "fisher", "px"):
+        mine = pk.score(model, X, criterion, masks={name: mask}, data=data)
+        right = pk.score(plain, X, criterion, masks={"0.weight": mask}, data=data)
+        assert all(bool(t.isfinite().all()) for t in mine.values())
+        assert torch.allclose(mine["2.weight"], right["2.weight"], rtol=1e-6, atol=1e-12)
+        assert not mine[name][2].any()
 
 
 @pytest.mark.parametrize("criterion", ["phew", "path-kernel-trace", "node-path-balance"])

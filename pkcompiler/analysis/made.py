@@ -6,7 +6,7 @@ factor held fixed, so that theta_j dR/dtheta_j means u_j dR/du_j. Any other para
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from pkcompiler.analysis.semiring import Edge
 from pkcompiler.ir.formula import Argument, Dtype, Operand, Result, Step, aligned, factors, read_formula
 from pkcompiler.ir.types import Slot
 from pkcompiler.ops.normalise import CENTRE
+from pkcompiler.ops.quotients import guarded, singular
 
 FLOATING = frozenset({"f64", "f32", "f16", "bf16"})
 INTEGRAL = {"i64": torch.int64, "i32": torch.int32, "i16": torch.int16, "i8": torch.int8, "u8": torch.uint8, "bool": torch.bool}
@@ -79,32 +80,11 @@ def call(op: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
         return arguments[0][arguments[1]]
     if str(CENTRE) == op:
         return CENTRE(*arguments)
-    guarded = singular(op, arguments)
-    if guarded is not None:
-        return guarded
+    found = singular(op, arguments)
+    if found is not None:
+        return found
     name, _, overload = op.partition(".")
     return getattr(getattr(torch.ops.aten, name), overload)(*arguments, **named)
-
-
-def singular(op: str, arguments: Sequence[Any]) -> Any:
-    """A quotient, root or negative power, 0 where it has no value or no derivative; None for any other operator."""
-    match op, *arguments:
-        case "reciprocal.default", Tensor() as x:
-            return _guarded(torch.reciprocal, x)
-        case "rsqrt.default", Tensor() as x:
-            return _guarded(torch.rsqrt, x)
-        case "sqrt.default", Tensor() as x:
-            return _guarded(torch.sqrt, x)
-        case "pow.Tensor_Scalar", Tensor() as x, power if power < 1 and power != 0:
-            return _guarded(lambda z: z**power, x)
-        case "div.Tensor", x, Tensor() as y if y.is_floating_point():
-            return x * _guarded(torch.reciprocal, y)
-    return None
-
-
-def _guarded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    zero = x == 0
-    return torch.where(zero, 0.0, function(torch.where(zero, 1.0, x)))
 
 
 def root(edge: Tensor, theta: Tensor, transform: Edge) -> Tensor:
@@ -151,7 +131,7 @@ class _Factors(_Run):
         if step.op.startswith("div"):
             below = self.values.at(step.arguments[1])
             below = below if isinstance(below, Tensor) else torch.tensor(float(below), dtype=self.dtype)
-            return self.at(parts[0]) * self.transform.transform(_guarded(torch.reciprocal, below))
+            return self.at(parts[0]) * self.transform.transform(guarded(torch.reciprocal, below))
         rest = [self.values.at(a) for a in step.arguments[1:]]
         return call(step.op, [self.at(parts[0]), *rest], {k: self.values.at(v) for k, v in step.named})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -106,6 +106,7 @@ def capture(
     make_equal(program)
     lifted = lift_program(program, call.flat, frozenset(gates), name)
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
+    call = replace(call, computed=bool(lifted.graph.computed))
     return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None}, hooked)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from pkcompiler.frontend.export import Program
-from pkcompiler.frontend.trace import DTYPES
+from pkcompiler.frontend.trace import DTYPES, MAKES_WEIGHTS
 from pkcompiler.ir.formula import OPERATORS, Argument, Dtype, Operand, Result, Step
 from pkcompiler.ops.gates import is_random
 
@@ -39,8 +39,15 @@ def packet(node: fx.Node) -> str:
 
 
 def computed_weights(program: Program) -> tuple[fx.Node, ...]:
-    """The nodes that are computed weights, in the program's order."""
-    return _Finder(program).found()
+    """The nodes that are computed weights, in the program's order. What computes them is marked: there 0/0 is 0 in every run."""
+    found = _Finder(program).found()
+    stack = list(found)
+    while stack:
+        node = stack.pop()
+        if node.op == "call_function" and not node.meta.get(MAKES_WEIGHTS):
+            node.meta[MAKES_WEIGHTS] = True
+            stack.extend(node.all_input_nodes)
+    return found
 
 
 class _Finder:

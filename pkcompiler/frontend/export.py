@@ -25,6 +25,7 @@ from pkcompiler.frontend.precision import computing_in, defaults, state_of
 from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.modes import usable
 from pkcompiler.ops.decompose import decompositions
+from pkcompiler.ops.quotients import ZeroRows
 
 PREFIX = "model."
 
@@ -70,7 +71,8 @@ class Call:
 
     ``copies``: a model that takes so many samples and no other number is given one sample so often, and the first one's output is
     its output. ``copied``: which of the flat inputs have a sample in each row.
-    ``dtype``: the precision that every run is in (None: the model's own).
+    ``dtype``: the precision that every run is in (None: the model's own). ``computed``: whether the model computes weights from
+    parameters, so that a run at masked ones may divide 0 by 0.
     """
 
     flat: tuple[Any, ...]
@@ -80,6 +82,7 @@ class Call:
     copies: int = 1
     copied: tuple[int, ...] = ()
     dtype: torch.dtype | None = None
+    computed: bool = False
 
     def arguments(self, flat: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments from flat inputs; one sample as often as the model takes it."""
@@ -105,7 +108,8 @@ class Call:
         with computing_in(self.dtype, model):
             if weights is None:
                 return pytree.tree_leaves(model(*args, **kwargs))
-            return pytree.tree_leaves(torch.func.functional_call(model, dict(weights), args, kwargs, tie_weights=True))
+            with ZeroRows() if self.computed else contextlib.nullcontext():
+                return pytree.tree_leaves(torch.func.functional_call(model, dict(weights), args, kwargs, tie_weights=True))
 
     def _analysed(self, outputs: Sequence[Any], flat: Sequence[Any]) -> Tensor:
         result: Tensor = outputs[self.output]

@@ -13,12 +13,17 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.export import Program, repeat_batch
 from pkcompiler.frontend.precision import defaults
 from pkcompiler.ir.maps import Batch, Dim
+from pkcompiler.ops.quotients import singular
 
 DTYPES = {
     torch.float64: "f64", torch.float32: "f32", torch.float16: "f16", torch.bfloat16: "bf16", torch.bool: "bool",
     torch.int64: "i64", torch.int32: "i32", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8",
     torch.complex64: "c64", torch.complex128: "c128",
 }  # fmt: skip
+
+
+MAKES_WEIGHTS = "pkc_makes_weights"
+"""Marks the nodes that compute a weight from parameters alone, in their ``meta``."""
 
 
 class ProgramRun(fx.Interpreter):
@@ -34,7 +39,8 @@ class ProgramRun(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         try:
-            return super().run_node(n)
+            made = self._made(n) if n.meta.get(MAKES_WEIGHTS) else None
+            return super().run_node(n) if made is None else made
         except RuntimeError as error:
             if "_assert" not in str(n.target):
                 raise
@@ -44,6 +50,11 @@ class ProgramRun(fx.Interpreter):
                 "one execution was recorded, at the example inputs; the path graph is that execution's",
                 "choose functions by torch.where in forward, or give inputs that take the same branch (example_inputs)",
             ) from error
+
+    def _made(self, n: fx.Node) -> Any:
+        """A quotient of what computes a weight, 0 where it is 0/0; None for another node."""
+        args, _ = self.fetch_args_kwargs_from_env(n)
+        return singular(str(n.target).removeprefix("aten."), args)
 
 
 class _Run(ProgramRun):

@@ -215,3 +215,20 @@ def test_every_command_refuses_it(command: tuple[str, ...], tmp_path: Path, monk
     result = pkc(command[0], "net.py", *command[1:], "--gate", "linalg_matrix_exp")
     assert result.exit_code == 1 and "PKC201" in result.stderr and MIXED in result.stderr
     assert not Path("out").exists() and not Path("out.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"), [("cumsum", "the table says already"), ("cumsums", "did you mean 'cumsum'"), ("erf", "no such operator")]
+)
+def test_a_gate_that_is_read_as_none_is_an_error(gate: str, said: str) -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.l = nn.Linear(3, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.l(x).cumsum(1)
+
+    with pytest.raises(PkcError, match=said) as caught:
+        capture(Sums(), torch.zeros(2, 3), gates=[gate])
+    assert [d.code for d in caught.value.diagnostics] == ["PKC210"]

@@ -77,7 +77,17 @@ def by_length(z: Tensor) -> Tensor:
     return 2 * c / torch.linalg.vector_norm(c, dim=-1, keepdim=True)
 
 
-@pytest.mark.parametrize("form", [by_power, by_product, by_variance, by_moments, by_deviation, by_length])
+def by_sum(z: Tensor) -> Tensor:
+    u = z.sum(-1, keepdim=True) / 4
+    return -(u - z) * torch.rsqrt((z + (-u)).square().mean(-1, keepdim=True) + 1e-5)
+
+
+def by_var_mean(z: Tensor) -> Tensor:
+    v, u = torch.var_mean(z, -1, keepdim=True, correction=0)
+    return (z - u) * torch.rsqrt(v + 1e-5)
+
+
+@pytest.mark.parametrize("form", [by_sum, by_var_mean, by_power, by_product, by_variance, by_moments, by_deviation, by_length])
 def test_a_layer_norm_that_is_written_out(form: Form) -> None:
     x = torch.randn(1, 3, 4)
     scale = 2.0 if form is by_length else 1.0
@@ -187,6 +197,9 @@ MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "infinity": lambda s, t: s + torch.zeros(5, 5).masked_fill(t == 0, -torch.inf),
     "where": lambda s, t: torch.where(t.bool(), s, torch.full_like(s, -1e9)),
     "where, a tensor": lambda s, t: torch.where(t > 0, s, torch.tensor(-1e4)),
+    "then divided": lambda s, t: (2 * s + (1 - t) * -1e9) / 2,
+    "behind views": lambda s, t: (s.view(-1, 1, 5, 5) + (1 - t) * torch.finfo(s.dtype).min).view(-1, 5, 5),
+    "infinity, then divided": lambda s, t: (2 * s).masked_fill(t == 0, -torch.inf) / 2,
     "then scaled": lambda s, t: (s * 2 - 1e9 * (1 - t)) * 0.5,
 }
 

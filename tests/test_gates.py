@@ -116,6 +116,31 @@ def test_bounds_are_those_of_the_function(phi: Phi, bounded: bool) -> None:
     assert gate_of(phi).bounded is bounded
 
 
+def test_gates_that_differ_in_one_argument_alone_are_told_apart() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b, self.c = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = torch.clamp(self.a(x) ** 2, max=4.0)
+            return self.c(torch.clamp(self.b(h) ** 2, min=4.0))
+
+    gates = [op.map for op in lift(Two(), X).ops if isinstance(op.map, Gate)]
+    assert [g.zero for g in gates] == [0.0, 4.0]
+    assert [g.gain for g in gates] == pytest.approx([2.0, 3.0], rel=1e-9)
+    assert certify(Two(), torch.randn(3, 3)).holds
+
+
+@pytest.mark.parametrize(
+    "phi", [lambda z: torch.remainder(z, 1.0), lambda z: z - torch.floor(z), lambda z: torch.exp(-(((z - 37.3) * 20) ** 2))]
+)
+def test_only_a_constant_gate_has_gain_0(phi: Phi) -> None:
+    assert gate_of(phi).gain > 0
+    assert gate_of(lambda z: torch.relu(z) * 0).gain == 0
+
+
 def test_the_gain_is_printed_and_parses_back() -> None:
     graph = lift(Between(lambda z: torch.cos(z) * 3), X)
     assert "gain = 2.17383" in str(graph) and "gain_exact = false" in str(graph)

@@ -25,6 +25,7 @@ CODES: dict[str, str] = {
         " cross them. Here nothing else leads from the inputs to the output, so that no path is left. Analyse what stands "
         "before."
     ),
+    "PKC210": "An operator is declared a gate (--gate) and is read as none: the model does not call it, or the table knows it.",
     "PKC209": (
         "A parameter is complex. The weights of paths are real numbers; store real and imaginary part as parameters of their own. "
         "Complex buffers and constants are kept."

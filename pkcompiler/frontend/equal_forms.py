@@ -6,6 +6,7 @@ to rounding; the certificates compare it with the module itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ aten = torch.ops.aten
 MUL, ADD, SUB = "aten.mul.Tensor", "aten.add.Tensor", "aten.sub.Tensor"
 INPUT = "pkc_input"
 """Marks the placeholders of inputs in their ``meta``."""
+SCALINGS = ("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
 VIEWS = frozenset({"aten.view.default", "aten.reshape.default", "aten.unsqueeze.default"})
 
 
@@ -90,6 +92,8 @@ def behind(node: fx.Node) -> set[fx.Node]:
 def reduced(value: Any, name: str) -> tuple[Any, tuple[int, ...]] | None:
     """What ``value`` reduces by a sum or mean, and over which dimensions, where these stay with size 1."""
     value = seen_through(value)
+    if name == "aten.mean.dim" and called(value, *SCALINGS) and isinstance(value.args[1], int | float):
+        return averaged(value)
     if called(value, "aten.unsqueeze.default"):
         inner, place = seen_through(value.args[0]), value.args[1]
         if not called(inner, name) or True in inner.args[2:3] or len(inner.args) < 2 or len(inner.args[1]) != 1:
@@ -100,6 +104,14 @@ def reduced(value: Any, name: str) -> tuple[Any, tuple[int, ...]] | None:
         return None
     x = seen_through(value.args[0])
     return x, tuple(sorted(d % rank(x) for d in value.args[1]))
+
+
+def averaged(value: Any) -> tuple[Any, tuple[int, ...]] | None:
+    """A mean that is a sum over the number of what is summed."""
+    total = reduced(value.args[0], "aten.sum.dim_IntList")
+    size = math.prod(meta(total[0]).shape[d] for d in total[1]) if total else 0
+    share = value.args[1] if op_name(value).startswith("aten.mul") else 1 / value.args[1]
+    return total if isinstance(size, int) and size and math.isclose(share * size, 1, rel_tol=1e-12) else None
 
 
 def put(node: fx.Node, target: Any, args: tuple[Any, ...], value: Any = None) -> fx.Node:
@@ -182,10 +194,20 @@ def centrings(value: Any) -> Iterator[tuple[fx.Node, fx.Node, tuple[int, ...]]]:
     value = seen_through(value)
     if called(value, MUL):
         yield from (found for operand in value.args[:2] for found in centrings(operand))
-    if called(value, SUB) and not value.kwargs:
-        x, mean = seen_through(value.args[0]), reduced(value.args[1], "aten.mean.dim")
-        if mean and same(x, mean[0]):
+    for x, less in differences(value):
+        mean = reduced(less, "aten.mean.dim")
+        if isinstance(x, fx.Node) and mean and same(x, mean[0]):
             yield value, x, mean[1]
+
+
+def differences(value: Any) -> Iterator[tuple[Any, Any]]:
+    """a and b of a - b, in its writings."""
+    if called(value, SUB) and not value.kwargs:
+        yield seen_through(value.args[0]), seen_through(value.args[1])
+    if called(value, ADD) and not value.kwargs:
+        yield from ((x, seen_through(other.args[0])) for other, x in both_ways(value) if called(other, "aten.neg.default"))
+    if called(value, "aten.neg.default"):
+        yield from ((x, less) for less, x in differences(seen_through(value.args[0])))
 
 
 # root mean squares ------------------------------------------------------------------------------------------------------

@@ -151,15 +151,16 @@ class _Slope:
         return best if best <= POLE * found else math.inf
 
     def near(self) -> float:
-        """The supremum over abs(z) <= 1; at a jump at 0 or a pole the largest slope at abs(z) = 1.
-
-        Where that is 0, over the next power of two: only a constant function has none.
+        """The supremum over abs(z) <= 1; at a jump at 0 or a pole the largest slope at abs(z) = 1, or if that is 0, over
+        1/2 <= abs(z) <= 1. Where all that is 0, over the next power of two: only a constant function has none.
         """
         ends = self.beside_zero()
         for reach in range(FAR + 1):
             rim = self._at(torch.tensor([-(2.0**reach), 2.0**reach], dtype=torch.float64)).nan_to_num(nan=0.0, posinf=0.0)
             found = max(*ends, self.largest(reach), float(rim.max()))
-            found = found if math.isfinite(found) else float(rim.max())
+            if not math.isfinite(found):
+                outer = _grid(reach)[_grid(reach) >= 2.0 ** (reach - 1)]
+                found = float(rim.max()) or max(self._surest(side * outer)[0] for side in (-1.0, 1.0))
             if found > 0:
                 return found
         return 0.0
@@ -172,7 +173,7 @@ def _powers(most: int) -> Tensor:
 
 @cache
 def _grid(reach: int) -> Tensor:
-    """2**FINE to 2**reach: PER_OCTAVE points an octave, and up to 32 a step of 1/512."""
+    """2**FINE to 2**reach: PER_OCTAVE points an octave, up to 32 a step of 1/512, and up to 256 one of 1/128."""
     octaves = torch.logspace(FINE, reach, (reach - FINE) * PER_OCTAVE + 1, base=2.0, dtype=torch.float64)
-    even = torch.arange(1, 32 * 512, dtype=torch.float64) / 512
+    even = torch.cat([torch.arange(1, 32 * 512) / 512.0, torch.arange(32 * 128, 256 * 128) / 128.0]).double()
     return torch.cat([octaves, even[even <= 2.0**reach]]).unique()

@@ -13,6 +13,9 @@ from pkcompiler.frontend.classify import op_name
 from pkcompiler.frontend.gain import gain_of
 from pkcompiler.ir.maps import Gate
 
+PLUMBING = ("dtype", "layout", "device", "pin_memory")
+"""Named arguments that change no value of an elementwise function."""
+
 
 def region_nodes(node: fx.Node, root: fx.Node) -> list[fx.Node]:
     """The nodes of the region from ``root`` (excluded) to ``node`` (included), in the program's order."""
@@ -58,9 +61,7 @@ def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | N
 
         for n in nodes:
             args = fx.map_arg(n.args, read)
-            kwargs = {
-                k: v for k, v in fx.map_arg(dict(n.kwargs), read).items() if k not in ("dtype", "layout", "device", "pin_memory")
-            }
+            kwargs = {k: v for k, v in fx.map_arg(dict(n.kwargs), read).items() if k not in PLUMBING}
             target: Any = n.target
             values[n] = args[0] if op_name(n) == "aten._to_copy.default" else target(*args, **kwargs)
         result: Tensor = values[node]
@@ -122,22 +123,21 @@ def has_constant_slopes(phi: Callable[[Tensor], Tensor]) -> bool:
 
 
 def _text(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> str:
-    """phi as text in ``x``, e.g. ``mul(x, sigmoid(x))``."""
+    """phi as text in ``x``, with every argument that phi depends on: ``mul(x, sigmoid(x))``, ``clamp(x, None, 4)``."""
 
     def show(value: Any) -> str:
         if value is root:
             return "x"
-        if isinstance(value, fx.Node):
-            if (constant := known.get(value.name)) is not None:
-                return repr(constant.flatten()[0].item())
-            if value.op != "call_function":
-                return value.name
-            short = op_name(value).removeprefix("aten.").rsplit(".", 1)[0]
-            return f"{short}({', '.join(show(a) for a in (*value.args, *value.kwargs.values()) if _shown(a))})"
-        return repr(value)
+        if isinstance(value, tuple | list):
+            return f"[{', '.join(map(show, value))}]"
+        if not isinstance(value, fx.Node):
+            return repr(value)
+        if (constant := known.get(value.name)) is not None:
+            return repr(constant.flatten()[0].item())
+        if value.op != "call_function":
+            return value.name
+        short = op_name(value).removeprefix("aten.").rsplit(".", 1)[0]
+        named = (f"{name}={show(given)}" for name, given in value.kwargs.items() if name not in PLUMBING)
+        return f"{short}({', '.join((*map(show, value.args), *named))})"
 
     return show(node)
-
-
-def _shown(argument: Any) -> bool:
-    return isinstance(argument, fx.Node | int | float | str | bool)

@@ -19,7 +19,7 @@ from pkcompiler.frontend.gate import Described, describe_gate
 from pkcompiler.frontend.lifted import OBSERVED, Lifted, Record
 from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.trace import trace
-from pkcompiler.frontend.unplaced import frozen_end, unplaced
+from pkcompiler.frontend.unplaced import frozen_end, idle_gate, unplaced
 from pkcompiler.frontend.use import OperatorUse, Unsupported, short
 from pkcompiler.ir.formula import print_formula
 from pkcompiler.ir.maps import Frozen, Gate, Product, Reindex
@@ -48,6 +48,7 @@ class _Lifter:
         self.program, self.seen = builder.program, builder.seen
         self.errors: dict[str, Diagnostic] = {}
         self.behind: dict[str, list[str]] = {}
+        self.read_as_gates: set[str] = set()
         self.described: dict[str, Described] = {}
         self.inputs: list[Value] = []
         self.placeholders: dict[str, str] = {}
@@ -71,6 +72,7 @@ class _Lifter:
         ops = live(builder.ops, result.name)
         needed = {result.name} | {value for op in ops for value in op.inputs}
         raise_all(self.unplaced_behind(result.name))
+        raise_all(idle_gate(self.program, gate) for gate in sorted(self.gates - self.read_as_gates))
         account(builder, self.classes)
         raise_all(self.unreached(ops, needed))
         read = {use.slot for op in ops for use in uses(op.map)}
@@ -260,7 +262,8 @@ class _Lifter:
             return use["0"][node.args[1]]
         if entry := entry_of(name):
             return entry(use)
-        if self.gates & {name, name.removeprefix("aten."), short(name)}:
+        if named := self.gates & {name, name.removeprefix("aten."), short(name)}:
+            self.read_as_gates |= named
             return self.declared(node, use)
         raise use.unsupported("it is not in the operator table")
 

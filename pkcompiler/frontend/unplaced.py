@@ -11,12 +11,13 @@ from pkcompiler.diagnostics import Diagnostic, Span
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import is_complex, op_name, tensor_operands
 from pkcompiler.frontend.entrywise import may_be_gate
-from pkcompiler.frontend.export import PREFIX
+from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.names import origin_of, user_frame
 from pkcompiler.ir.text import print_op
 from pkcompiler.ir.types import Origin
 from pkcompiler.ops.gates import is_random
 from pkcompiler.ops.table import Path, Ref, Stored
+from pkcompiler.usercode import nearest
 
 
 def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagnostic:
@@ -64,6 +65,19 @@ def frozen_end(node: fx.Node) -> Diagnostic:
             "analyse the part before it: let forward return that too, and choose it with --output, e.g. --output 1",
         ),
     )
+
+
+def idle_gate(program: Program, gate: str) -> Diagnostic:
+    """The ``PKC210`` of an operator that is declared a gate and read as none: a misspelling, or one that has a meaning already."""
+    calls = {op_name(n) for n in program.module.graph.nodes if n.op == "call_function"}
+    words = {w for name in calls for w in (name, name.removeprefix("aten."), name.removeprefix("aten.").rsplit(".", 1)[0])}
+    why = "the table says already what it does to paths" if gate in words else "the model calls no such operator"
+    close = "" if gate in words else nearest(gate, sorted(words))
+    hints = (
+        *([close] if close else []),
+        f"leave out --gate {gate}; 'pkc ir MODEL' prints what is read as a gate",
+    )
+    return Diagnostic("PKC210", f"'{gate}' is declared a gate, and {why}", notes=hints)
 
 
 def lost_use(slot: str, user: fx.Node) -> Diagnostic:

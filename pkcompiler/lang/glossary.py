@@ -29,6 +29,7 @@ GLOSSARY: tuple[Term, ...] = (
     # Paths.
     Term("path", "a way from a source (an input, a bias, a constant) to an output entry, through parameters", 1),
     Term("gate", "an elementwise nonlinearity of one tensor; its slope is (phi(z) - phi(0)) / z", 1),
+    Term("gain", "of a gate: the supremum of the size of its slope (ReLU 1, sigmoid 1/4), a factor of every path across it", 1),
     Term("piecewise", "a gate whose slope is locally constant: ReLU, leaky ReLU, abs", 1),
     Term("frozen", "of a factor: recorded at the data and taken as a constant; of gates: their slopes are", 1),
     Term("recorded", "of a model that branches on data: one execution was followed, others may differ", 1),
@@ -56,5 +57,5 @@ GLOSSARY: tuple[Term, ...] = (
     Term("unmasked-zeros", "a warning: weights of value 0 that no mask drops count as kept", 8),
     Term("vanishing-mass", "a warning: path mass below the range of float32, or hardly any of it from the inputs", 6),
     Term("exploding-mass", "a warning: path mass beyond the range of float32", 6),
-    Term("computed-weights", "a warning: weights computed from parameters (weight_norm) are pruned only by include", 8),
+    Term("computed-weights", "a warning: parameters that weights are computed from, and that are pruned only by include", 8),
 )

@@ -8,7 +8,7 @@ import torch
 
 from pkcompiler.ir.maps import Named, Softmax
 from pkcompiler.ops.arithmetic import signed_sum
-from pkcompiler.ops.linear import scaled
+from pkcompiler.ops.linear import scaled, with_shape
 from pkcompiler.ops.table import Known, Observed, Ref, Use, path_op
 
 VERY_NEGATIVE = -1e4
@@ -50,14 +50,33 @@ def peel(use: Use) -> tuple[Ref, torch.Tensor | None]:
         return filled(use, no, step["condition"], yes, True) if is_number(yes) else filled(use, yes, step["condition"], no, False)
     if step.name in ("aten.add.Tensor", "aten.sub.Tensor"):
         return added(use, step, 1 if step.name == "aten.add.Tensor" else -1)
-    if step.name == "aten.mul.Tensor" and is_number(step["other"]) and not isinstance(step["self"], Known):
-        return rescaled(use, step)
+    if step.name in (*TIMES, *OVER) and is_number(step["other"]) and not isinstance(step["self"], Known):
+        return rescaled(use, step, number_of(step["other"]) if step.name in TIMES else 1 / number_of(step["other"]))
+    if step.name in VIEWS:
+        return seen_through(use, step)
     return use["self"], None
 
 
-def rescaled(use: Use, step: Use) -> tuple[Ref, torch.Tensor | None]:
+TIMES = ("aten.mul.Tensor", "aten.mul.Scalar")
+OVER = ("aten.div.Tensor", "aten.div.Scalar")
+VIEWS = ("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default", "aten.clone.default", "aten.unsqueeze.default")
+
+
+def seen_through(use: Use, step: Use) -> tuple[Ref, torch.Tensor | None]:
+    """A mask behind a view that leaves its two dimensions alone."""
+    scores, forbidden = peel(step)
+    if forbidden is None:
+        return use["self"], None
+    if tuple(scores.shape) == tuple(step.shape):
+        return scores, forbidden
+    rows = forbidden.reshape(-1, *forbidden.shape[-2:]) if forbidden.dim() > 1 else forbidden
+    if forbidden.dim() < 2 or tuple(scores.shape[-2:]) != tuple(step.shape[-2:]) or bool((rows != rows[:1]).any()):
+        return use["self"], None
+    return with_shape(step, step.path(scores), step.shape), rows[0]
+
+
+def rescaled(use: Use, step: Use, factor: float) -> tuple[Ref, torch.Tensor | None]:
     """Scores that are masked and then scaled: a temperature."""
-    factor = number_of(step["other"])
     scores, forbidden = peel(step) if factor > 0 else (use["self"], None)
     return (use["self"], None) if forbidden is None else (scaled(step, scores, factor), forbidden)
 

@@ -109,6 +109,14 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     aten.amin.default: lambda x, dim=(), keepdim=False: -torch.amax(-x, dim, keepdim),
     aten.rrelu_with_noise_functional.default: rrelu,
     aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape),
-    aten.addcmul.default: lambda x, a, b, *, value=1: x + value * (a * b),
+    aten.addcmul.default: lambda x, a, b, *, value=1: x + (a * b if value == 1 else value * (a * b)),
+    aten.var_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
+        torch.var(x, dim, correction=correction, keepdim=keepdim),
+        torch.mean(x, [] if dim is None else dim, keepdim),
+    ),
+    aten.std_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (
+        torch.std(x, dim, correction=correction, keepdim=keepdim),
+        torch.mean(x, [] if dim is None else dim, keepdim),
+    ),
     aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * torch.sigmoid(x.chunk(2, dim)[1]),
 }

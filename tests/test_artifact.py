@@ -21,6 +21,7 @@ import pkcompiler
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.lang.library import find_schedule
+from pkcompiler.pruning.artifact import MODULATOR
 from pkcompiler.pruning.files import sha256_of
 
 SCHEMA = json.loads((files("pkcompiler") / "pruning" / "manifest.schema.json").read_text())
@@ -92,6 +93,8 @@ def test_graphs_of_version_1_say_no_gains(copied: Path, old: str, new: str, refu
     edit(copied, lambda m: m.update(format_version=1))
     artifact = pkcompiler.load(copied)
     assert artifact.masks  # masks and weights are read as ever
+    product = "%p: f32[B, 4] = product %x, %x {kind = mul"
+    assert MODULATOR.sub(r"\1", product + ", value = 1}") == product + "}"
     if not refused:
         assert artifact.graph.ops
         return

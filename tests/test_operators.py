@@ -214,16 +214,6 @@ def test_a_constant_factor_is_no_constant_source() -> None:
     assert not any(isinstance(m, Merge) for m in found)
 
 
-def test_a_gated_product_knows_its_value() -> None:
-    """In x * sigmoid(gate(x)) the sigmoid modulates, on either side."""
-    for forward in (lambda m, x: m.a(x) * torch.sigmoid(m.b(x)), lambda m, x: torch.sigmoid(m.b(x)) * m.a(x)):
-        captured = capture(Net(forward, a=nn.Linear(4, 3), b=nn.Linear(4, 3)), torch.randn(2, 4))
-        op = captured.graph.ops[-1]
-        assert isinstance(op.map, Product)
-        maker = {o.name: o.map for o in captured.graph.ops}
-        assert isinstance(maker[op.inputs[1 - op.map.value]], Gate)
-
-
 def test_average_pool_is_a_fixed_map() -> None:
     found = maps(nn.Sequential(nn.Conv2d(2, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.randn(2, 2, 4, 4))
     assert any(m == Constant(m.factor) and getattr(m.factor, "value", 0) == 1 / 16 for m in found if isinstance(m, Constant))

@@ -91,10 +91,10 @@ def test_attention_is_one_node() -> None:
 def test_groups_that_would_form_a_cycle_stay_apart() -> None:
     """Two products of one module each, crossing over to the other's input: contracted, they would wait for one another."""
     graph = parse_graph("""path.graph @g(%x: f32[B, 4]) -> f32[B, 4] {
-  %a1: f32[B, 4] = product %x, %x {kind = mul, value = 0} // a g.py:1
-  %b1: f32[B, 4] = product %x, %x {kind = mul, value = 0} // b g.py:1
-  %a2: f32[B, 4] = product %a1, %b1 {kind = mul, value = 0} // a g.py:1
-  %b2: f32[B, 4] = product %b1, %a1 {kind = mul, value = 0} // b g.py:1
+  %a1: f32[B, 4] = product %x, %x {kind = mul} // a g.py:1
+  %b1: f32[B, 4] = product %x, %x {kind = mul} // b g.py:1
+  %a2: f32[B, 4] = product %a1, %b1 {kind = mul} // a g.py:1
+  %b2: f32[B, 4] = product %b1, %a1 {kind = mul} // b g.py:1
   %y: f32[B, 4] = merge %a2, %b2 {signs = [1, 1]}
   return %y
 }

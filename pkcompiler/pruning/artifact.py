@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,9 @@ from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, check_files, read_manifest
 
 __all__ = ["Artifact", "load"]
+
+MODULATOR = re.compile(r"(\{kind = (?:mul|matmul)), value = 1(?=\})")
+"""What products of format version 1 say beside their kind; it is read off the graph by now."""
 
 GAIN_ONE = frozenset({"relu", "gelu", "silu", "mish", "hardswish", "relu6", "hardtanh", "tanh", "softplus", "abs"})
 """Kinds of gates whose gain is 1 whatever their arguments are (those of hardtanh move its ends)."""
@@ -56,9 +60,11 @@ class Artifact:
 
         Raises ``PKC614`` where a graph of format version 1, whose gates say no gain, has gates of other gains than 1.
         """
-        graph = parse_graph(self.text(GRAPH), str(self.path / GRAPH))
-        if self.manifest["format_version"] == 1:
-            self._check_gains(graph)
+        text = self.text(GRAPH)
+        if self.manifest["format_version"] > 1:
+            return parse_graph(text, str(self.path / GRAPH))
+        graph = parse_graph(MODULATOR.sub(r"\1", text), str(self.path / GRAPH))
+        self._check_gains(graph)
         return graph
 
     def _check_gains(self, graph: PathGraph) -> None:

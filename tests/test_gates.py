@@ -215,6 +215,10 @@ def test_one_function_in_five_writings_has_one_trace() -> None:
     assert extra > 1.01 * max(traces.values())  # the parameter's own derivative adds
 
 
+def test_a_network_without_parameters_has_a_norm() -> None:
+    assert path_functional(nn.Sequential(nn.Flatten(), nn.ReLU()), torch.ones(1, 3)).value == 3.0
+
+
 def test_the_bound_of_the_trace_holds_for_scaled_and_bounded_gates() -> None:
     from pkcompiler import ntk
 

@@ -155,8 +155,8 @@ def differentiate(
     on_device = {name: t.to(sweep.device) for name, t in sources.items()}
     with torch.set_grad_enabled(gradients):
         weighted = weigh(sweep.run(edges, on_device), output)
-        if not gradients:
-            return weighted, {}
+        if not gradients or not edges:
+            return Scaled(weighted.tensor.detach(), weighted.exponent), {}
         grads = torch.autograd.grad(weighted.tensor.sum(), list(edges.values()), allow_unused=True)
     named = {n: torch.zeros_like(e) if g is None else g for (n, e), g in zip(edges.items(), grads, strict=True)}
     return Scaled(weighted.tensor.detach(), weighted.exponent), named

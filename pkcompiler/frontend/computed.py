@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from pkcompiler.frontend.export import Program
-from pkcompiler.frontend.trace import DTYPES, MAKES_WEIGHTS
+from pkcompiler.frontend.trace import DTYPES, MAKES_WEIGHTS, behind
 from pkcompiler.ir.formula import OPERATORS, Argument, Dtype, Operand, Result, Step
 from pkcompiler.ops.gates import is_random
 
@@ -41,12 +41,8 @@ def packet(node: fx.Node) -> str:
 def computed_weights(program: Program) -> tuple[fx.Node, ...]:
     """The nodes that are computed weights, in the program's order. What computes them is marked: there 0/0 is 0 in every run."""
     found = _Finder(program).found()
-    stack = list(found)
-    while stack:
-        node = stack.pop()
-        if node.op == "call_function" and not node.meta.get(MAKES_WEIGHTS):
-            node.meta[MAKES_WEIGHTS] = True
-            stack.extend(node.all_input_nodes)
+    for node in {part for weight in found for part in behind(weight)}:
+        node.meta[MAKES_WEIGHTS] = node.op == "call_function"
     return found
 
 
@@ -132,7 +128,8 @@ class Formula:
         self.unknown: list[fx.Node] = []
         self._made: dict[fx.Node, Operand | Result] = {}
         self._reads_parameters: dict[fx.Node, bool] = {}
-        for n in _upstream(node):
+        upstream = behind(node)
+        for n in (n for n in node.graph.nodes if n in upstream):
             own = n.op == "placeholder" and n.name in program.parameters
             self._reads_parameters[n] = own or any(self._reads_parameters[i] for i in n.all_input_nodes)
         for n in self._reads_parameters:
@@ -172,18 +169,6 @@ class Formula:
         """Each operand with the nodes of the formula that read it."""
         steps = {n for n, made in self._made.items() if isinstance(made, Result)}
         return ((n, user) for n in self.operands for user in n.users if user in steps)
-
-
-def _upstream(node: fx.Node) -> list[fx.Node]:
-    """Everything that ``node`` depends on and itself, in the program's order."""
-    found: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        here = stack.pop()
-        if here not in found:
-            found.add(here)
-            stack.extend(here.all_input_nodes)
-    return [n for n in node.graph.nodes if n in found]
 
 
 def label(module: str, node: fx.Node) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from pkcompiler.frontend.classify import meta, op_name
 from pkcompiler.frontend.export import Program
+from pkcompiler.frontend.trace import behind
 from pkcompiler.ops.gates import NORMS, PASS_THROUGH
 from pkcompiler.ops.normalise import CENTRE
 
@@ -75,18 +76,6 @@ def both_ways(node: fx.Node) -> Iterator[tuple[Any, Any]]:
     left, right = node.args[:2]
     yield seen_through(left), seen_through(right)
     yield seen_through(right), seen_through(left)
-
-
-def behind(node: fx.Node) -> set[fx.Node]:
-    """The node and all that it is computed from."""
-    found: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        here = stack.pop()
-        if here not in found:
-            found.add(here)
-            stack.extend(here.all_input_nodes)
-    return found
 
 
 def reduced(value: Any, name: str) -> tuple[Any, tuple[int, ...]] | None:

@@ -26,6 +26,18 @@ MAKES_WEIGHTS = "pkc_makes_weights"
 """Marks the nodes that compute a weight from parameters alone, in their ``meta``."""
 
 
+def behind(node: fx.Node) -> set[fx.Node]:
+    """The node and all that it is computed from."""
+    found: set[fx.Node] = set()
+    stack = [node]
+    while stack:
+        here = stack.pop()
+        if here not in found:
+            found.add(here)
+            stack.extend(here.all_input_nodes)
+    return found
+
+
 class ProgramRun(fx.Interpreter):
     """A run of an exported program. Raises ``PKC205`` where the model would take another branch than the recorded one."""
 

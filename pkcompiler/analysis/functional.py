@@ -20,7 +20,7 @@ from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.export import example_batch
-from pkcompiler.ir.maps import Gate, Normalise
+from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 
@@ -259,5 +259,4 @@ def total(parts: Sequence[tuple[Scaled, dict[str, Tensor]]], count: int | None, 
 def is_approximate(graph: PathGraph, chosen: Settings) -> bool:
     """Unsigned functionals drop the centring of a normalisation, and some gains are found to 1e-9, or are those of a bounded range
     (docs/theory.md, sections 1 and 2)."""
-    centred = not chosen.transform.signed and any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)
-    return centred or (chosen.gain_power != 0 and any(isinstance(op.map, Gate) and not op.map.gain_exact for op in graph.ops))
+    return (not chosen.transform.signed and centres(graph)) or (chosen.gain_power != 0 and has_approximate_gains(graph))

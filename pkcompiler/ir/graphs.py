@@ -65,6 +65,16 @@ def parametric(graph: PathGraph) -> frozenset[str]:
     return frozenset(found)
 
 
+def centres(graph: PathGraph) -> bool:
+    """Whether a normalisation centres, which unsigned functionals drop."""
+    return any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)
+
+
+def has_approximate_gains(graph: PathGraph) -> bool:
+    """Whether the gain of a gate is found to 1e-9 only, or over a bounded range."""
+    return any(isinstance(op.map, Gate) and not op.map.gain_exact for op in graph.ops)
+
+
 def crossed_factors(graph: PathGraph, products: str, *, at_data: bool) -> dict[str, tuple[int, ...]]:
     """The products in which a path goes through one factor, the other being frozen, and the factors (0, 1) that it may go through.
 

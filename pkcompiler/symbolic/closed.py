@@ -16,7 +16,7 @@ from pkcompiler.analysis.measured import Measured, Status
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import capture
-from pkcompiler.ir.maps import Gate, Normalise
+from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 from pkcompiler.symbolic.axes import atoms
@@ -303,9 +303,9 @@ def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool, rep
     present = {s.removeprefix(SLOT) for s, m in found.bindings.items() if m.coefficient}
     twice = crossed_twice(graph, chosen, present if derivative else present - found.fixed)
     why = []
-    if any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops):
+    if centres(graph):
         why.append("the centring of normalisations is dropped and their deviations are 1")
-    if chosen.gain_power and any(isinstance(op.map, Gate) and not op.map.gain_exact for op in graph.ops):
+    if chosen.gain_power and has_approximate_gains(graph):
         why.append("gains of gates are found to 1e-9, or over the unit interval where they have no bound")
     if replaced:
         why.append("statistics that differ between channels are replaced by mean 0 and variance 1")

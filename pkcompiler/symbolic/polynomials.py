@@ -18,7 +18,7 @@ from pkcompiler.analysis.reindex import concrete
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import require_stored
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.maps import Gate, Normalise
+from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 from pkcompiler.symbolic.closed import given_graph
@@ -173,10 +173,9 @@ def polynomials(
         for at in np.ndindex(*shape):
             index = ",".join(map(str, at))
             names[sympy.Symbol(indexed(slot.name, at, (0, *shape)), real=True)] = rf"\mathrm{{{escaped(slot.name)}}}_{{{index}}}"
-    centred = any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)
-    bent = gates == "open" and any(isinstance(op.map, Gate) and not op.map.gain_exact for op in graph.ops)
+    approximate = centres(graph) or (gates == "open" and has_approximate_gains(graph))
     found = tuple(listed(walk.run()))
-    return Polynomials(found, tuple(names), names, "approximate" if centred or bent else "exact")
+    return Polynomials(found, tuple(names), names, "approximate" if approximate else "exact")
 
 
 def _bounded(graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Any, batch: int, limit: int) -> None:

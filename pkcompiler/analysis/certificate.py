@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from pkcompiler.analysis.record import inverse_deviation, observe, slopes
 from pkcompiler.analysis.scaled import times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sweep import Sweep
-from pkcompiler.diagnostics import Diagnostic, PkcError, raise_all
+from pkcompiler.diagnostics import Diagnostic, PkcError, first_few, raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.classify import is_floating, op_name
 from pkcompiler.frontend.export import Program, evaluating, example_batch
@@ -154,7 +154,7 @@ def _failure(certificate: Certificate, name: str) -> Diagnostic:
             ),
         )
     if certificate.stops_gradients:
-        named = listed(dict.fromkeys((*certificate.stopped, *certificate.hooked)))
+        named = first_few(list(dict.fromkeys((*certificate.stopped, *certificate.hooked))))
         return Diagnostic(
             "PKC503",
             f"the lift of '{name}' computes its output, but the model's own gradients are not the derivatives of that output: "
@@ -172,19 +172,14 @@ def _causes(certificate: Certificate) -> Iterator[str]:
     """What makes gradients other ones than derivatives, and what to do."""
     divided = [name for name in certificate.by_frequency if name in certificate.stopped]
     if divided:
-        yield f"{listed(divided)}: Embedding(scale_grad_by_freq=True) divides a row's gradient by its count, so it rightly differs"
+        names = first_few(divided)
+        yield f"{names}: Embedding(scale_grad_by_freq=True) divides a row's gradient by its count, so it rightly differs"
         yield "for the analysis, build the embedding without it"
     if certificate.hooked:
-        yield f"{listed(certificate.hooked)}: a hook may change the gradient; for the analysis, remove it (handle.remove())"
+        yield f"{first_few(certificate.hooked)}: a hook may change the gradient; for the analysis, remove it (handle.remove())"
     if set(certificate.stopped) - {*divided, *certificate.hooked}:
         yield "paths go through a .detach(), a torch.no_grad(), a hook and an autograd.Function with a backward of its own"
         yield "for the analysis, leave that out of forward"
-
-
-def listed(names: Iterable[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    given = list(names)
-    return ", ".join(given[:most]) + (f" and {len(given) - most} more" if len(given) > most else "")
 
 
 def relative(value: Tensor, truth: Tensor) -> float:

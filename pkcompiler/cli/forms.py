@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pkcompiler.diagnostics import first_few
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -64,10 +66,8 @@ def pieces(closed: ClosedForms) -> list[tuple[str, str, str]]:
 
 def symbols(closed: ClosedForms) -> list[str]:
     """What the widths and standard deviations stand for, a line each."""
-    from pkcompiler.symbolic.text import shortened
-
-    widths = [f"{w.symbol} = {w.value}: {shortened(w.of)}" for w in closed.widths]
-    return widths + [f"{s}^2 = E[theta^2] of {shortened(slots)}" for s, slots in closed.symbols.deviations.items()]
+    widths = [f"{w.symbol} = {w.value}: {first_few(w.of, 3)}" for w in closed.widths]
+    return widths + [f"{s}^2 = E[theta^2] of {first_few(slots, 3)}" for s, slots in closed.symbols.deviations.items()]
 
 
 def plain(closed: ClosedForms) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import click
 
 from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, table, write_json
+from pkcompiler.diagnostics import first_few
 
 if TYPE_CHECKING:
     from pkcompiler.analysis.certificate import Certificate
@@ -62,8 +63,6 @@ def certify(json_file: str | None, **model: Any) -> None:
 
 
 def _certified(found: Certificate, bound: float) -> list[str]:
-    from pkcompiler.analysis.certificate import listed
-
     worst = f", worst {found.worst_parameter}" if found.worst_parameter else ""
     errors = [
         ("path sum = output", found.max_relative_error, ""),
@@ -76,7 +75,7 @@ def _certified(found: Certificate, bound: float) -> list[str]:
     lines += [f"FAILS  gradient hook      {name}" for name in found.hooked]
     if found.untested:
         lines.append(
-            f"not tested: {len(found.untested)} parameters whose derivative is 0 at these inputs: {listed(found.untested)}"
+            f"not tested: {len(found.untested)} parameters whose derivative is 0 at these inputs: {first_few(found.untested)}"
         )
     lines += [f"frozen: {name}" for name in found.frozen] or ["frozen: nothing"]
     if outside := found.observed_only:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pkcompiler.cli.output import table, write_json
+from pkcompiler.diagnostics import first_few
 
 if TYPE_CHECKING:
     from pkcompiler.frontend.capture import Capture
@@ -63,9 +64,7 @@ def _counted(found: Coupling) -> list[str]:
 def _listed(names: Iterable[str]) -> str:
     """Modules by name, each once; a parameter that is no weight or bias by its own."""
     modules = (name.removesuffix(".weight").removesuffix(".bias") for name in names)
-    every = list(dict.fromkeys(modules))
-    more = [f"{len(every) - SHOWN:,} more"] if len(every) > SHOWN else []
-    return ", ".join(every[:SHOWN]) + (f" and {more[0]}" if more else "")
+    return first_few(list(dict.fromkeys(modules)), SHOWN)
 
 
 def _as_data(found: Coupling) -> dict[str, Any]:

@@ -310,8 +310,9 @@ def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool, rep
     if replaced:
         why.append("statistics that differ between channels are replaced by mean 0 and variance 1")
     if twice:
-        shown = ", ".join(twice[:3]) + (f" and {len(twice) - 3} more" if len(twice) > 3 else "")
-        why.append(f"a lower bound: a path may cross {shown} more than once, and moments above the second are not closed")
+        why.append(
+            f"a lower bound: a path may cross {first_few(twice, 3)} more than once, and moments above the second are not closed"
+        )
     if not why:
         return "exact", ""
     return ("bound" if len(why) == 1 and twice else "approximate"), "; ".join(why)
@@ -320,9 +321,8 @@ def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool, rep
 def _notes(groups: Groups, lowering: Lowering) -> list[str]:
     found = [f"the channels of {origin} are a number: %{op} takes them apart" for origin, op in groups.grounded.items() if origin]
     if lowering.statistics:
-        shown = ", ".join(sorted(lowering.statistics)[:3])
-        more = f" and {len(lowering.statistics) - 3} more" if len(lowering.statistics) > 3 else ""
-        found.append(f"statistics differ between channels and are taken at initialisation (mean 0, variance 1): {shown}{more}")
+        shown = first_few(sorted(lowering.statistics), 3)
+        found.append(f"statistics differ between channels and are taken at initialisation (mean 0, variance 1): {shown}")
     return found
 
 

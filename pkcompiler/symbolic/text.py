@@ -7,6 +7,7 @@ from typing import Any
 
 import sympy
 
+from pkcompiler.diagnostics import first_few
 from pkcompiler.symbolic.closed import ClosedForm, ClosedForms
 from pkcompiler.symbolic.monomial import Monomial
 from pkcompiler.symbolic.program import Program, Term
@@ -19,18 +20,13 @@ SHOWN = 12
 def closed_text(forms: ClosedForms) -> str:
     """The table of ``pkc analyze --symbolic``."""
     lines = [f"closed forms of {forms.name} (dense, open gates)", "widths"]
-    lines += [f"  {w.symbol} = {w.value}: {shortened(w.of)}" for w in forms.widths]
+    lines += [f"  {w.symbol} = {w.value}: {first_few(w.of, 3)}" for w in forms.widths]
     lines.append(f"variances: {SCHEMES.get(forms.scheme, 'as given')}")
-    lines += [f"  {s}^2 = E[theta^2] of {shortened(slots)}" for s, slots in forms.symbols.deviations.items()]
+    lines += [f"  {s}^2 = E[theta^2] of {first_few(slots, 3)}" for s, slots in forms.symbols.deviations.items()]
     lines += [f"  {s} = {meaning}" for s, (_, meaning) in forms.symbols.factors.items()]
     for form in forms.forms:
         lines += [f"{form.name} = {shown(form)}", *_number(form), *_status(form)]
     return "\n".join([*lines, *(f"note: {note}" for note in forms.notes)])
-
-
-def shortened(names: tuple[str, ...]) -> str:
-    """The first names of many."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def shown(form: ClosedForm) -> str:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import east_asian_width
+
+LINE = 160
+"""Columns of a source line that are shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,7 @@ class Diagnostic:
 
 
 class PkcError(Exception):
-    """One or more diagnostics, raised together. As text: each message, and below it what to do."""
+    """One or more diagnostics, raised together. As text: each message, the line that it is about, and below it what to do."""
 
     def __init__(self, *diagnostics: Diagnostic) -> None:
         self.diagnostics: tuple[Diagnostic, ...] = diagnostics
@@ -45,7 +53,17 @@ class PkcError(Exception):
 
 
 def _lines(diagnostic: Diagnostic) -> list[str]:
-    return [f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}", *(f"  help: {note}" for note in diagnostic.notes)]
+    head = f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}"
+    return [head, *_shown(diagnostic), *(f"  help: {note}" for note in diagnostic.notes)]
+
+
+def _shown(diagnostic: Diagnostic) -> list[str]:
+    """Where it is: file, line and column, the line itself, and carets below the piece, with the label."""
+    if diagnostic.span is None:
+        return []
+    line, column, *_ = position(diagnostic.span)
+    text, indent, carets = excerpt(diagnostic.span)
+    return [f"  --> {diagnostic.span.file}:{line}:{column}", f"  | {text}", f"  | {indent}{carets} {diagnostic.label}".rstrip()]
 
 
 def fail(code: str, message: str, *notes: str, span: Span | None = None, label: str = "") -> PkcError:
@@ -64,3 +82,75 @@ def first_few(items: Sequence[str], most: int = 4, between: str = ", ") -> str:
     """The first ``most`` items, and how many there are beside them."""
     more = len(items) - most
     return between.join(items[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+# a place in a text ------------------------------------------------------------------------------------------------------
+
+
+def position(span: Span) -> tuple[int, int, int, int]:
+    """Line, column, end line and end column of a span; counted from 1, columns in characters, the end excluded."""
+    return (*_place(span.text, span.start), *_place(span.text, max(span.start, span.end)))
+
+
+def _place(text: str, at: int) -> tuple[int, int]:
+    at = min(max(at, 0), len(text))
+    return text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1
+
+
+def excerpt(span: Span) -> tuple[str, str, str]:
+    """The first line of a span, the blanks below what is before it, and its carets. A long line is cut around the span."""
+    start = min(max(span.start, 0), len(span.text))
+    first = span.text.rfind("\n", 0, start) + 1
+    last = span.text.find("\n", start)
+    last = len(span.text) if last < 0 else last
+    end = min(max(span.end, start + 1), max(last, start + 1))
+    left = max(first, start - LINE // 2) if last - first > LINE else first
+    right = min(last, left + LINE)
+    before = printable(span.text[left:start])
+    inside = printable(span.text[start : min(end, right)])
+    after = printable(span.text[min(end, right) : right])
+    lead, trail = ("..." if left > first else ""), ("..." if right < last else "")
+    return lead + before + inside + after + trail, " " * _columns(lead + before), "^" * max(1, _columns(inside))
+
+
+def printable(text: str) -> str:
+    """Tabs become four blanks; what a terminal might obey becomes a replacement character."""
+    return "".join(c if c.isprintable() else "    " if c == "\t" else "" if c == "\r" else "\ufffd" for c in text)
+
+
+def _columns(text: str) -> int:
+    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+# who is spoken to -------------------------------------------------------------------------------------------------------
+
+_TYPED: ContextVar[bool] = ContextVar("typed", default=False)
+
+
+@contextmanager
+def on_the_command_line() -> Iterator[None]:
+    """Inside, who reads messages has typed a command; outside, called a function of Python."""
+    token = _TYPED.set(True)
+    try:
+        yield
+    finally:
+        _TYPED.reset(token)
+
+
+def typed_or_called(flag: str, argument: str) -> str:
+    """What continues, for who is spoken to: the words of a command line, or those of Python."""
+    return flag if _TYPED.get() else argument
+
+
+class Remark(UserWarning):
+    """What figures of a model depend on, and its caller may not know. The command line says the same on stderr."""
+
+
+def remark(text: str, category: type[Warning] = Remark) -> None:
+    """Warn the caller, at the line of the call outside of this package; on the command line the commands say it themselves."""
+    if _TYPED.get():
+        return
+    frame, depth = sys._getframe(), 0
+    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("pkcompiler", "contextlib", "torch"):
+        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
+    warnings.warn(text, category, stacklevel=depth + 1)

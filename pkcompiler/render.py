@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from unicodedata import east_asian_width
 
-from pkcompiler.diagnostics import Diagnostic, Span
+from pkcompiler.diagnostics import Diagnostic, excerpt, position, printable
 
 FORMATS = ("text", "json")
-_LINE = 160  # columns of a source line that are shown
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "help": "\x1b[1;36m", "bold": "\x1b[1m", "frame": "\x1b[1;34m"}
 
 
@@ -27,16 +25,6 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
     return ", ".join(f"{n} {kind}{'s' if n > 1 else ''}" for n, kind in counts if n)
 
 
-def position(span: Span) -> tuple[int, int, int, int]:
-    """Line, column, end line and end column of a span; counted from 1, columns in characters, the end excluded."""
-    return (*_place(span.text, span.start), *_place(span.text, max(span.start, span.end)))
-
-
-def _place(text: str, at: int) -> tuple[int, int]:
-    at = min(max(at, 0), len(text))
-    return text.count("\n", 0, at) + 1, at - (text.rfind("\n", 0, at) + 1) + 1
-
-
 def _record(diagnostic: Diagnostic) -> dict[str, object]:
     record: dict[str, object] = {"code": diagnostic.code, "severity": diagnostic.severity, "message": diagnostic.message}
     if diagnostic.span is not None:
@@ -50,45 +38,20 @@ def _text(diagnostic: Diagnostic, colour: bool) -> str:
         return f"{_COLOURS[kind]}{text}\x1b[0m" if colour and text else text
 
     head = paint(diagnostic.severity, f"{diagnostic.severity}[{diagnostic.code}]")
-    lines = [f"{head}{paint('bold', ': ' + _printable(diagnostic.message))}"]
+    lines = [f"{head}{paint('bold', ': ' + printable(diagnostic.message))}"]
     width = 1
     if diagnostic.span is not None:
         number, column, *_ = position(diagnostic.span)
         width = len(str(number))
         pad = " " * width
-        shown, indent, carets = _excerpt(diagnostic.span)
-        label = f" {_printable(diagnostic.label)}" if diagnostic.label else ""
+        shown, indent, carets = excerpt(diagnostic.span)
+        label = f" {printable(diagnostic.label)}" if diagnostic.label else ""
         lines += [
-            f"{pad}{paint('frame', '-->')} {_printable(diagnostic.span.file)}:{number}:{column}",
+            f"{pad}{paint('frame', '-->')} {printable(diagnostic.span.file)}:{number}:{column}",
             f"{pad} {paint('frame', '|')}",
             f"{paint('frame', str(number) + ' |')} {shown}".rstrip(),
             f"{pad} {paint('frame', '|')} {indent}{paint(diagnostic.severity, carets + label)}",
         ]
     pad = " " * width
-    lines += [f"{pad} {paint('frame', '=')} {paint('help', 'help')}: {_printable(note)}" for note in diagnostic.notes]
+    lines += [f"{pad} {paint('frame', '=')} {paint('help', 'help')}: {printable(note)}" for note in diagnostic.notes]
     return "".join(line + "\n" for line in lines)
-
-
-def _excerpt(span: Span) -> tuple[str, str, str]:
-    """The first line of a span, the blanks below what is before it, and its carets. A long line is cut around the span."""
-    start = min(max(span.start, 0), len(span.text))
-    first = span.text.rfind("\n", 0, start) + 1
-    last = span.text.find("\n", start)
-    last = len(span.text) if last < 0 else last
-    end = min(max(span.end, start + 1), max(last, start + 1))
-    left = max(first, start - _LINE // 2) if last - first > _LINE else first
-    right = min(last, left + _LINE)
-    before = _printable(span.text[left:start])
-    inside = _printable(span.text[start : min(end, right)])
-    after = _printable(span.text[min(end, right) : right])
-    lead, trail = ("..." if left > first else ""), ("..." if right < last else "")
-    return lead + before + inside + after + trail, " " * _columns(lead + before), "^" * max(1, _columns(inside))
-
-
-def _printable(text: str) -> str:
-    """Tabs become four blanks; what a terminal might obey becomes a replacement character."""
-    return "".join(c if c.isprintable() else "    " if c == "\t" else "" if c == "\r" else "\ufffd" for c in text)
-
-
-def _columns(text: str) -> int:
-    return sum(2 if east_asian_width(c) in "WF" else 1 for c in text)

@@ -6,9 +6,9 @@ import pytest
 from lark import Lark
 
 from pkcompiler import resources
+from pkcompiler.diagnostics import position
 from pkcompiler.lang.ast import Binary, Block, Call, Labelled, Name, Number, Range, Ratio, Setting, Text, Unary
 from pkcompiler.lang.parse import parse
-from pkcompiler.render import position
 
 
 def _value(text: str):

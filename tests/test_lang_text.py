@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.diagnostics import Diagnostic, position
 from pkcompiler.lang.library import check_files
-from pkcompiler.render import position
 
 FILES = sorted((Path(__file__).parent / "text").glob("*.pkc"))
 

@@ -14,6 +14,7 @@ from pkcompiler.analyses.report import AnalysisReport, Row
 from pkcompiler.analyses.source import Source, source_of
 from pkcompiler.analyses.values import Series, Value
 from pkcompiler.analysis.measured import Measured, not_predicted, worst
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.types import PathGraph
@@ -29,6 +30,7 @@ TOO_LARGE = ("PKC521", "PKC525")
 """Errors of one figure: too many products for a diagonal, a kernel that does not fit into memory."""
 
 
+@checked
 @in_own_modes
 def run_analysis(
     model: nn.Module,

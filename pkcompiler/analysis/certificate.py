@@ -15,6 +15,7 @@ from pkcompiler.analysis.record import inverse_deviation, observe, slopes
 from pkcompiler.analysis.scaled import times_power
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, PkcError, first_few, raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.classify import is_floating, op_name
@@ -86,6 +87,7 @@ class Certificate:
         return bool(self.untested) and not self.tested
 
 
+@checked
 @in_own_modes
 def certify(model: nn.Module, example_inputs: Any, *, output: str | int | None = None) -> Certificate:
     """Check a model's lift against the model, at ``example_inputs``, in float64 (the model is not changed)."""

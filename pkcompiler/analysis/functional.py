@@ -17,6 +17,7 @@ from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_masks, check_range, data_inputs, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.export import example_batch
@@ -58,6 +59,7 @@ class Functional:
         return math.log10(size) + self.exponent * LOG2 if size else float("-inf")
 
 
+@checked
 @in_own_modes
 def path_functional(
     model: nn.Module,

@@ -19,6 +19,7 @@ from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_masks, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.analysis.topology import Layer, Topology, layers, topology, units
+from pkcompiler.arguments import checked
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph, Slot
 from pkcompiler.modes import in_own_modes
@@ -150,6 +151,7 @@ class Report:
         return counted | {column: self.totals[total].status for column, total in shares.items()}
 
 
+@checked
 @in_own_modes
 def analyze(model: nn.Module, example_inputs: Any, masks: Mapping[str, Tensor] | None = None) -> Report:
     """Warnings, totals and one row per parameter of a model in evaluation mode, in float64 and without data.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.precision import check_dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,6 @@ def settings(**given: object) -> Settings:
         allowed = CHOICES.get(name)
         if allowed and value not in allowed:
             raise fail("PKC501", f"path_functional has no {name} = {value!r}", f"expected one of {', '.join(map(repr, allowed))}")
-    dtype = given.get("dtype")
-    if dtype is not None and dtype not in (torch.float32, torch.float64):
-        raise fail("PKC501", f"analyses run in float64 or float32, not {dtype}", "use dtype=torch.float64")
+    if (dtype := given.get("dtype")) is not None:
+        check_dtype(dtype)
     return Settings(**given)  # type: ignore[arg-type]

@@ -19,16 +19,28 @@ CODES: dict[str, str] = {
         "another branch than the execution that was recorded."
     ),
     "PKC206": "Dimension 0 of every input is the batch. A dimension grows with the batch in another way than as a multiple of it.",
-    "PKC207": "A torch.nn.Module was expected, not a class, a function or a state dict.",
+    "PKC207": "A torch.nn.Module was expected, not a class, a function, a state dict or a path graph.",
     "PKC208": (
         "Logarithms, square roots, 1/x and norms have no slope at 0. They are recorded at the data as factors, and paths do not"
         " cross them. Here nothing else leads from the inputs to the output, so that no path is left. Analyse what stands "
         "before."
     ),
-    "PKC210": "An operator is declared a gate (--gate) and is read as none: the model does not call it, or the table knows it.",
     "PKC209": (
         "A parameter is complex. The weights of paths are real numbers; store real and imaginary part as parameters of their own. "
         "Complex buffers and constants are kept."
+    ),
+    "PKC210": "An operator is declared a gate (--gate) and is read as none: the model does not call it, or the table knows it.",
+    "PKC211": (
+        "An argument of a function of Python is of another type than the function takes: a text for a number, a number for a "
+        "function. A NaN is no number, and True no whole number."
+    ),
+    "PKC212": (
+        "Parameters or buffers have no values yet: their module is lazy and has not been called, or they are on the meta device. "
+        "Nothing can be computed from them."
+    ),
+    "PKC213": (
+        "Analyses work on a copy of the model, made by copy.deepcopy. This model cannot be copied (it holds a lock, an open file "
+        "or a generator), or its copy lacks what it holds, so that figures of the copy would not be those of the model."
     ),
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "

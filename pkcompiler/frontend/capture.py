@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.copies import copied, refuse_valueless
 from pkcompiler.frontend.equal_forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program, normalise_inputs
 from pkcompiler.frontend.hooks import hooked_parameters
@@ -17,7 +19,7 @@ from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
-from pkcompiler.frontend.precision import cast, converted, copied, in_order, is_ready, refuse_complex
+from pkcompiler.frontend.precision import cast, check_dtype, converted, in_order, is_ready, refuse_complex
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 
@@ -95,7 +97,10 @@ def capture(
         raise fail(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. lift(Net(), x)"
         )
+    if dtype is not None:
+        check_dtype(dtype)
     hooked = hooked_parameters(model)
+    refuse_valueless(model)
     refuse_complex(model)
     if not is_ready(model, dtype):
         model = in_order(copied(model) if dtype is None else converted(model, dtype))
@@ -118,6 +123,7 @@ def cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:
     return Inputs(args, kwargs)
 
 
+@checked
 @in_own_modes
 def lift(model: nn.Module, example_inputs: Any) -> PathGraph:
     """The path graph of a model in evaluation mode.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from operator import attrgetter
@@ -14,9 +13,11 @@ from torch._ops import mode_stack_state_for_pre_dispatch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.frontend.copies import copied
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+"""The dtypes that analyses run in, each with that of complex numbers made of it."""
 
 CASTS = {
     **{getattr(Tensor, name): torch.float32 for name in ("float", "double", "half", "bfloat16")},
@@ -26,6 +27,12 @@ CASTS = {
 
 BITS = (Tensor.view,)
 """What reads a dtype as another meaning of the same bits."""
+
+
+def check_dtype(dtype: Any) -> None:
+    """Raise ``PKC501`` for anything but a dtype that analyses run in."""
+    if dtype not in COMPLEX:
+        raise fail("PKC501", f"analyses run in float64 or float32, not {dtype}", "use dtype=torch.float64")
 
 
 def kind_of(given: torch.dtype, dtype: torch.dtype) -> torch.dtype:
@@ -43,12 +50,6 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 # a model ----------------------------------------------------------------------------------------------------------------
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) lose their history."""
-    computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
-    return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed})
 
 
 def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.ir.read import Located, read_graph
 from pkcompiler.ir.text import print_type
@@ -9,6 +10,7 @@ from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.verify import diagnose, violations
 
 
+@checked
 def parse_graph(text: str, file: str = "<graph>") -> PathGraph:
     """The graph that ``text`` prints; ``parse_graph(print_graph(g)) == g``.
 

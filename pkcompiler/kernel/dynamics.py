@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.measured import Measured, Status
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.kernel.descent import descend
 from pkcompiler.kernel.jacobian import MEMORY
@@ -62,6 +63,7 @@ class Dynamics:
         return f"Dynamics({len(self.times) - 1} steps, loss {ends}{trained}{', diverges' if self.diverges else ''})"
 
 
+@checked
 @in_own_modes
 def dynamics(
     model: nn.Module,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import check_masks
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph
@@ -79,6 +80,7 @@ class ExplicitKernel:
         return HeatMap(rows @ rows.T, tuple(self.labels[i] for i in chosen.tolist()))
 
 
+@checked
 @in_own_modes
 def explicit(
     graph: PathGraph | nn.Module,

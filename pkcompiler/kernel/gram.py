@@ -20,6 +20,7 @@ from pkcompiler.analysis.measured import Measured, Status, worst
 from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_finite, check_masks, check_range, unit_sources
 from pkcompiler.analysis.sweep import Sweep
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph
@@ -34,6 +35,7 @@ from pkcompiler.modes import in_own_modes, methods_in_own_modes
 Vector = Tensor | Mapping[str, Tensor]
 
 
+@checked
 @in_own_modes
 def path_kernel(
     model: nn.Module,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.frontend.copies import copied
 
 Factory = Callable[[int], nn.Module]
 
@@ -95,7 +95,7 @@ def _reset(module: nn.Module) -> Callable[[], object] | None:
 
 def _again(model: nn.Module, seed: int) -> nn.Module:
     """A copy with every module reset, children before their parents (which may overwrite them, as when they are built)."""
-    fresh = copy.deepcopy(model)
+    fresh = copied(model)
     with seeded(seed), torch.no_grad():
         for module in reversed(list(fresh.modules())):
             reset = _reset(module)

@@ -16,6 +16,7 @@ from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import check_mask_shapes, first_sample, flat_samples, is_batched, samples_of
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import cast_inputs
+from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.export import Call, bind_call
 from pkcompiler.frontend.precision import converted, refuse_complex
 
@@ -119,6 +120,7 @@ def network(
         raise fail(
             "PKC207", f"expected a torch.nn.Module, not {type(model).__name__}", "pass the module itself, e.g. ntk(Net(), x)"
         )
+    refuse_valueless(model)
     refuse_complex(model)
     settings(dtype=dtype)
     x = inputs_of(data)

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.measured import Measured
 from pkcompiler.analysis.sources import first_sample
+from pkcompiler.arguments import checked
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.bound import trace_bound
 from pkcompiler.kernel.frozen import frozen_map, is_piecewise
@@ -21,6 +22,7 @@ from pkcompiler.kernel.targets import targets
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
 
 
+@checked
 @in_own_modes
 def ntk(
     model: nn.Module,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.measured import Measured, not_predicted, scaled_float
 from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.sources import check_finite, check_masks
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.coherence import Verdict, coherence
@@ -58,6 +59,7 @@ class Prediction:
         return f"Prediction({self.trace}, {self.method})"
 
 
+@checked
 @in_own_modes
 def predict_trace(
     model: nn.Module,

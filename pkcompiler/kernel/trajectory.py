@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pkcompiler.analysis.sources import is_batched
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.kernel.jacobian import MEMORY, Jacobian, shown_bytes
 from pkcompiler.kernel.network import Network, TangentMap, Theta, network
@@ -51,6 +52,7 @@ class LossPathKernel:
     ``PKC526``, ``PKC527`` for data and targets.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.frontend.hooks import MaskGradient
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, overlap_faults, zero_pruned
@@ -64,6 +65,7 @@ class Keeper:
             self.cells[name] = _attach(parameter, self.cells[name].mask)
 
 
+@checked
 @in_own_modes
 def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
     """Zero the pruned weights of ``module`` in place and keep them zero through its training; returns ``module``.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
+from pkcompiler.frontend.copies import copied
 from pkcompiler.lowering.apply import applied_masks, forget_masks
 from pkcompiler.lowering.export import export_modes
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, storage_key
@@ -20,6 +21,7 @@ from pkcompiler.lowering.zero_rows import zero_rows
 from pkcompiler.modes import in_own_modes
 
 
+@checked
 @in_own_modes
 def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered | ModePair:
     """A copy of ``model`` that trains with ``masks``: every use of a masked parameter reads ``torch.where(mask, weight, 0)``.
@@ -93,13 +95,7 @@ def _zero_after_load(module: Lowered | ModePair, incompatible_keys: Any) -> None
 
 def _private_copy(model: nn.Module) -> nn.Module:
     """A deep copy; tensors that a norm computed from its parameters (``weight_norm``) are copied as values."""
-    memo = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    }
-    root = copy.deepcopy(model, memo)
+    root = copied(model)
     forget_masks(root)
     return root
 

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
+from pkcompiler.arguments import checked
 from pkcompiler.ir.maps import Dim, Fixed, Named, PathMap
 
 
@@ -113,6 +114,7 @@ TABLE: dict[str, Entry] = {}
 """Operators with a meaning of their own. Gates and plumbing are in :mod:`pkcompiler.ops.gates`."""
 
 
+@checked
 def path_op(*names: str) -> Callable[[Entry], Entry]:
     """Register an entry for one or several overloads, e.g. ``@path_op("aten.linear.default")``."""
 

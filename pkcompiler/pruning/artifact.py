@@ -5,7 +5,6 @@ Nothing that an artifact names is imported or run: reading it takes its printed 
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping
@@ -19,7 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from torch import Tensor, nn
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.trace import DTYPES
 from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
@@ -128,7 +129,7 @@ class Artifact:
         """
         from pkcompiler.lowering import lower
 
-        return lower(self._with_weights(copy.deepcopy(model)) if weights else model, self.masks, example_inputs)
+        return lower(self._with_weights(copied(model)) if weights else model, self.masks, example_inputs)
 
     def apply(self, model: nn.Module, *, weights: bool = True) -> nn.Module:
         """Load the weights that were scored into ``model`` (unless ``weights`` is False) and keep its pruned ones at zero.
@@ -154,6 +155,7 @@ class Artifact:
         return model
 
 
+@checked
 @in_own_modes
 def load(path: str | Path) -> Artifact:
     """Read the artifact in a folder; every file is checked against its hash.

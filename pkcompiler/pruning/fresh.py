@@ -5,7 +5,6 @@ The user's model, its buffers and the global random state are never touched.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from pkcompiler.analysis.sources import data_inputs, data_position, table_rows
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
+from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.precision import in_precision
 from pkcompiler.ir.weights import fan_in
 from pkcompiler.kernel.initial import drawn
@@ -56,7 +56,7 @@ def _module(work: Workspace, init: Expr, draw: Draw) -> nn.Module:
         (given,) = (value for _, value in init.kwargs)
         assert isinstance(given, Number)
         std = float(given.value)
-    module = copy.deepcopy(model)
+    module = copied(model)
     named = dict(module.named_parameters())
     with torch.no_grad():
         for slot in work.captured.graph.parameters:

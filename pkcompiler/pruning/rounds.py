@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.report import Report, analyze_graph
 from pkcompiler.analysis.sources import check_masks
 from pkcompiler.analysis.topology import has_path
+from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.capture import Capture, capture
@@ -94,6 +95,7 @@ class Pruned:
         return save(self, Path(path))
 
 
+@checked
 @in_own_modes
 def prune(
     model: nn.Module,

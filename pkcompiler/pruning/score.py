@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from pkcompiler.analysis.sources import check_masks
+from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData, load_data, subset
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
@@ -51,6 +52,7 @@ class Scores(Mapping[str, Tensor]):
         return len(self.tensors)
 
 
+@checked
 @in_own_modes
 def score(
     model: nn.Module,

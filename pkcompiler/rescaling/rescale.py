@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import static_batch
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.precision import copied
@@ -81,6 +82,7 @@ class Rescaled:
         return self.before.objective, self.after.objective
 
 
+@checked
 @in_own_modes
 def rescale(
     model: nn.Module,

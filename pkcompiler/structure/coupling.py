@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from pkcompiler.analysis.reindex import concrete
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Frozen
 from pkcompiler.ir.types import PathGraph
@@ -31,6 +32,7 @@ class Coupling:
     axes: tuple[Axis, ...]
 
 
+@checked
 @in_own_modes
 def channel_groups(graph: PathGraph, watched: frozenset[str] | None = None) -> tuple[Group, ...]:
     """The groups of output units that can only be removed together, from the path graph alone; see :func:`coupling`."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.functional import static_batch
 from pkcompiler.analysis.measured import Measured, Status
 from pkcompiler.analysis.semiring import settings
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.graphs import centres, has_approximate_gains
@@ -212,6 +213,7 @@ class ClosedForms:
         return growth(self, by)
 
 
+@checked
 @in_own_modes
 def closed_forms(
     model: nn.Module | PathGraph,

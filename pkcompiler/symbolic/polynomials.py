@@ -17,6 +17,7 @@ from pkcompiler.analysis.count import count_paths
 from pkcompiler.analysis.reindex import concrete
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import require_stored
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
@@ -142,6 +143,7 @@ class Polynomials:
 _SHOWN = ("f", "r1", "r2", "kernel", "gram", "jacobian", "trace")
 
 
+@checked
 @in_own_modes
 def polynomials(
     model: nn.Module | PathGraph,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pkcompiler.analysis.sources import first_sample
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Schedule
@@ -32,6 +33,7 @@ from pkcompiler.training.visit import Pruner
 LR_SCHEDULER = "lr_scheduler"
 
 
+@checked
 @in_own_modes
 def load_schedule(path_or_text: str | Path | Schedule, *, seed: int | None = None) -> TrainingSchedule:
     """The schedule of a ``.pkc`` file (``file.pkc:name`` picks one of several) or of a text, to train by.

@@ -1,0 +1,142 @@
+"""What public functions take, read from their own signatures: an argument of another type is an error that names it.
+
+No torch: its types are known by their names.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from pkcompiler.diagnostics import Diagnostic, raise_all
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+CHECKED = "checks_its_arguments"
+"""The attribute of what is decorated."""
+
+WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a text",
+    bytes: "bytes",
+    NoneType: "None",
+}
+LONGEST = 60  # characters of a value that are shown
+
+
+def checked(entry: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A function that takes what its annotations say, and nothing else.
+
+    Raises ``PKC211`` for each argument of another type (a NaN is no number; True is no whole number), ``PKC207`` where that is the
+    model, ``PKC401`` where it is the masks. What is annotated with ``Any`` is the function's own to check.
+    """
+
+    @functools.wraps(entry)
+    def called(*args: Given.args, **kwargs: Given.kwargs) -> Result:
+        given = inspect.signature(entry).bind(*args, **kwargs).arguments
+        kinds = _kinds(entry)
+        raise_all(_unfit(entry.__qualname__, n, v, kinds[n]) for n, v in given.items() if n in kinds and not fits(v, kinds[n]))
+        return entry(*args, **kwargs)
+
+    setattr(called, CHECKED, True)
+    return called
+
+
+@functools.cache
+def _kinds(entry: Callable[..., Any]) -> dict[str, Any]:
+    """The annotation of every parameter that has one (of ``*names``: of the tuple of them)."""
+    hints = get_type_hints(entry)
+    several = {n for n, p in inspect.signature(entry).parameters.items() if p.kind is p.VAR_POSITIONAL}
+    return {name: tuple[kind, ...] if name in several else kind for name, kind in hints.items() if name != "return"}
+
+
+def fits(value: object, kind: Any) -> bool:
+    """Whether a value is of the type that an annotation says; what holds other values is looked into."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is Any or isinstance(kind, TypeVar):
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in inner)
+    if origin is Literal:
+        return value in inner
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+    if origin is not None and issubclass(origin, Sequence | AbstractSet):
+        return isinstance(value, origin) and not isinstance(value, str | bytes) and all(fits(v, inner[0]) for v in value)
+    if kind is int:
+        return isinstance(value, Integral) and not isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, Real) and not isinstance(value, bool) and value == value
+    return isinstance(value, origin or kind)
+
+
+def words(kind: Any) -> str:
+    """A type in words: ``a whole number or None``."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(words(part) for part in inner))
+    if origin is Literal:
+        return " or ".join(map(repr, inner))
+    if origin is not None and issubclass(origin, Mapping):
+        return f"a dict of {_plural(inner[1])} by name"
+    if origin is not None and issubclass(origin, Sequence | AbstractSet):
+        return f"a {origin.__name__.lower()} of {_plural(inner[0])}"
+    if origin is Callable or kind is Callable:
+        return "a function"
+    return WORDS.get(kind) or f"a {_name(origin or kind)}"
+
+
+def _plural(kind: Any) -> str:
+    return {"a text": "texts", "a whole number": "whole numbers", "a number": "numbers"}.get(words(kind), f"{_name(kind)}s")
+
+
+def _name(kind: Any) -> str:
+    """``torch.nn.Module``, ``torch.Tensor``; a class of pkcompiler's or of Python's by its bare name."""
+    place, name = getattr(kind, "__module__", ""), getattr(kind, "__name__", str(kind))
+    if place.startswith("torch.nn"):
+        return f"torch.nn.{name}"
+    return f"torch.{name}" if place.partition(".")[0] == "torch" else name
+
+
+def _unfit(function: str, name: str, value: object, kind: Any) -> Diagnostic:
+    """The error of one argument."""
+    function = function.removesuffix(".__init__")
+    shown = "" if value is None or isinstance(value, type) else f", not {_shown(value)}"
+    what = "None" if value is None else f"the class {value.__name__}" if isinstance(value, type) else f"a {_name(type(value))}"
+    expected = words(kind)
+    if "torch.nn.Module" in expected:
+        return Diagnostic("PKC207", f"expected {expected}, not {what}", notes=(_model_note(function, value),))
+    if name == "masks":
+        return Diagnostic("PKC401", f"masks are {_odd(value)}, not {expected}", notes=("give boolean tensors by parameter name",))
+    if name == "watched" or not shown:
+        return Diagnostic("PKC211", f"{function}: {name} is {what}, expected {expected}", notes=(f"give {name} = {expected}",))
+    return Diagnostic("PKC211", f"{function}: {name} = {_shown(value)} is {what}", notes=(f"give {name} = {expected}",))
+
+
+def _odd(value: object) -> str:
+    """What masks are instead of tensors by name: the first entry that is none."""
+    if not isinstance(value, Mapping):
+        return f"a {_name(type(value))}"
+    name, wrong = next((n, v) for n, v in value.items() if not isinstance(n, str) or _name(type(v)) != "torch.Tensor")
+    if not isinstance(name, str):
+        return f"named by {_shown(name)}, a {_name(type(name))}"
+    return f"a {_name(type(wrong))} for {name!r}"
+
+
+def _model_note(function: str, value: object) -> str:
+    if type(value).__name__ == "PathGraph":
+        return f"give {function} the model that the graph was lifted from"
+    return f"pass the module itself, e.g. {function}(Net(), x)"
+
+
+def _shown(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

@@ -1,0 +1,140 @@
+"""Copies of a model, which analyses change instead of the model: that there is one, and that it is the model."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from pkcompiler import usercode
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_all, remark
+
+LEFT_TO_TORCH = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
+
+
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) lose their history.
+
+    ``memo``: that of ``copy.deepcopy``. Raises ``PKC213`` where there is no copy, or one with other weights; warns of attributes
+    that the copy lacks, and of generators of random numbers that it has in another state.
+    """
+    computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
+    shared = {} if memo is None else memo
+    shared |= {id(t): t.detach().clone() for t in computed if id(t) not in shared}
+    try:
+        twin = copy.deepcopy(model, shared)
+    except Exception as error:  # whatever __deepcopy__ or __reduce_ex__ of the user's raises
+        raise _uncopyable(model, error) from error
+    raise_all(_changed(model, twin))
+    for lost in _lost(model, twin):
+        remark(f"analyses work on a copy of the model, and {lost}: what depends on it is the copy's")
+    return twin
+
+
+def refuse_valueless(model: nn.Module) -> None:
+    """Raise ``PKC212`` for parameters and buffers that hold no values, all at once."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [name for name, tensor in named if is_lazy(tensor)]
+    meta = [name for name, tensor in named if not is_lazy(tensor) and tensor.is_meta]
+    found = []
+    if lazy:
+        found.append(
+            _without_values(lazy, "no shape yet: their module is lazy and has not been called", "call the model once: model(x)")
+        )
+    if meta:
+        remedy = "model.to_empty(device='cpu'), then load_state_dict(...) or initialise it"
+        found.append(_without_values(meta, "no values: they are on the meta device", remedy))
+    raise_all(found)
+
+
+def _without_values(names: list[str], why: str, remedy: str) -> Diagnostic:
+    return Diagnostic("PKC212", f"{len(names)} parameters and buffers have {why}: {first_few(names)}", notes=(remedy,))
+
+
+def _uncopyable(model: nn.Module, error: Exception) -> PkcError:
+    """``PKC213`` of a model without a copy: the module and the attribute that refuse, and the user's line."""
+    place = usercode.user_line(error)
+    where = next(_refusing(model), f"'{type(model).__name__}'")
+    return fail(
+        "PKC213",
+        f"the model cannot be copied, and analyses work on a copy: {where} raised {type(error).__name__}: {error}",
+        "let the module give a copy without it: def __deepcopy__(self, memo)",
+        "or give pkcompiler a model without it: set it after the analysis",
+        span=None if place is None else usercode.span_of(*place),
+        label="raised here",
+    )
+
+
+def _refusing(model: nn.Module) -> Iterator[str]:
+    """The attributes that cannot be copied, each with its module."""
+    for path, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in LEFT_TO_TORCH:
+                continue
+            try:
+                copy.deepcopy(value)
+            except Exception:
+                yield f"attribute '{name}' of {_module(path, module)} (a {type(value).__name__})"
+
+
+def _changed(model: nn.Module, twin: nn.Module) -> list[Diagnostic]:
+    """``PKC213`` where the copy is another model: another class, other parameters or buffers, or other values in them."""
+    note = "correct its __deepcopy__ or __setstate__: the copy must be the model"
+    if type(twin) is not type(model):
+        return [Diagnostic("PKC213", f"the copy of the model is a {type(twin).__name__}", notes=(note,))]
+    mine, other = _state(model), _state(twin)
+    names = [n for n in mine.keys() | other.keys() if n not in mine or n not in other or not _same(mine[n], other[n])]
+    if not names:
+        return []
+    shown = first_few(sorted(names))
+    return [Diagnostic("PKC213", f"the copy of the model has other parameters or buffers: {shown}", notes=(note,))]
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same, NaNs at the same places included."""
+    if is_lazy(a) or is_lazy(b):
+        return is_lazy(a) and is_lazy(b)
+    if a.shape != b.shape or a.dtype != b.dtype or a.is_meta:
+        return a.shape == b.shape and a.dtype == b.dtype
+    a, b = a.detach(), b.detach()
+    return torch.equal(a, b) or bool(((a == b) | ((a != a) & (b != b))).all())
+
+
+def _lost(model: nn.Module, twin: nn.Module) -> Iterator[str]:
+    """What the copy lacks beside parameters and buffers, in words."""
+    twins = dict(twin.named_modules())
+    for path, module in model.named_modules():
+        here = vars(twins.get(path, module))
+        lacking = [name for name in vars(module) if name not in here]
+        if lacking:
+            yield f"that of {_module(path, module)} lacks {first_few([repr(n) for n in lacking])}"
+        for name in (n for n, v in vars(module).items() if n in here and _drawing(v) != _drawing(here[n])):
+            yield f"the generator '{name}' of {_module(path, module)} has another state there"
+
+
+def _drawing(value: Any) -> Any:
+    """The state of a generator of random numbers, comparable; None for anything else."""
+    match value:
+        case torch.Generator():
+            return value.get_state().tolist()
+        case random.Random():
+            return value.getstate()
+        case np.random.Generator():
+            return repr(value.bit_generator.state)
+        case np.random.RandomState():
+            return repr(value.get_state())
+    return None
+
+
+def _module(path: str, module: nn.Module) -> str:
+    return f"'{path}'" if path else f"'{type(module).__name__}'"

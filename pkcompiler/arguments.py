@@ -36,7 +36,7 @@ def checked(entry: Callable[Given, Result]) -> Callable[Given, Result]:
     """A function that takes what its annotations say, and nothing else.
 
     Raises ``PKC211`` for each argument of another type (a NaN is no number; True is no whole number), ``PKC207`` where that is the
-    model, ``PKC401`` where it is the masks. What is annotated with ``Any`` is the function's own to check.
+    model, ``PKC401`` where it is the masks. What is annotated with ``Any`` or a protocol is the function's own to check.
     """
 
     @functools.wraps(entry)
@@ -61,7 +61,7 @@ def _kinds(entry: Callable[..., Any]) -> dict[str, Any]:
 def fits(value: object, kind: Any) -> bool:
     """Whether a value is of the type that an annotation says; what holds other values is looked into."""
     origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any or isinstance(kind, TypeVar):
+    if kind is Any or isinstance(kind, TypeVar) or getattr(kind, "_is_protocol", False):
         return True
     if origin in (Union, UnionType):
         return any(fits(value, part) for part in inner)

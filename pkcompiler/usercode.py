@@ -172,6 +172,18 @@ def blame(error: BaseException, source: Path | None, doing: str) -> PkcError:
     return fail("PKC243", f"{doing} raised {type(error).__name__}: {first}", *notes, span=span, label="raised here")
 
 
+@contextmanager
+def blaming(doing: str) -> Iterator[None]:
+    """What a function of the user's raises inside is ``PKC243``, at the innermost line that is the user's own."""
+    try:
+        yield
+    except (PkcError, MemoryError):
+        raise
+    except Exception as error:
+        place = user_line(error)
+        raise blame(error, None if place is None else place[0], doing) from error
+
+
 def _run_file(spec: UserSpec) -> ModuleType:
     path = Path(spec.place)
     if not path.is_file():

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pkcompiler"
 
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("study",),
     ("pipeline",),

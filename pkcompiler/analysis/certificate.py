@@ -14,6 +14,7 @@ from pkcompiler.analysis.derivatives import DerivativeRun, certificate_three, de
 from pkcompiler.analysis.record import inverse_deviation, observe, slopes
 from pkcompiler.analysis.scaled import times_power
 from pkcompiler.analysis.semiring import Settings
+from pkcompiler.analysis.sources import not_finite
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, PkcError, first_few, raise_all
@@ -100,7 +101,7 @@ def certify_capture(captured: Capture) -> Certificate:
     program, lifted, flat = captured.program, captured.lifted, captured.call.flat
     with torch.no_grad(), evaluating(captured.module):
         truth = captured.call.run(captured.module, flat)
-    raise_all(not_finite(captured.module, truth))
+    raise_all(incomparable(captured.module, truth))
     observed, _ = observe(program, lifted, flat, program.tensors, SIGNED)
     cotangent = torch.randn(truth.shape, dtype=truth.dtype, generator=torch.Generator().manual_seed(0)).to(truth.device)
     autograd = certificate_three(captured, cotangent)
@@ -126,10 +127,9 @@ def certify_capture(captured: Capture) -> Certificate:
     )
 
 
-def not_finite(module: nn.Module, truth: Tensor) -> list[Diagnostic]:
-    """``PKC405`` per parameter that holds a NaN or an infinity; else ``PKC503`` where the output does: nothing to compare."""
-    last = "load other weights (--weights FILE), or initialise it"
-    found = [Diagnostic("PKC405", f"parameter '{n}' holds NaN or infinite values", notes=(last,)) for n in non_finite(module)]
+def incomparable(module: nn.Module, truth: Tensor) -> list[Diagnostic]:
+    """``PKC405`` per parameter or buffer that is not finite; else ``PKC503`` where the output is not: nothing to compare."""
+    found = [not_finite(name, role) for name, role in non_finite(module)]
     if found or truth.isfinite().all():
         return found
     message = "the model's own output is not finite at these inputs, so there is nothing to compare the path sum with"

@@ -15,10 +15,11 @@ from pkcompiler.analysis.measured import LOG2, scaled_float
 from pkcompiler.analysis.record import observe
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings, settings
-from pkcompiler.analysis.sources import check_masks, check_range, data_inputs, input_sources, unit_sources
+from pkcompiler.analysis.sources import check_finite, check_masks, check_range, data_inputs, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.at_samples import at_samples
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.export import example_batch
 from pkcompiler.ir.graphs import centres, has_approximate_gains
@@ -102,6 +103,7 @@ def functional_of(
     gradients: bool = True,
 ) -> Functional:
     """The functional of a model that is captured already."""
+    check_finite(captured.graph, captured.tensors)
     check_masks(captured.graph, masks)
     check_range(captured.graph, captured.tensors, chosen)
     samples = data_inputs(captured, data) if data is not None else None
@@ -109,10 +111,12 @@ def functional_of(
         reader = f"input = {input}" if input != "ones" else "gates, pools or norms = data"
         raise fail("PKC502", f"this functional reads data ({reader}), and none was given", "pass data=(x, y), or --data digits")
     tensors = masked(captured, masks)
-    parts = [
-        one_sweep(captured, tensors, chosen, chunk, samples, input=input, output=output, masks=masks, gradients=gradients)
-        for chunk in chunks(captured, samples, whole=input in ("ones", "mean(data)", "mean(data^2)") and not chosen.reads_data)
-    ]
+    whole = input in ("ones", "mean(data)", "mean(data^2)") and not chosen.reads_data
+    with at_samples(captured.module, captured.call, samples):
+        parts = [
+            one_sweep(captured, tensors, chosen, chunk, samples, input=input, output=output, masks=masks, gradients=gradients)
+            for chunk in chunks(captured, samples, whole=whole)
+        ]
     exact = chosen.edge == "1" and not chosen.reads_data and input == "ones" and _is_ones(output)
     count = count_paths(captured.graph, captured.tensors, chosen, masks, captured.static_batch) if exact else None
     return total(parts, count, "approximate" if is_approximate(captured.graph, chosen) else "exact")
@@ -236,8 +240,17 @@ def weigh(value: Scaled, output: Any) -> Scaled:
     if isinstance(output, str) and output == "each":
         return value
     if isinstance(output, Tensor):
+        if not _spreads(output.shape, value.tensor.shape):
+            raise fail(
+                "PKC501", f"output has shape {tuple(output.shape)}", f"give weights of shape {tuple(value.tensor.shape[1:])}"
+            )
         return Scaled((value.tensor * output.to(value.tensor)).sum(), value.exponent)
     raise fail("PKC501", f"path_functional has no output = {output!r}", "expected 'ones', 'each', or a tensor of weights")
+
+
+def _spreads(shape: torch.Size, over: torch.Size) -> bool:
+    """Whether a tensor of one shape broadcasts to another."""
+    return len(shape) <= len(over) and all(a in (1, b) for a, b in zip(shape[::-1], over[::-1], strict=False))
 
 
 def device_of(captured: Capture) -> torch.device:

@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.semiring import Settings
-from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import Call
+from pkcompiler.frontend.inputs import no_values
+from pkcompiler.frontend.weights import holds_odd
 from pkcompiler.ir.maps import Batch, Embed, Reindex
 from pkcompiler.ir.types import PathGraph, Value
 
@@ -35,9 +37,11 @@ def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, 
     for name, mask in (masks or {}).items():
         if name not in known:
             found.append(Diagnostic("PKC401", f"a mask is given for '{name}', which is no parameter of the model"))
+        elif mask.is_meta or mask.layout != torch.strided:
+            found.append(Diagnostic("PKC401", f"the mask of '{name}' {no_values(mask)}", notes=("use a boolean mask with values",)))
         elif tuple(mask.shape) != known[name]:
             found.append(Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name]}"))
-        elif mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        elif mask.is_complex() or not bool(((mask == 0) | (mask == 1)).all()):
             found.append(
                 Diagnostic("PKC401", f"the mask of '{name}' holds other values than 0 and 1", notes=("use a boolean mask",))
             )
@@ -45,12 +49,34 @@ def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, 
 
 
 def check_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> None:
-    """Parameters hold neither NaN nor infinite values; those that do are named at once (``PKC405``)."""
+    """Parameters and stored tensors hold neither NaN nor infinite values; those that do are named at once (``PKC405``)."""
     raise_all(
-        Diagnostic("PKC405", f"parameter '{s.name}' holds NaN or infinite values", notes=("load other weights, or initialise it",))
-        for s in graph.parameters
-        if not bool(torch.isfinite(tensors[s.name]).all())
+        not_finite(s.name, s.role)
+        for s in graph.slots
+        if s.role != "computed" and s.name in tensors and holds_odd(tensors[s.name], s.role)
     )
+
+
+def not_finite(name: str, role: str) -> Diagnostic:
+    """The ``PKC405`` of a parameter, buffer or constant."""
+    return Diagnostic("PKC405", f"{role} '{name}' holds NaN or infinite values", notes=("load other weights, or initialise it",))
+
+
+def check_tensors(graph: PathGraph, tensors: Any) -> None:
+    """Raise ``PKC211`` where tensors by name do not fit the slots of a graph that they are given for."""
+    note = "give the tensors that the graph was lifted with, {name: tensor}, or the model with its inputs"
+    if not isinstance(tensors, Mapping):
+        raise fail("PKC211", f"a graph is given with a {type(tensors).__name__}, not with its tensors by name", note)
+    given = [(slot, tensors[slot.name]) for slot in graph.slots if slot.name in tensors]
+    raise_all(
+        Diagnostic("PKC211", f"the tensor given for '{s.name}' is {_what(t)}, the graph's has shape {s.type.shape}", notes=(note,))
+        for s, t in given
+        if not isinstance(t, Tensor) or tuple(t.shape) != s.type.shape
+    )
+
+
+def _what(value: Any) -> str:
+    return f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def check_range(graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Settings) -> None:
@@ -107,6 +133,7 @@ def flat_samples(call: Call, data: Any) -> list[Any]:
     are repeated to the number of samples; or it has the structure of the example inputs and stands for all of them.
     """
     x, flat = samples_of(data), list(call.flat)
+    require_samples(x)
     given = {data_position(flat): x} if isinstance(x, Tensor) else dict(enumerate(_inputs(call, x)))
     for i, value in given.items():
         _check_sample(flat, i, value)
@@ -121,6 +148,36 @@ def flat_samples(call: Call, data: Any) -> list[Any]:
     for i, value in given.items():
         out[i] = value.to(flat[i].device, flat[i].dtype) if isinstance(value, Tensor) else value
     return out
+
+
+def require_samples(x: Any) -> None:
+    """Raise ``PKC505`` where x of the data holds no values, or no sample, and ``PKC666`` where samples are not finite."""
+    for t in (t for t in pytree.tree_leaves(x) if isinstance(t, Tensor)):
+        if why := no_values(t):
+            raise fail("PKC505", f"x of the data {why}", "dimension 0 runs over the samples: give one or more")
+        refuse_infinite(t, "x of the data")
+
+
+def refuse_infinite(samples: Tensor, what: str) -> None:
+    """Raise ``PKC666`` where samples [n, ...] hold a NaN or an infinity, and say which."""
+    bad = (~samples.isfinite()).reshape(len(samples) if samples.dim() else 1, -1).any(1)
+    if found := bad.nonzero().reshape(-1).tolist():
+        shown = first_few([str(i) for i in found])
+        raise fail("PKC666", f"{what} holds a NaN or an infinity in {len(found)} samples: {shown}", "leave these samples out")
+
+
+def check_targets(target: Any, count: int) -> None:
+    """Raise ``PKC663`` for targets that are not one per sample, ``PKC666`` for those that are not finite; None is none."""
+    if target is None:
+        return
+    note = "give (x, y), y a tensor with one target per sample: its dimension 0 runs over the samples"
+    if not isinstance(target, Tensor):
+        raise fail("PKC663", f"y of the data is a {type(target).__name__}", note)
+    if not target.dim() or len(target) != count:
+        raise fail("PKC663", f"y of the data has shape {tuple(target.shape)}, and x {count} samples", note)
+    if why := no_values(target):
+        raise fail("PKC663", f"y of the data {why}", note)
+    refuse_infinite(target, "y of the data")
 
 
 def _inputs(call: Call, x: Any) -> list[Any]:
@@ -154,6 +211,11 @@ def _check_sample(flat: Sequence[Any], i: int, value: Any) -> None:
         return
     if not isinstance(value, Tensor):
         raise fail("PKC505", f"input {i} of the data is a {type(value).__name__}", "expected a tensor, a sample in each row")
+    if not like.is_floating_point() and not like.is_complex() and value.is_floating_point():
+        kinds = f"{str(value.dtype).removeprefix('torch.')}, the example input {str(like.dtype).removeprefix('torch.')}"
+        raise fail("PKC505", f"samples are of dtype {kinds}", "give whole numbers, such as token numbers: x.long()")
+    if value.is_complex() and not like.is_complex():
+        raise fail("PKC505", "samples are complex, and the example input is real", "stack real and imaginary part as channels")
     if value.dim() != like.dim() or tuple(value.shape[1:]) != tuple(like.shape[1:]):
         which = "" if data_position(flat) == i else f" of input {i}"
         raise fail(

@@ -42,6 +42,10 @@ CODES: dict[str, str] = {
         "Analyses work on a copy of the model, made by copy.deepcopy. This model cannot be copied (it holds a lock, an open file "
         "or a generator), or its copy lacks what it holds, so that figures of the copy would not be those of the model."
     ),
+    "PKC214": (
+        "Analyses run on a copy of the model in float64 (or float32, where that is asked for). The model runs in its own "
+        "precision, and this copy does not: its code names a dtype, or holds tensors where they are not found and converted."
+    ),
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
         "inputs is the batch."

@@ -9,10 +9,10 @@ from torch import fx
 
 from pkcompiler.diagnostics import raise_all
 from pkcompiler.frontend.builder import Builder
-from pkcompiler.frontend.classify import Classes
+from pkcompiler.frontend.classify import Classes, is_floating
 from pkcompiler.frontend.unplaced import lost_use
 from pkcompiler.ir.types import Op, Slot
-from pkcompiler.ir.weights import holders, projections
+from pkcompiler.ir.weights import holders, inner_factors, projections
 
 
 def live(ops: Sequence[Op], result: str) -> tuple[Op, ...]:
@@ -27,9 +27,9 @@ def live(ops: Sequence[Op], result: str) -> tuple[Op, ...]:
 
 
 def with_prunable(slots: Sequence[Slot], ops: Sequence[Op]) -> tuple[Slot, ...]:
-    """Prunable: weights of linear maps, convolutions and projections (two or more dimensions), never a table of embeddings; of a
-    computed weight the parameters that hold its entries."""
-    chosen = projections(ops)
+    """Prunable: weights of linear maps, convolutions and projections (two or more dimensions), both factors of a product of
+    weights, never a table of embeddings; of a computed weight the parameters that hold its entries."""
+    chosen = {*projections(ops), *inner_factors(ops)}
     chosen |= {part for s in slots if s.name in chosen and s.role == "computed" for part in holders(s, slots)}
     return tuple(replace(s, prunable=s.role == "parameter" and len(s.type.shape) >= 2 and s.name in chosen) for s in slots)
 
@@ -39,7 +39,7 @@ def account(builder: Builder, classes: Classes) -> None:
     program = builder.program
     lost = []
     for node in program.module.graph.find_nodes(op="placeholder"):
-        slot = program.parameters.get(node.name)
+        slot = program.parameters.get(node.name) if is_floating(node) else None
         for user in node.users if slot else ():
             if (slot, user) not in builder.read and not _leads_to_observed(user, classes):
                 lost.append(lost_use(str(slot), user))
@@ -64,5 +64,5 @@ def observed_only(builder: Builder, reached: set[str]) -> tuple[str, ...]:
     """The parameters that something reads, but no path crosses."""
     program = builder.program
     nodes = program.module.graph.find_nodes(op="placeholder")
-    used = {program.parameters[n.name] for n in nodes if n.name in program.parameters and n.users}
+    used = {program.parameters[n.name] for n in nodes if n.name in program.parameters and n.users and is_floating(n)}
     return tuple(sorted(used - reached))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.arguments import checked
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.copies import copied, refuse_valueless
 from pkcompiler.frontend.equal_forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program, normalise_inputs
@@ -99,12 +99,12 @@ def capture(
         )
     if dtype is not None:
         check_dtype(dtype)
-    hooked = hooked_parameters(model)
+    given, hooked = model, hooked_parameters(model)
     refuse_valueless(model)
     refuse_complex(model)
     if not is_ready(model, dtype):
         model = in_order(copied(model) if dtype is None else converted(model, dtype))
-    call = bind_call(model, cast_inputs(example_inputs, dtype), output, dtype)
+    call = bind_copy(given, model, example_inputs, output, dtype)
     program = export_program(model, call)
     if not program.batched and example_batch(call.flat) > 1 and (alone := one_sample(model, call, program.recorded)):
         call, program = alone, export_program(model, alone, free=False)
@@ -113,6 +113,34 @@ def capture(
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
     call = replace(call, computed=bool(lifted.graph.computed))
     return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None}, hooked)
+
+
+def bind_copy(model: nn.Module, twin: nn.Module, example_inputs: Any, output: str | int | None, dtype: torch.dtype | None) -> Call:
+    """The call of ``twin``, the model's copy in ``dtype``. Raises ``PKC214`` where that fails and the model's own call does not."""
+    try:
+        return bind_call(twin, cast_inputs(example_inputs, dtype), output, dtype)
+    except PkcError as error:
+        if dtype is None or error.diagnostics[0].code != "PKC203" or not _runs(model, example_inputs):
+            raise
+        first = error.diagnostics[0]
+        reason = first.message.partition(": ")[2]
+        kind = str(dtype).removeprefix("torch.")
+        raise fail(
+            "PKC214",
+            f"the model runs in its own precision, and its copy in {kind}, in which this is computed, does not: {reason}",
+            "let forward take any floating dtype: make tensors like x or the weights (torch.ones_like, x.new_zeros, dtype=x.dtype)",
+            span=first.span,
+            label=first.label,
+        ) from error
+
+
+def _runs(model: nn.Module, example_inputs: Any) -> bool:
+    """Whether a model can be called."""
+    try:
+        bind_call(model, example_inputs)
+    except PkcError:
+        return False
+    return True
 
 
 def cast_inputs(inputs: Any, dtype: torch.dtype | None) -> Any:

@@ -120,7 +120,7 @@ class _Classifier:
 
     def placeholder(self, node: fx.Node) -> Kind:
         if node.name in self.program.parameters:
-            return "stored"
+            return "stored" if is_floating(node) else "known"  # whole numbers are no weights: indices, counts
         if node.name in self.program.inputs:
             if is_floating(node) or is_complex(node):
                 return "path"

@@ -66,7 +66,7 @@ class _Finder:
         operands = node.all_input_nodes
         if node.op == "placeholder":
             name = self.program.parameters.get(node.name)
-            if name is not None:
+            if name is not None and self.program.tensors[name].is_floating_point():
                 self.parameters[node] = frozenset({name})
                 self.plain.add(node)
             elif node.name in self.program.inputs:
@@ -130,11 +130,16 @@ class Formula:
         self._reads_parameters: dict[fx.Node, bool] = {}
         upstream = behind(node)
         for n in (n for n in node.graph.nodes if n in upstream):
-            own = n.op == "placeholder" and n.name in program.parameters
+            own = n.op == "placeholder" and self._is_weight(n)
             self._reads_parameters[n] = own or any(self._reads_parameters[i] for i in n.all_input_nodes)
         for n in self._reads_parameters:
             if n.op == "call_function" and self._reads_parameters[n]:
                 self._made[n] = self._step(n)
+
+    def _is_weight(self, node: fx.Node) -> bool:
+        """Whether a placeholder is a parameter of numbers (whole ones are indices)."""
+        name = self.program.parameters.get(node.name)
+        return name is not None and self.program.tensors[name].is_floating_point()
 
     def _step(self, node: fx.Node) -> Result:
         op = overload(node)

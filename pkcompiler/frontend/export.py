@@ -20,6 +20,7 @@ from torch.export.graph_signature import ExportGraphSignature, OutputKind, Token
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.frontend.inputs import no_values
 from pkcompiler.frontend.plain import drop_tokens, make_plain
 from pkcompiler.frontend.precision import computing_in, defaults, state_of
 from pkcompiler.frontend.uncallable import uncallable
@@ -153,6 +154,7 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     Raises ``PKC203`` when the model cannot be called with these inputs and ``PKC204`` when the output does not exist.
     """
     args, kwargs = normalise_inputs(example_inputs)
+    _require_values((args, kwargs))
     flat, spec = pytree.tree_flatten(usable((args, kwargs)))
     args, kwargs = pytree.tree_unflatten(fresh(flat), spec)
     try:
@@ -168,6 +170,13 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     return Call(tuple(flat), spec, index, names[index], dtype=dtype)
 
 
+def _require_values(inputs: Any) -> None:
+    """Raise ``PKC203`` for example inputs that hold no values, or no sample."""
+    for tensor in pytree.tree_leaves(inputs):
+        if isinstance(tensor, Tensor) and (why := no_values(tensor)):
+            raise fail("PKC203", f"an example input {why}", "dimension 0 is the batch: give one sample or more, e.g. x[:1]")
+
+
 def _output_names(result: Any) -> list[str]:
     paths, _ = pytree.tree_flatten_with_path(result)
     return [".".join(_key(step) for step in path) or "output" for path, _ in paths]
@@ -180,9 +189,18 @@ def _key(step: Any) -> str:
 
 def _choose_output(leaves: list[Any], names: list[str], output: str | int | None) -> int:
     floating = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-    known = ", ".join(f"{i} ({names[i]})" for i in floating)
     if not floating:
         raise fail("PKC204", "the model returns no floating-point tensor", "path analysis needs one floating output")
+    index = _chosen(floating, names, output)
+    if not leaves[index].numel():
+        shape = tuple(leaves[index].shape)
+        raise fail("PKC204", f"the output '{names[index]}' has shape {shape}, and no entry", "give its layer one output or more")
+    return index
+
+
+def _chosen(floating: list[int], names: list[str], output: str | int | None) -> int:
+    """The position of the output that a name or an index means, among those that are floating."""
+    known = ", ".join(f"{i} ({names[i]})" for i in floating)
     if output is None:
         return floating[0]
     wanted = str(output)

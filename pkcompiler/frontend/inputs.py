@@ -93,6 +93,15 @@ def as_inputs(value: object, label: str = "example_inputs") -> Inputs:
     return Inputs(args=tuple(parts.values()))
 
 
+def no_values(tensor: Tensor) -> str:
+    """Why nothing can be computed from a tensor, '' where it can: on the meta device, sparse, or of no sample at all."""
+    if tensor.is_meta:
+        return "is on the meta device and holds no values"
+    if tensor.layout != torch.strided:
+        return f"is sparse ({tensor.layout}): make it dense, x.to_dense()"
+    return f"has shape {tuple(tensor.shape)}, and no sample" if tensor.dim() and not len(tensor) else ""
+
+
 def guess_input(module: nn.Module) -> InputSpec | None:
     """A likely input, from the first layer that says something of its shape."""
     for layer in module.modules():

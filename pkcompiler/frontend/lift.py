@@ -206,11 +206,10 @@ class _Lifter:
 
     def placeholder(self, node: fx.Node) -> Any:
         name, program = node.name, self.program
-        if name in program.parameters:
+        if self.classes.kinds[node] == "stored":
             slot = program.parameters[name]
             return Stored(slot, tuple(program.tensors[slot].shape))
-        if name in program.buffers:
-            slot = program.buffers[name]
+        if slot := program.parameters.get(name) or program.buffers.get(name, ""):
             return Known(program.tensors[slot], tuple(program.tensors[slot].shape), slot)
         if name in program.lifted:
             return Known(program.lifted[name], tuple(program.lifted[name].shape))

@@ -15,18 +15,22 @@ SHAPE_ERRORS = (RuntimeError, IndexError, TypeError)
 """What torch raises where shapes, dtypes or the number of inputs do not fit."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, with its class where that says more than that shapes or dtypes do not fit."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    return first if first and isinstance(error, SHAPE_ERRORS) else f"{type(error).__name__}: {first}"
+
+
 def uncallable(model: nn.Module, flat: Sequence[Any], error: Exception) -> PkcError:
     """``PKC203``, with a likely input and the innermost line of the user's own files that led to the exception."""
     shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
-    first = next(iter(str(error).strip().splitlines()), "")
-    kind = "" if first and isinstance(error, SHAPE_ERRORS) else f"{type(error).__name__}: "
     place = usercode.user_line(error)
     notes = [f"check the inputs first: example_inputs, or --input such as {guess_input(model) or '1x3x32x32'}"]
     if place is not None:
         notes.append(f"or correct {place[0].name}, line {place[1]}")
     return fail(
         "PKC203",
-        f"the model cannot be called with inputs of shape {shapes}: {kind}{first}",
+        f"the model cannot be called with inputs of shape {shapes}: {first_line(error)}",
         *notes,
         span=None if place is None else usercode.span_of(*place),
         label="raised here",

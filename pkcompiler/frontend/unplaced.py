@@ -19,12 +19,14 @@ from pkcompiler.ops.gates import is_random
 from pkcompiler.ops.table import Path, Ref, Stored
 from pkcompiler.usercode import nearest
 
+BATCH_SIZE = "it computes with the number of samples (x.shape[0]), and a sample's output must be its own"
+
 
 def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagnostic:
     """The ``PKC201`` of one operator: the printed graph around it, the user's line, and the option that continues."""
     name = op_name(node)
     word = name.removeprefix("aten.").rsplit(".", 1)[0]
-    remedies = _advice(node) or _remedies(builder, node)
+    remedies = _advice(node, why) or _remedies(builder, node)
     return Diagnostic(
         "PKC201",
         f"operator '{name}'{_where(origin)} has no meaning for paths: {why}",
@@ -34,10 +36,12 @@ def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagn
     )
 
 
-def _advice(node: fx.Node) -> list[str]:
-    """What continues where no entry and no gate can: random draws, complex numbers."""
+def _advice(node: fx.Node, why: str) -> list[str]:
+    """What continues where no entry and no gate can: random draws, complex numbers, the number of samples."""
     if is_random(node.target, node.args):
         return ["draw random numbers in training only: put it behind `if self.training:`"]
+    if why == BATCH_SIZE:
+        return ["leave x.shape[0] out of what forward computes; sums and means over the samples belong into the loss"]
     if is_complex(node) or any(is_complex(n) for n in tensor_operands(node)):
         return ["write it with real tensors, e.g. a rotation as (a * cos - b * sin, a * sin + b * cos)"]
     return []

@@ -14,7 +14,7 @@ from pkcompiler.frontend.classify import op_name
 from pkcompiler.frontend.export import PREFIX
 from pkcompiler.frontend.lifted import Record
 from pkcompiler.frontend.names import origin_of
-from pkcompiler.frontend.unplaced import unplaced
+from pkcompiler.frontend.unplaced import BATCH_SIZE, unplaced
 from pkcompiler.ir.maps import Batch, Dim, Fixed, Frozen, Literal, Named, PathMap, Reindex, Source
 from pkcompiler.ir.types import Origin, TensorType
 from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored
@@ -87,7 +87,9 @@ class OperatorUse:
                 return self._constant(ref, factor=False)
             case Observed():
                 return self._observe(ref, as_source=True)
-        raise self.unsupported("an integer input enters as a value")
+        if isinstance(ref, Index):
+            raise self.unsupported("an integer input enters as a value")
+        raise self.unsupported(BATCH_SIZE)
 
     def factor(self, ref: Ref) -> Path:
         match ref:

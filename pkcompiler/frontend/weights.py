@@ -35,11 +35,17 @@ def load_weights(module: nn.Module, path: str | Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def non_finite(module: nn.Module) -> tuple[str, ...]:
-    """The names of the parameters and running statistics that hold a NaN or an infinity."""
-    named: dict[str, Tensor] = dict(module.named_parameters())
-    named.update((name, buffer) for name, buffer in module.named_buffers() if name.rpartition(".")[2].startswith("running_"))
-    return tuple(name for name, tensor in named.items() if tensor.is_floating_point() and not tensor.isfinite().all())
+def non_finite(module: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The parameters and buffers that hold a NaN or an infinity, each with what it is (see :func:`holds_odd`)."""
+    named = [*((n, p, "parameter") for n, p in module.named_parameters()), *((n, b, "buffer") for n, b in module.named_buffers())]
+    return tuple((name, role) for name, tensor, role in named if holds_odd(tensor, role))
+
+
+def holds_odd(tensor: Tensor, role: str) -> bool:
+    """Whether a tensor holds a NaN or an infinity. Beside parameters -inf is no fault: masks of attention are written with it."""
+    if not tensor.is_floating_point():
+        return False
+    return not bool((tensor.isfinite() if role == "parameter" else tensor < float("inf")).all())
 
 
 def _read(path: Path) -> object:

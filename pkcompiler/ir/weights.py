@@ -108,6 +108,13 @@ def projections(ops: Sequence[Op]) -> frozenset[str]:
     return multiplied(ops, frozenset({"matmul", "conv"})) - {op.map.weight for op in ops if isinstance(op.map, Embed)}
 
 
+def inner_factors(ops: Sequence[Op]) -> frozenset[str]:
+    """The stored tensors that a dense layer takes for its input: B of (B A) x, where A is the weight of that layer."""
+    made = carried(ops)
+    tables = {op.map.weight for op in ops if isinstance(op.map, Embed)}
+    return frozenset(made[name] for op in ops if isinstance(op.map, Dense) for name in op.inputs if name in made) - tables
+
+
 def holders(computed: Slot, slots: Iterable[Slot]) -> tuple[str, ...]:
     """The parameters with an entry for every entry of a computed weight: those that are a factor of it, else all of its size."""
     stored = [computed, *(s for s in slots if s.role == "parameter")]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import check_masks
+from pkcompiler.analysis.sources import check_finite, check_masks, check_tensors
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import capture
@@ -99,7 +99,9 @@ def explicit(
     if isinstance(graph, nn.Module):
         captured = capture(graph, inputs, dtype=torch.float64)
         graph, inputs = captured.graph, captured.tensors
+    check_tensors(graph, inputs)
     check_masks(graph, masks)
+    check_finite(graph, inputs)
     if pools == "max":
         raise fail(
             "PKC520", "pools = max has no list of paths: they are enumerated through every entry of a window", 'use pools="sum"'

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.copies import copied
+from pkcompiler.usercode import blaming
 
 Factory = Callable[[int], nn.Module]
 
@@ -105,7 +106,7 @@ def _again(model: nn.Module, seed: int) -> nn.Module:
 
 
 def _made(model: nn.Module, initialise: Factory, seed: int) -> nn.Module:
-    with seeded(seed):
+    with seeded(seed), blaming(f"calling initialise({seed})"):
         fresh = initialise(seed)
     if not isinstance(fresh, nn.Module):
         raise fail(

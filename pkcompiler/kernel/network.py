@@ -13,15 +13,19 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import check_mask_shapes, first_sample, flat_samples, is_batched, samples_of
-from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import cast_inputs
+from pkcompiler.analysis.sources import check_mask_shapes, first_sample, flat_samples, is_batched, require_samples, samples_of
+from pkcompiler.diagnostics import PkcError, fail, first_few
+from pkcompiler.frontend.at_samples import at_samples
+from pkcompiler.frontend.capture import bind_copy, cast_inputs
 from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.export import Call, bind_call
 from pkcompiler.frontend.precision import converted, refuse_complex
 
 Theta = Mapping[str, Tensor]
 Function = Callable[[Theta, tuple[Tensor, ...]], Tensor]
+
+TOGETHER = 64
+"""Samples to a forward pass of the check that the model takes all of them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +131,7 @@ def network(
     module = converted(model, dtype).eval()
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     x = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, x)
-    call = bind_call(module, cast_inputs(first_sample(x) if example_inputs is None else example_inputs, dtype), dtype=dtype)
+    call = _call(model, module, x, example_inputs, dtype)
     named = dict(module.named_parameters())
     check_mask_shapes({n: tuple(p.shape) for n, p in named.items()}, masks)
     given = {n: m.to(named[n].device, dtype) for n, m in (masks or {}).items()}
@@ -138,7 +142,41 @@ def network(
     flat = tuple(flat_samples(call, (x,)))
     n = next(len(t) for t in flat if is_batched(t))
     probe = Network(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, n, ())
-    return Network(module, call, theta, fixed, probe.masks, flat, n, _output_shape(probe))
+    with at_samples(module, call, flat):
+        shape = _output_shape(probe)
+        _run_all(probe)
+    return Network(module, call, theta, fixed, probe.masks, flat, n, shape)
+
+
+def _run_all(probe: Network) -> None:
+    """The model runs on every sample: kernels read samples when they are asked for figures, too late to say which one is wrong."""
+    with torch.no_grad(), computing():
+        for start in range(0, probe.n, TOGETHER):
+            probe.at(probe.theta, probe.samples(start, min(start + TOGETHER, probe.n)))
+
+
+def _call(model: nn.Module, module: nn.Module, x: Any, example_inputs: Any, dtype: torch.dtype) -> Call:
+    """The call of one sample. Raises ``PKC526`` where the model takes all samples together, and not one alone."""
+    if example_inputs is not None:
+        return bind_copy(model, module, example_inputs, None, dtype)
+    try:
+        return bind_copy(model, module, first_sample(x), None, dtype)
+    except PkcError as error:
+        try:
+            bind_call(module, cast_inputs(x, dtype), dtype=dtype)
+        except PkcError:
+            raise error from None
+        reason = error.diagnostics[0].message.partition(": ")[2]
+        raise fail("PKC526", f"the model takes these samples together, and not one alone: {reason}", *_alone(module)) from error
+
+
+def _alone(module: nn.Module) -> tuple[str, ...]:
+    """What a model has to be for a tangent kernel, and what makes it so."""
+    why = "a tangent kernel has one row per sample and output, so a sample's output may depend on that sample alone"
+    norms = [n for n, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase) and not m.track_running_stats]
+    if norms:
+        return why, f"give {first_few(norms)} statistics of their own (track_running_stats=True)"
+    return why, "compute nothing from the number of samples (x.shape[0]), and no mean over dimension 0"
 
 
 def inputs_of(data: Any) -> Any:
@@ -150,6 +188,7 @@ def inputs_of(data: Any) -> Any:
     for t in pytree.tree_leaves(x):
         if isinstance(t, Tensor) and (not t.dim() or not len(t)):
             raise fail("PKC526", f"the data have shape {tuple(t.shape)}, and no sample", "dimension 0 runs over the samples")
+    require_samples(x)
     return x
 
 
@@ -170,8 +209,7 @@ def _output_shape(probe: Network) -> tuple[int, ...]:
         raise fail(
             "PKC526",
             f"the outputs of {few} samples together, {shape}, are not those of each sample alone",
-            "a tangent kernel has one row per sample and output, so a sample's output may depend on that sample alone",
-            "give the batch normalisations statistics of their own (track_running_stats=True)",
+            *_alone(probe.module),
         )
     return shape[1:] if shape and shape[0] == few else (together.numel() // few,)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -102,7 +103,7 @@ def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
 
 def refuse_inference(module: nn.Module) -> None:
     """Raise ``PKC474`` where parameters are inference tensors, which torch lets nobody write to or train."""
-    held = [name for name, parameter in module.named_parameters() if parameter.is_inference()]
+    held = [name for name, parameter in module.named_parameters() if not is_lazy(parameter) and parameter.is_inference()]
     if held:
         raise fail(
             "PKC474",

@@ -130,7 +130,7 @@ def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> I
         if name in parameters and name not in odd and _shape(parameters[name]) not in (None, mask.shape)
     }
     if unknown:
-        close = difflib.get_close_matches(unknown[0], parameters, 3) or list(parameters)[:3]
+        close = difflib.get_close_matches(str(unknown[0]), parameters, 3) or list(parameters)[:3]
         yield Diagnostic(
             "PKC470",
             _counted(unknown, "names no parameter of the model", "name no parameter of the model"),
@@ -182,6 +182,11 @@ def _unmaskable(module: nn.Module, canonical: Mapping[str, str], masks: Mapping[
             note = "call the model once first: model(x)"
             yield Diagnostic("PKC474", f"parameter {name!r} has no shape yet (lazy module)", notes=(note,))
     wanted = {canonical[name]: name for name in masks if name in canonical}
+    for name, parameter in module.named_parameters():
+        if name in wanted and not (parameter.is_floating_point() or parameter.is_complex()):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            note = f"leave it whole: del masks[{wanted[name]!r}]"
+            yield Diagnostic("PKC474", f"parameter {name!r} holds whole numbers ({kind}), which are no weights", notes=(note,))
     for path, child in module.named_modules():
         if not isinstance(child, nn.Embedding | nn.EmbeddingBag):
             continue

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few
 from pkcompiler.ir.maps import Normalise, Scale
 from pkcompiler.ir.types import PathGraph, Slot
 from pkcompiler.ir.weights import Sides, reads_of, sides_of
@@ -73,6 +73,8 @@ def candidates(
     if errors:
         raise PkcError(*errors)
     ordered = [s.name for s in graph.parameters if s.name in chosen]
+    if ordered and not any(math.prod(_shape(slots[n])) for n in ordered):
+        raise fail("PKC402", f"the prunable parameters hold no entry: {first_few(ordered)}", "give their layers inputs and outputs")
     if not ordered:
         raise fail(
             "PKC402",

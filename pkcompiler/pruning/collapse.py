@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError
-from pkcompiler.frontend.capture import Capture
 from pkcompiler.ir.types import PathGraph
 
 if TYPE_CHECKING:
@@ -34,20 +32,6 @@ def count(mask: Tensor) -> int:
 def empty(state: Round) -> frozenset[str]:
     """The parameters of which nothing is kept."""
     return frozenset(n for n, m in state.masks.items() if not m.numpy().any())
-
-
-def refuse_non_finite(captured: Capture) -> None:
-    """NaN or infinite parameters are refused by name (``PKC405``)."""
-    bad = [s.name for s in captured.graph.parameters if not bool(torch.isfinite(captured.tensors[s.name]).all())]
-    if bad:
-        raise PkcError(
-            *(
-                Diagnostic(
-                    "PKC405", f"parameter '{n}' holds NaN or infinite values", notes=("load other weights, or initialise it",)
-                )
-                for n in bad
-            )
-        )
 
 
 class Collapsed(PkcError):

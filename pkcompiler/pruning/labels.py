@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.usercode import blaming
 
 Loss = Callable[[Any, Any], Tensor | tuple[Tensor, Tensor | float]]
 """``loss(output, target)``: the mean over the samples, or (sum, weight)."""
@@ -54,12 +55,13 @@ def mean_of(total: Tensor, weight: Tensor) -> Tensor:
 
 
 def evaluated(loss: Loss, output: Any, target: Any) -> Tensor | Weighted:
-    """What a loss of the user's gives for some samples: their mean, or (sum, weight). Raises ``PKC412``.
+    """What a loss of the user's gives for some samples: their mean, or (sum, weight). Raises ``PKC412``, and
+    ``PKC243`` for what it raises.
 
     Where it returns what ``F.cross_entropy`` or ``F.nll_loss`` did (``nn.CrossEntropyLoss`` too), the weight is their own
     denominator: the class weights of all labels that are not ignored.
     """
-    with _Denominators() as seen:
+    with _Denominators() as seen, blaming("calling loss(output, target)"):
         value = loss(output, target)
     return seen.weighted(value) or parted(value)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.report import Report, analyze_graph
-from pkcompiler.analysis.sources import check_masks
+from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.analysis.topology import has_path
 from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData
@@ -27,7 +27,7 @@ from pkcompiler.lang.second import reads_all
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.aim import Aim, aim_of, globbed
 from pkcompiler.pruning.candidates import Candidates
-from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect, refuse_non_finite
+from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect
 from pkcompiler.pruning.curves import density_at
 from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.ground import Ground
@@ -178,7 +178,7 @@ class Run:
                 f"{self.plan.reader} reads data, and none was given",
                 "give data, e.g. --data digits, or data=(x, y)",
             )
-        refuse_non_finite(self.captured)
+        check_finite(self.captured.graph, self.captured.tensors)
         state = self.captured.module.state_dict() if self.state is None else self.state
         self.aims = tuple(aim_of(stage, self.captured.graph, state, self.captured.watched) for stage in self.plan.stages)
         for aim in self.aims:

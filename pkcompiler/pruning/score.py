@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from pkcompiler.analysis.sources import check_masks
+from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData, load_data, subset
 from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.at_samples import at_samples
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass
@@ -77,6 +78,7 @@ def score(
     """
     chosen = pass_ if isinstance(pass_, Pass) else find_pass(pass_)
     captured = capture(model, example_inputs, dtype=dtype)
+    check_finite(captured.graph, captured.tensors)
     check_masks(captured.graph, masks)
     work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed, initialise=initialise)
     scores = evaluate(chosen, work, seed)
@@ -134,7 +136,8 @@ def planned_data(given: Any, plan: Plan) -> Any:
 
 def evaluate(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] = (0, 0)) -> Scores:
     """Run a pass at the workspace's masks: the mean over its repetitions. ``moment``: stage and round, for what is drawn."""
-    term, error = repeated(chosen, work, seed, moment)
+    with at_samples(work.captured.module, work.captured.call, work.samples):
+        term, error = repeated(chosen, work, seed, moment)
     if chosen.order != "magnitude":
         return Scores(term.tensors, term.exponent, chosen.order, error)
     return Scores({n: t.abs() for n, t in term.tensors.items()}, term.exponent, standard_error=error)

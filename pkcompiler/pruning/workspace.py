@@ -16,7 +16,15 @@ from pkcompiler.analysis.functional import device_of, masked, prepare
 from pkcompiler.analysis.measured import LOG2
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
-from pkcompiler.analysis.sources import check_range, data_inputs, data_position, input_sources, is_batched, unit_sources
+from pkcompiler.analysis.sources import (
+    check_range,
+    check_targets,
+    data_inputs,
+    data_position,
+    input_sources,
+    is_batched,
+    unit_sources,
+)
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture
@@ -242,9 +250,9 @@ class Workspace:
     # the model's own run ----------------------------------------------------------------------------------------------
 
     def effective(self) -> dict[str, Tensor]:
-        """theta * mask of every parameter of the module, leaves of derivatives."""
-        named = dict(self.captured.module.named_parameters())
-        return {n: (p.detach() * self._mask_of(n, p.detach())).requires_grad_() for n, p in named.items()}
+        """theta * mask of every parameter of the module that holds weights, leaves of derivatives."""
+        named = {n: p.detach() for n, p in self.captured.module.named_parameters() if p.is_floating_point()}
+        return {n: (p * self._mask_of(n, p)).requires_grad_() for n, p in named.items()}
 
     def weights_leaf(self, weights: Mapping[str, Tensor]) -> Leaf:
         """The leaf of what is computed from ``effective()``."""
@@ -373,6 +381,8 @@ class _mode:
 
 
 def sample_inputs(captured: Capture, data: Any) -> tuple[Sequence[Any], Tensor | None]:
-    """The flat inputs and the targets of a pair (x, y)."""
+    """The flat inputs and the targets of a pair (x, y). Raises ``PKC663`` for targets that are not one per sample."""
     target = data[1] if isinstance(data, tuple | list) and len(data) > 1 else None
-    return data_inputs(captured, data), target
+    samples = data_inputs(captured, data)
+    check_targets(target, length(samples))
+    return samples, target

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import static_batch
+from pkcompiler.analysis.sources import not_finite
 from pkcompiler.arguments import checked
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.precision import copied
 from pkcompiler.frontend.weights import non_finite
@@ -158,8 +159,7 @@ def rescale_captured(
 def _refuse(method: str, module: nn.Module) -> None:
     if method not in METHODS:
         raise fail("PKC540", f"rescale has no method {method!r}", f"expected one of {', '.join(map(repr, METHODS))}")
-    if wrong := non_finite(module):
-        raise fail("PKC405", f"'{wrong[0]}' holds a NaN or an infinity", "load other weights: --weights FILE")
+    raise_all(not_finite(name, role) for name, role in non_finite(module))
 
 
 def _rounded(measured: Objective, found: Balanced) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.functional import static_batch
 from pkcompiler.analysis.measured import Measured, Status
 from pkcompiler.analysis.semiring import settings
+from pkcompiler.analysis.sources import check_finite, check_tensors
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import capture
@@ -272,12 +273,15 @@ def given_graph(
     """The graph, its tensors and the batch that it carries. Raises ``PKC538`` where stored tensors are missing."""
     if not isinstance(model, PathGraph):
         captured = capture(model, inputs)
+        check_finite(captured.graph, captured.tensors)
         return captured.graph, captured.tensors, captured.static_batch
     missing = [s.name for s in model.slots if s.role != "parameter" and s.name not in (tensors or {})]
     if missing:
         raise fail(
             "PKC538", f"the graph reads stored tensors that are not given: {', '.join(missing)}", "pass tensors={name: tensor}"
         )
+    check_tensors(model, tensors or {})
+    check_finite(model, tensors or {})
     return model, tensors or {}, static_batch(model)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,6 +13,9 @@ from unicodedata import east_asian_width
 
 LINE = 160
 """Columns of a source line that are shown."""
+
+BETWEEN = ("pkcompiler", "contextlib", "torch")
+"""The packages whose frames lie between a warning and the line of the user's that leads to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,33 +127,35 @@ def _columns(text: str) -> int:
 
 # who is spoken to -------------------------------------------------------------------------------------------------------
 
-_TYPED: ContextVar[bool] = ContextVar("typed", default=False)
+_SAY: ContextVar[Callable[[str], None] | None] = ContextVar("say", default=None)
 
 
 @contextmanager
-def on_the_command_line() -> Iterator[None]:
-    """Inside, who reads messages has typed a command; outside, called a function of Python."""
-    token = _TYPED.set(True)
+def on_the_command_line(say: Callable[[str], None]) -> Iterator[None]:
+    """Inside, who reads messages has typed a command, and ``say`` takes a line for stderr; outside, called a function of Python."""
+    token = _SAY.set(say)
     try:
         yield
     finally:
-        _TYPED.reset(token)
+        _SAY.reset(token)
 
 
 def typed_or_called(flag: str, argument: str) -> str:
     """What continues, for who is spoken to: the words of a command line, or those of Python."""
-    return flag if _TYPED.get() else argument
+    return argument if _SAY.get() is None else flag
 
 
 class Remark(UserWarning):
-    """What figures of a model depend on, and its caller may not know. The command line says the same on stderr."""
+    """What the figures of a model depend on, and its caller may not know."""
 
 
 def remark(text: str, category: type[Warning] = Remark) -> None:
-    """Warn the caller, at the line of the call outside of this package; on the command line the commands say it themselves."""
-    if _TYPED.get():
+    """Tell who is spoken to: a line on stderr, or a warning at the line of the call outside of this package."""
+    say = _SAY.get()
+    if say is not None:
+        say(text)
         return
-    frame, depth = sys._getframe(), 0
-    while frame is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in ("pkcompiler", "contextlib", "torch"):
-        frame, depth = frame.f_back, depth + 1  # type: ignore[assignment]
-    warnings.warn(text, category, stacklevel=depth + 1)
+    frame, depth = sys._getframe(1), 2
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] in BETWEEN:
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(text, category, stacklevel=depth)

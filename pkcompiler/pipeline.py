@@ -98,14 +98,8 @@ class Opened:
         found = capture(self.module, chosen, dtype=dtype, output=self.output, gates=self.gates, name=self.name)
         if self.output is None and found.call.output_name != "output":
             self.say(f"several outputs: '{found.call.output_name}' is analysed; --output NAME chooses another")
-        if found.recorded:
-            self.say("the model branches on the values of its tensors: the execution at the example inputs was recorded")
-        if outside := found.lifted.observed_only:
-            self.say(f"on no path: {len(outside)} parameters that enter through recorded factors alone, first '{outside[0]}'")
-        if found.whole:
-            self.say(f"outputs depend on several of the {found.static_batch} rows of the input: all of it counts as one sample")
-        elif not found.batched:
-            self.say("the model fixes its batch size: everything is of one sample, and data run through it one by one")
+        for text in found.remarks:
+            self.say(text)
         return found
 
     def describe(self) -> dict[str, Any]:

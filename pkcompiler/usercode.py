@@ -252,9 +252,14 @@ def _line_of(error: BaseException, source: Path | None) -> int | None:
 
 def user_line(error: BaseException) -> tuple[Path, int] | None:
     """File and line of the innermost frame that lies neither in an installed package nor in this one."""
-    frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
-    own = [(file, line) for file, line in frames if file.is_file() and not is_installed(file)]
+    own = own_lines([(frame.f_code.co_filename, line) for frame, line in walk_tb(error.__traceback__)])
     return own[-1] if own else None
+
+
+def own_lines(frames: Sequence[tuple[str, int]]) -> list[tuple[Path, int]]:
+    """Those of some frames that lie neither in an installed package nor in this one."""
+    places = [(Path(file), line) for file, line in frames]
+    return [(file, line) for file, line in places if file.is_file() and not is_installed(file)]
 
 
 def _last_line(trace: TracebackType | None, source: Path) -> int | None:

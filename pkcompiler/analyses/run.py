@@ -16,7 +16,7 @@ from pkcompiler.analyses.values import Series, Value
 from pkcompiler.analysis.measured import Measured, not_predicted, worst
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis, ReportLine
 from pkcompiler.lang.formula_analysis import legend, line_formula, shown_kind
@@ -56,7 +56,7 @@ def run_analysis(
     Raises PkcError: ``PKC1xx`` for the analysis, ``PKC2xx`` for the model, ``PKC4xx`` for masks, ``PKC5xx`` for data and numbers.
     """
     chosen = analysis if isinstance(analysis, Analysis) else find_analysis(analysis)
-    captured = capture(model, example_inputs, dtype=dtype)
+    captured = captured_for_caller(model, example_inputs, dtype=dtype)
     given: dict[str, Any] = {"data": data, "masks": masks, "loss": loss, "seed": seed, "dtype": dtype}
     given |= {"initialise": initialise, "verify": verify}
     return analyse_capture(captured, chosen, **given, name=type(model).__name__)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import static_batch
 from pkcompiler.analysis.sources import check_masks
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import bind_call
 from pkcompiler.frontend.inputs import Inputs
@@ -20,6 +20,7 @@ from pkcompiler.ir.maps import Batch
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis
 from pkcompiler.pruning.labels import Loss
+from pkcompiler.pruning.plan import no_data
 from pkcompiler.pruning.score import as_pair
 from pkcompiler.pruning.workspace import Workspace, sample_inputs
 
@@ -82,7 +83,8 @@ class Source:
         call = self.captured.call
         inputs = Inputs(*call.arguments(call.flat))
         if bind_call(self.captured.module, inputs, dtype=call.dtype).output != call.output:
-            note = "leave --output out, or wrap the model so that it returns this output alone"
+            leave = typed_or_called("leave --output out, or ", "")
+            note = f"{leave}wrap the model so that it returns this output alone"
             raise fail("PKC551", f"kernels on data are those of the first output, and '{call.output_name}' is analysed", note)
         return self.captured.module, inputs
 
@@ -125,11 +127,11 @@ def source_of(
     ``PKC401`` (masks)."""
     if captured is None and analysis.needs_model:
         what = "reads data" if analysis.needs_data else "runs the model"
-        note = f"analyse the model itself: pkc analyze MODEL --with {analysis.name}"
+        again = typed_or_called(f"pkc analyze MODEL --with {analysis.name}", f"run_analysis(model, x, {analysis.name!r})")
+        note = f"analyse the model itself: {again}"
         raise fail("PKC550", f"the analysis '{analysis.name}' {what}, and here is only a graph with its tensors", note)
     if data is None and analysis.needs_data:
-        note = "give data, e.g. --data digits, or data=(x, y)"
-        raise fail("PKC502", f"the analysis '{analysis.name}' reads data, and none was given", note)
+        raise no_data(f"the analysis '{analysis.name}'")
     check_masks(graph, masks)
     kept = {n: m.detach().cpu().bool() for n, m in (masks or {}).items()}
     pair = as_pair(data, seed) if analysis.needs_data else None

@@ -18,7 +18,7 @@ from pkcompiler.analysis.sources import not_finite
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, PkcError, first_few, raise_all
-from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.frontend.classify import is_floating, op_name
 from pkcompiler.frontend.export import Program, evaluating, example_batch
 from pkcompiler.frontend.gate import region_function, region_nodes, value_and_slope_at_zero
@@ -92,7 +92,7 @@ class Certificate:
 @in_own_modes
 def certify(model: nn.Module, example_inputs: Any, *, output: str | int | None = None) -> Certificate:
     """Check a model's lift against the model, at ``example_inputs``, in float64 (the model is not changed)."""
-    return certify_capture(capture(model, example_inputs, dtype=torch.float64, output=output))
+    return certify_capture(captured_for_caller(model, example_inputs, dtype=torch.float64, output=output))
 
 
 @in_own_modes

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pkcompiler.analysis.computed import computed_weights
 from pkcompiler.analysis.topology import Layer, Topology, crossed
+from pkcompiler.diagnostics import typed_or_called
 from pkcompiler.ir.types import PathGraph
 
 LARGE = 38.0
@@ -59,7 +60,7 @@ def _computed(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[st
         entries = sum(tensors[n].numel() for n in names)
         what = "a parameter" if len(names) == 1 else f"{len(names)} parameters"
         message = f"weights are computed from {entries:,} entries of {what}, which are no candidates of pruning"
-        yield Finding("computed-weights", names[0], message, f"prune them too: --include {names[0]!r}, or a glob")
+        yield Finding("computed-weights", names[0], message, f"prune them too: {_include(names[0])}, or a glob")
 
 
 def _non_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> Iterator[Finding]:
@@ -68,7 +69,7 @@ def _non_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> Iterator[Fin
         bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
         if bad:
             message = f"{bad:,} of {tensor.numel():,} entries are NaN or infinite, so norms and tau are undefined"
-            yield Finding("non-finite", slot.name, message, "load other weights: pkc analyze MODEL --weights FILE")
+            yield Finding("non-finite", slot.name, message, _other_weights())
 
 
 def _connection(left: Topology) -> Iterator[Finding]:
@@ -80,19 +81,19 @@ def _connection(left: Topology) -> Iterator[Finding]:
         )
     elif dead:
         message = f"{dead:,} of {whole:,} output entries depend on no input"
-        yield Finding("dead-outputs", "model", message, "keep the last layer: --except GLOB, or a higher density")
+        yield Finding("dead-outputs", "model", message, f"keep the last layer: {_except('GLOB')}, or a higher density")
 
 
 def _collapse(found: tuple[Layer, ...]) -> Iterator[Finding]:
     for layer in found:
         if layer.collapsed:
             message = f"none of {layer.units:,} units lies on a path from an input to an output ({layer.kept:,} weights kept)"
-            yield Finding("collapsed", layer.weight, message, f"protect it: --except {layer.weight!r}, or keep more weights")
+            yield Finding("collapsed", layer.weight, message, f"protect it: {_except(layer.weight)}, or keep more weights")
         elif layer.at_risk:
             message = (
                 f"{layer.alive:,} of {layer.units:,} units and {layer.fed:,} of {layer.entries:,} weights carry all that is left"
             )
-            yield Finding("near-collapse", layer.weight, message, f"prune it less: --except {layer.weight!r}, or --scope erk")
+            yield Finding("near-collapse", layer.weight, message, f"prune it less: {_except(layer.weight)}, or {_erk()}")
 
 
 def _zeros(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Finding]:
@@ -107,7 +108,7 @@ def _zeros(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, 
                 "all-zero",
                 slot.name,
                 message,
-                "meant so at initialisation (zero-init residuals); else load weights: --weights FILE",
+                f"meant so at initialisation (zero-init residuals); else {_other_weights()}",
             )
         if slot.prunable:
             zeros, prunable = zeros + int((kept == 0).sum()), prunable + kept.numel()
@@ -157,3 +158,22 @@ def _dead(found: tuple[Layer, ...]) -> Iterator[Finding]:
     message = f"of {units:,} units {dead:,} are dead (on no path) and {constant:,} constants (no input feeds them); worst: {worst}"
     advice = "they can be removed and the function stays the same (a constant goes into the next bias)"
     yield Finding("dead-units", "model", message, advice)
+
+
+# what to do about it ----------------------------------------------------------------------------------------------------
+
+
+def _include(glob: str) -> str:
+    return typed_or_called(f"--include {glob!r}", f'include = "{glob}" in a schedule')
+
+
+def _except(glob: str) -> str:
+    return typed_or_called(f"--except {glob!r}", f'except = "{glob}" in a schedule')
+
+
+def _erk() -> str:
+    return typed_or_called("--scope erk", 'scope="erk"')
+
+
+def _other_weights() -> str:
+    return typed_or_called("load other weights: --weights FILE", "load other weights: model.load_state_dict(...)")

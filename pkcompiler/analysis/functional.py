@@ -18,9 +18,9 @@ from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_finite, check_masks, check_range, data_inputs, input_sources, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.arguments import checked
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.frontend.at_samples import at_samples
-from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.frontend.export import example_batch
 from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
@@ -87,7 +87,7 @@ def path_functional(
     exist, ``PKC502`` for missing data, ``PKC4xx`` for masks that do not fit.
     """
     chosen = settings(edge=edge, gates=gates, pools=pools, norms=norms, products=products, constants=constants, dtype=dtype)
-    captured = capture(model, example_inputs, dtype=dtype)
+    captured = captured_for_caller(model, example_inputs, dtype=dtype)
     return functional_of(captured, chosen, input=input, output=output, masks=masks, data=data)
 
 
@@ -109,7 +109,11 @@ def functional_of(
     samples = data_inputs(captured, data) if data is not None else None
     if samples is None and (chosen.reads_data or input != "ones"):
         reader = f"input = {input}" if input != "ones" else "gates, pools or norms = data"
-        raise fail("PKC502", f"this functional reads data ({reader}), and none was given", "pass data=(x, y), or --data digits")
+        raise fail(
+            "PKC502",
+            f"this functional reads data ({reader}), and none was given",
+            typed_or_called("give data: --data digits", "give data=(x, y)"),
+        )
     tensors = masked(captured, masks)
     whole = input in ("ones", "mean(data)", "mean(data^2)") and not chosen.reads_data
     with at_samples(captured.module, captured.call, samples):

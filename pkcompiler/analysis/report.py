@@ -20,7 +20,7 @@ from pkcompiler.analysis.sources import check_masks, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.analysis.topology import Layer, Topology, layers, topology, units
 from pkcompiler.arguments import checked
-from pkcompiler.frontend.capture import capture
+from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.types import PathGraph, Slot
 from pkcompiler.modes import in_own_modes
 
@@ -159,7 +159,7 @@ def analyze(model: nn.Module, example_inputs: Any, masks: Mapping[str, Tensor] |
     ``masks``: boolean tensors by parameter name; a missing one keeps everything. Raises ``PKC2xx`` where the model cannot be
     lifted, ``PKC401`` for masks that do not fit.
     """
-    captured = capture(model, example_inputs, dtype=torch.float64)
+    captured = captured_for_caller(model, example_inputs, dtype=torch.float64)
     return analyze_graph(captured.graph, captured.tensors, masks, type(model).__name__)
 
 

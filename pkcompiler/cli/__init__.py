@@ -16,8 +16,8 @@ from typing import Any
 import click
 
 from pkcompiler import __version__
-from pkcompiler.cli.output import FORMATS, TYPED, failed, misused
-from pkcompiler.diagnostics import PkcError
+from pkcompiler.cli.output import FORMATS, TYPED, failed, misused, say
+from pkcompiler.diagnostics import PkcError, on_the_command_line
 
 COMMANDS = {
     "prune": "prune",
@@ -77,9 +77,10 @@ class Pkc(click.Group):
         given = list(sys.argv[1:] if args is None else args)
         options = {"obj": _error_format(given)} | extra
         run = partial(super().main, given, prog_name, complete_var, standalone_mode=False, **options)
-        if not standalone_mode:
-            return run()
-        sys.exit(_exit_code(run, options["obj"]))
+        with on_the_command_line(say):
+            if not standalone_mode:
+                return run()
+            sys.exit(_exit_code(run, options["obj"]))
 
 
 def _exit_code(run: Callable[[], Any], form: str) -> int:

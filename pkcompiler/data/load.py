@@ -63,7 +63,8 @@ def _options(spec: DataSpec) -> tuple[Quota, int | None]:
     if len(given) < len(spec.options):
         raise fail("PKC667", f"an option of '{spec.source}' is given twice", "leave out one of them", span=spec.span)
     per_class = given.get("per_class", None if "count" in given else PER_CLASS)
-    return Quota(per_class=per_class, count=given.get("count")), given.get("batch")
+    quota = Quota(per_class, given.get("count"), by_default=not {"per_class", "count"} & given.keys())
+    return quota, given.get("batch")
 
 
 def _problems(spec: DataSpec, key: str, value: float | int | str) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from pkcompiler.data.sources import Pair, Source, is_input, is_pair
-from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 from pkcompiler.modes import in_own_modes
 
 PER_CLASS = 10
@@ -51,6 +51,7 @@ class Quota:
 
     per_class: int | None = None
     count: int | None = None
+    by_default: bool = False  # whether nobody has said how many
 
     @property
     def most(self) -> int:
@@ -67,7 +68,7 @@ class Quota:
 
 @in_own_modes
 def subset(
-    data: Pair | Source, per_class: int = PER_CLASS, seed: int = 0, *, name: str = UNNAMED, batch: int | None = None
+    data: Pair | Source, per_class: int | None = None, seed: int = 0, *, name: str = UNNAMED, batch: int | None = None
 ) -> LoadedData:
     """``data`` of the Python API: a pair (x, y) whole and in order, a Dataset by a class-balanced subset of ``per_class`` each.
 
@@ -76,7 +77,7 @@ def subset(
     """
     if isinstance(data, tuple | list):
         return whole(data, name, batch)
-    return balanced(data, Quota(per_class=per_class), seed, name, batch)
+    return balanced(data, Quota(PER_CLASS if per_class is None else per_class, by_default=per_class is None), seed, name, batch)
 
 
 def whole(pair: Sequence[Tensor], name: str = UNNAMED, batch: int | None = None) -> LoadedData:
@@ -135,11 +136,13 @@ def _enough(seen: dict[int, int], shares: dict[int, int], quota: Quota, name: st
     least = min(seen.values())
     option = f"per_class = {least}" if quota.per_class is not None else f"count = {least * len(seen)}"
     worst = min(few, key=lambda label: seen[label])
+    asked = "drawn where no number is given" if quota.by_default else "asked for"
+    given, end = typed_or_called("try --data '", "write data = "), typed_or_called("'", " in the schedule")
     others = f", and {len(few) - 1} other classes have too few" if len(few) > 1 else ""
     raise fail(
         "PKC665",
-        f"class {worst} of '{name}' has {seen[worst]} samples, {shares[worst]} are asked for{others}",
-        "give a pair (x, y), which is used whole" if name == UNNAMED else f"try --data '{name}({option})'",
+        f"class {worst} of '{name}' has {seen[worst]} samples, {shares[worst]} are {asked}{others}",
+        "give a pair (x, y), which is used whole" if name == UNNAMED else f"{given}{name}({option}){end}",
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.arguments import checked
-from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.diagnostics import PkcError, fail, first_few, remark, typed_or_called
 from pkcompiler.frontend.copies import copied, refuse_valueless
 from pkcompiler.frontend.equal_forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program, normalise_inputs
@@ -20,6 +20,7 @@ from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
 from pkcompiler.frontend.precision import cast, check_dtype, converted, in_order, is_ready, refuse_complex
+from pkcompiler.frontend.stops import gradient_stops
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 
@@ -30,7 +31,8 @@ class Capture:
     position (see :func:`capture`); ``tensors`` its slots'.
 
     Where no trace leaves the batch free, the program is that of one sample (:mod:`pkcompiler.frontend.one_sample`).
-    ``hooked``: the parameters of the model given that carry gradient hooks which are not pkcompiler's own.
+    ``hooked``: the parameters of the model given that carry gradient hooks which are not pkcompiler's own. ``stops``: the places
+    where the model cuts gradients (:mod:`pkcompiler.frontend.stops`).
     """
 
     module: nn.Module
@@ -39,6 +41,24 @@ class Capture:
     lifted: Lifted
     tensors: dict[str, Tensor]
     hooked: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What figures of this capture depend on, in sentences."""
+        found = []
+        if self.recorded:
+            found.append("the model branches on the values of its tensors: the execution at the example inputs was recorded")
+        if outside := self.lifted.observed_only:
+            found.append(f"on no path: {len(outside)} parameters that enter through recorded factors alone, first '{outside[0]}'")
+        if self.stops:
+            certify = typed_or_called("pkc certify MODEL", "certify(model, x)")
+            found.append(f"gradients stop at {first_few(self.stops)}, and paths go through: {certify} names the parameters")
+        if self.whole:
+            found.append(f"outputs depend on several of the {self.static_batch} rows of the input: all of it counts as one sample")
+        elif not self.batched:
+            found.append("the model fixes its batch size: everything is of one sample, and data run through it one by one")
+        return tuple(found)
 
     @property
     def graph(self) -> PathGraph:
@@ -112,7 +132,16 @@ def capture(
     lifted = lift_program(program, call.flat, frozenset(gates), name)
     tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
     call = replace(call, computed=bool(lifted.graph.computed))
-    return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None}, hooked)
+    stops = gradient_stops(model, call)
+    return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None}, hooked, stops)
+
+
+def captured_for_caller(model: nn.Module, example_inputs: Any, **options: Any) -> Capture:
+    """:func:`capture` of what a caller of Python gives, who is told (as a warning) what figures depend on."""
+    found = capture(model, example_inputs, **options)
+    for text in found.remarks:
+        remark(text)
+    return found
 
 
 def bind_copy(model: nn.Module, twin: nn.Module, example_inputs: Any, output: str | int | None, dtype: torch.dtype | None) -> Call:
@@ -159,4 +188,4 @@ def lift(model: nn.Module, example_inputs: Any) -> PathGraph:
     ``example_inputs``: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch. Raises
     :class:`~pkcompiler.diagnostics.PkcError` with one diagnostic per operator that has no meaning for paths.
     """
-    return capture(model, example_inputs).graph
+    return captured_for_caller(model, example_inputs).graph

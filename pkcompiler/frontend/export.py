@@ -19,7 +19,7 @@ from torch._subclasses import meta_utils
 from torch.export.graph_signature import ExportGraphSignature, OutputKind, TokenArgument
 from torch.utils import _pytree as pytree
 
-from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 from pkcompiler.frontend.inputs import no_values
 from pkcompiler.frontend.plain import drop_tokens, make_plain
 from pkcompiler.frontend.precision import computing_in, defaults, state_of
@@ -209,7 +209,12 @@ def _chosen(floating: list[int], names: list[str], output: str | int | None) -> 
         return named[0]
     if not named and wanted in map(str, floating):
         return int(wanted)
-    raise fail("PKC204", f"the model has no floating output '{output}'", f"outputs: {known}", f"try --output {floating[0]}")
+    raise fail(
+        "PKC204",
+        f"the model has no floating output '{output}'",
+        f"outputs: {known}",
+        typed_or_called(f"try --output {floating[0]}", f"try output={floating[0]}"),
+    )
 
 
 @contextmanager

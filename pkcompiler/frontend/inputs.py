@@ -33,6 +33,12 @@ class InputSpec:
         prefix = "" if self.dtype == torch.float32 else f"{str(self.dtype).removeprefix('torch.')}:"
         return (f"{self.name}=" if self.name else "") + prefix + "x".join(map(str, self.shape))
 
+    @property
+    def call(self) -> str:
+        """Python that makes one: ``torch.randn(1, 3, 32, 32)``."""
+        size = ", ".join(map(str, self.shape))
+        return f"torch.randn({size})" if self.dtype.is_floating_point else f"torch.zeros({size}, dtype=torch.int64)"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Inputs:
@@ -139,13 +145,11 @@ def _random(spec: InputSpec, rows: int, generator: torch.Generator) -> Tensor:
 def _no_input(loaded: LoadedModel) -> PkcError:
     guess = guess_input(loaded.module)
     shown = guess or InputSpec(None, torch.float32, (1, 3, 32, 32))
-    size = ", ".join(map(str, shown.shape))
-    call = f"torch.randn({size})" if shown.dtype.is_floating_point else f"torch.zeros({size}, dtype=torch.int64)"
     certainty = "a guess from its first layer" if guess else "put your own shape"
     return fail(
         "PKC251",
         f"{loaded.spec} does not say what its input is",
-        f"paste into the file ({certainty}): def example_inputs(): return {call}",
+        f"paste into the file ({certainty}): def example_inputs(): return {shown.call}",
         f"or try --input {shown}",
     )
 

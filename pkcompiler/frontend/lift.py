@@ -287,7 +287,7 @@ class _Lifter:
         try:
             return self.emit_gate(node, use, *declared_gate(self.builder, node))
         except NoGate as error:
-            raise use.unsupported(f"--gate reads it as a gate, but {error}") from error
+            raise use.unsupported(f"it is declared a gate, but {error}") from error
 
     def gate(self, node: fx.Node, root: fx.Node, use: OperatorUse) -> Path:
         try:

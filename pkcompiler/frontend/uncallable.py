@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pkcompiler import usercode
-from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.frontend.inputs import guess_input
+from pkcompiler.diagnostics import PkcError, fail, typed_or_called
+from pkcompiler.frontend.inputs import InputSpec, guess_input
 
 SHAPE_ERRORS = (RuntimeError, IndexError, TypeError)
 """What torch raises where shapes, dtypes or the number of inputs do not fit."""
@@ -25,7 +26,8 @@ def uncallable(model: nn.Module, flat: Sequence[Any], error: Exception) -> PkcEr
     """``PKC203``, with a likely input and the innermost line of the user's own files that led to the exception."""
     shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
     place = usercode.user_line(error)
-    notes = [f"check the inputs first: example_inputs, or --input such as {guess_input(model) or '1x3x32x32'}"]
+    likely = guess_input(model) or InputSpec(None, torch.float32, (1, 3, 32, 32))
+    notes = [f"check the inputs first: {typed_or_called(f'example_inputs, or --input such as {likely}', likely.call)}"]
     if place is not None:
         notes.append(f"or correct {place[0].name}, line {place[1]}")
     return fail(

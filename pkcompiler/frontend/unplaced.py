@@ -7,7 +7,7 @@ from pathlib import Path as File
 
 from torch import fx
 
-from pkcompiler.diagnostics import Diagnostic, Span
+from pkcompiler.diagnostics import Diagnostic, Span, typed_or_called
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import is_complex, op_name, tensor_operands
 from pkcompiler.frontend.entrywise import may_be_gate
@@ -50,9 +50,14 @@ def _advice(node: fx.Node, why: str) -> list[str]:
 def _remedies(builder: Builder, node: fx.Node) -> list[str]:
     name = op_name(node)
     word = name.removeprefix("aten.").rsplit(".", 1)[0]
-    entry = f'give it a meaning with @path_op("{name}") in a file of yours, and pass that file: --plugin my_ops.py'
-    gate = f"or, as it acts on each entry alone, read it as a gate: --gate {word}"
-    return [entry, *([gate] if may_be_gate(builder, node) else [])]
+    gate = typed_or_called(f"or, as it acts on each entry alone, read it as a gate: --gate {word}", "")
+    return [f"give it a meaning {_entry(name)}", *([gate] if gate and may_be_gate(builder, node) else [])]
+
+
+def _entry(name: str) -> str:
+    """Where an entry of an operator's own is written."""
+    entry = f'with @path_op("{name}")'
+    return typed_or_called(f"{entry} in a file of yours, and pass that file: --plugin my_ops.py", f"{entry} (docs/own-operator.md)")
 
 
 def frozen_end(node: fx.Node) -> Diagnostic:
@@ -66,7 +71,8 @@ def frozen_end(node: fx.Node) -> Diagnostic:
         "paths end here",
         (
             "log, square root, 1/x and norms have no slope at 0: they are factors of paths, and none crosses them",
-            "analyse the part before it: let forward return that too, and choose it with --output, e.g. --output 1",
+            "analyse the part before it: let forward return that "
+            + typed_or_called("too, and choose it with --output, e.g. --output 1", "first"),
         ),
     )
 
@@ -79,7 +85,7 @@ def idle_gate(program: Program, gate: str) -> Diagnostic:
     close = "" if gate in words else nearest(gate, sorted(words))
     hints = (
         *([close] if close else []),
-        f"leave out --gate {gate}; 'pkc ir MODEL' prints what is read as a gate",
+        typed_or_called(f"leave out --gate {gate}; 'pkc ir MODEL' prints what is read as a gate", f"leave out {gate!r}"),
     )
     return Diagnostic("PKC210", f"'{gate}' is declared a gate, and {why}", notes=hints)
 
@@ -92,7 +98,7 @@ def lost_use(slot: str, user: fx.Node) -> Diagnostic:
         f"parameter '{slot}' is used by '{name}'{_where(origin_of(user, PREFIX))} in a way that the lift did not account for",
         user_span(user),
         "every use of a parameter must lie on a path",
-        (f'give the operator a meaning with @path_op("{name}") in a file of yours, and pass that file: --plugin my_ops.py',),
+        (f"give the operator a meaning {_entry(name)}",),
     )
 
 

@@ -17,7 +17,7 @@ from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import check_finite, check_masks, check_tensors
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import capture
+from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.scalars import ONE, Entry, Node, Scalars, scalars
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
@@ -97,7 +97,7 @@ def explicit(
     Raises ``PKC524`` where the graph has more than ``limit`` paths or 5000 scalar units, and the errors of ``path_kernel``.
     """
     if isinstance(graph, nn.Module):
-        captured = capture(graph, inputs, dtype=torch.float64)
+        captured = captured_for_caller(graph, inputs, dtype=torch.float64)
         graph, inputs = captured.graph, captured.tensors
     check_tensors(graph, inputs)
     check_masks(graph, masks)

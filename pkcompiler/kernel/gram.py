@@ -22,7 +22,7 @@ from pkcompiler.analysis.sources import check_finite, check_masks, check_range, 
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import capture
+from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.convolution import TwiceSweep
 from pkcompiler.kernel.crossings import Squares, crossed_twice, second_derivatives
@@ -53,7 +53,7 @@ def path_kernel(
     cannot be lifted, ``PKC401`` for masks that do not fit, ``PKC501`` for settings that do not exist.
     """
     chosen = settings(edge="theta^2", pools=pools, products=products, constants=constants, dtype=dtype)
-    captured = capture(model, example_inputs, dtype=dtype)
+    captured = captured_for_caller(model, example_inputs, dtype=dtype)
     return kernel_of(captured.graph, captured.tensors, chosen, masks)
 
 

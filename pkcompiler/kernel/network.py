@@ -13,13 +13,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
 from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import check_mask_shapes, first_sample, flat_samples, is_batched, require_samples, samples_of
-from pkcompiler.diagnostics import PkcError, fail, first_few
+from pkcompiler.analysis.sources import (
+    check_mask_shapes,
+    first_sample,
+    flat_samples,
+    is_batched,
+    not_finite,
+    require_samples,
+    samples_of,
+)
+from pkcompiler.diagnostics import PkcError, fail, first_few, raise_all
 from pkcompiler.frontend.at_samples import at_samples
 from pkcompiler.frontend.capture import bind_copy, cast_inputs
 from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.export import Call, bind_call
 from pkcompiler.frontend.precision import converted, refuse_complex
+from pkcompiler.frontend.weights import non_finite
 
 Theta = Mapping[str, Tensor]
 Function = Callable[[Theta, tuple[Tensor, ...]], Tensor]
@@ -126,6 +135,7 @@ def network(
         )
     refuse_valueless(model)
     refuse_complex(model)
+    raise_all(not_finite(name, role) for name, role in non_finite(model))
     settings(dtype=dtype)
     x = inputs_of(data)
     module = converted(model, dtype).eval()
@@ -163,11 +173,16 @@ def _call(model: nn.Module, module: nn.Module, x: Any, example_inputs: Any, dtyp
         return bind_copy(model, module, first_sample(x), None, dtype)
     except PkcError as error:
         try:
-            bind_call(module, cast_inputs(x, dtype), dtype=dtype)
+            bind_call(module, cast_inputs(several(x), dtype), dtype=dtype)
         except PkcError:
             raise error from None
         reason = error.diagnostics[0].message.partition(": ")[2]
         raise fail("PKC526", f"the model takes these samples together, and not one alone: {reason}", *_alone(module)) from error
+
+
+def several(x: Any) -> Any:
+    """All samples, or the one there is twice."""
+    return pytree.tree_map(lambda t: torch.cat([t, t]) if is_batched(t) and len(t) == 1 else t, x)
 
 
 def _alone(module: nn.Module) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
-from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.kernel.coherence import Verdict, coherence
 from pkcompiler.kernel.expected import ExpectedSweep, gate_functions
 from pkcompiler.kernel.initial import Factory, Law, drawn, laws, mean_squares, seeds, unlike
@@ -85,7 +85,7 @@ def predict_trace(
     masks that do not fit, ``PKC2xx`` where the model cannot be lifted.
     """
     raise_all(_wrong_arguments(mean, second_moment, draws, method))
-    captured = capture(model, example_inputs, dtype=torch.float64)
+    captured = captured_for_caller(model, example_inputs, dtype=torch.float64)
     check_masks(captured.graph, masks)
     check_finite(captured.graph, captured.tensors)
     inputs = Inputs(mean, second_moment)

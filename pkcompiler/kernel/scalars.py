@@ -111,8 +111,9 @@ class _Builder:
         def function(x: Tensor) -> Tensor:
             return self._apply(op, [*inputs[:position], x, *inputs[position + 1 :]], edges).reshape(-1)
 
-        if not inputs[position].numel():
-            return inputs[position].new_zeros(self.values[op.name].numel(), 0)
+        rows, columns = self.values[op.name].numel(), inputs[position].numel()
+        if not rows * columns:
+            return inputs[position].new_zeros(rows, columns)
         found = torch.autograd.functional.jacobian(function, inputs[position])
         return found.reshape(-1, inputs[position].numel())
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pkcompiler import resources
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all, typed_or_called
 from pkcompiler.lang.ast import Analysis, Block, Document, Pass, Schedule, Study
 from pkcompiler.lang.check import Checked, check
 from pkcompiler.lang.format import format_text
@@ -96,7 +96,8 @@ def find_analysis(name_or_path_or_text: str, *, folder: Path | None = None) -> A
         close = suggest(given, list(analysis_names()))
         note = f"did you mean '{close}'?" if close else "'pkc passes' lists the library; a file is given by its path: ./mine.pkc"
         if given in library_names():
-            note = f"'{given}' is a pass: pkc explain {given}, or prune with --pass {given}"
+            prune = typed_or_called(f"prune with --pass {given}", f"prune(model, x, {given!r}, ...)")
+            note = f"'{given}' is a pass: pkc explain {given}, or {prune}"
         raise fail("PKC117", f"no analysis '{given}' in the library", note)
     return _library_analysis(given)
 
@@ -307,7 +308,19 @@ _EXAMPLES = {
     "study": 'study my-study { model = "model.py" passes = synflow compression = 1, 10 seeds = 0..2 train = "train.py:train" }',
     "analysis": 'analysis my-analysis { report "kept weights" = sum(mask, over = param) }',
 }
-_FLAGS = {"pass": "--pass", "schedule": "--schedule", "analysis": "--with", "study": "pkc study"}
+
+
+def _given_as(what: str, where: str) -> str:
+    """How a file with a declaration of that kind is given."""
+    match what:
+        case "pass":
+            return typed_or_called(f"--pass {where}", f"prune(model, x, {where!r}, density=0.1)")
+        case "schedule":
+            return typed_or_called(f"--schedule {where}", f"prune(model, x, schedule={where!r})")
+        case "analysis":
+            return typed_or_called(f"--with {where}", f"run_analysis(model, x, {where!r})")
+        case _:
+            return f"pkc study {where}"
 
 
 def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others: Sequence[tuple[str, str]] = ()) -> _Declared:
@@ -323,7 +336,7 @@ def _pick(found: tuple[_Declared, ...], where: str, name: str, what: str, others
         return found[0]
     if not found and others:
         other, named = others[0]
-        note = f"it declares the {other} '{named}', which is given so: {_FLAGS[other]} {where}"
+        note = f"it declares the {other} '{named}', which is given so: {_given_as(other, where)}"
         raise fail("PKC119", f"{where} declares no {what}", note)
     if not found:
         raise fail("PKC119", f"{where} declares no {what}", f"add one: {_EXAMPLES[what]}")

@@ -26,7 +26,7 @@ from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
-from pkcompiler.pruning.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, check_files, read_manifest
+from pkcompiler.pruning.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, anew, check_files, read_manifest
 
 __all__ = ["Artifact", "load"]
 
@@ -76,7 +76,7 @@ class Artifact:
                 "PKC614",
                 f"the path graph of '{self.path}' (format version 1) does not say the gains of its gates ({kinds})",
                 "its masks and weights are read as ever: load(...).lower(model)",
-                "analyse the model under its masks, or make the artifact anew: pkc prune ... --force",
+                f"analyse the model under its masks, or make the artifact anew: {anew()}",
             )
 
     @cached_property

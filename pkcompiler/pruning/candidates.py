@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, typed_or_called
 from pkcompiler.ir.maps import Normalise, Scale
 from pkcompiler.ir.types import PathGraph, Slot
 from pkcompiler.ir.weights import Sides, reads_of, sides_of
@@ -79,7 +79,8 @@ def candidates(
         raise fail(
             "PKC402",
             "the model has no prunable parameter",
-            "weights of linear and convolution layers are; add others with --include GLOB",
+            "weights of linear and convolution layers are; add others: "
+            + typed_or_called("--include GLOB", 'include = "GLOB" in a stage of schedule='),
         )
     shapes = {n: _shape(slots[n]) for n in ordered}
     return Candidates({n: math.prod(shapes[n]) for n in ordered}, shapes, frozenset(protected), lowest, sides_of(graph))

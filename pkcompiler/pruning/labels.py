@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.usercode import blaming
 
 Loss = Callable[[Any, Any], Tensor | tuple[Tensor, Tensor | float]]
@@ -181,8 +181,9 @@ def check_mean(whole: Tensor, parts: Sequence[Tensor], sizes: Sequence[int]) -> 
         raise fail(
             "PKC412",
             f"the loss of {sum(sizes)} samples is {float(whole):.6g}, and the mean over two parts of them {float(mean):.6g}: "
-            "it is no mean over samples, and changes with --batch",
-            "return (sum, weight), the weight from the targets alone; what reads loss, not losses, runs without --batch too",
+            "it is no mean over samples, and changes with the size of a batch",
+            "return (sum, weight), the weight from the targets alone",
+            typed_or_called("or leave --batch out, where the pass reads loss, not losses", "or score without batches"),
         )
 
 

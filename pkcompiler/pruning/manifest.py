@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, typed_or_called
 from pkcompiler.pruning.files import read_object, sha256_of
 
 MANIFEST = "manifest.json"
@@ -61,8 +61,13 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(p.name for p in folder.iterdir() if p.name not in named and p.name != MANIFEST))
 
 
+def anew() -> str:
+    """What writes an artifact once more."""
+    return typed_or_called("pkc prune ... --force", "prune(...).save(FOLDER)")
+
+
 def _fault(folder: Path, name: str, expected: str) -> Diagnostic | None:
-    again = "copy the folder again, or make it anew: pkc prune ... --force"
+    again = f"copy the folder again, or make it anew: {anew()}"
     path = folder / name
     if not path.is_file() or path.is_symlink():
         return Diagnostic("PKC626", f"'{name}' is missing from the artifact '{folder}'", notes=(again,))
@@ -104,7 +109,7 @@ def _no_artifact(folder: Path) -> PkcError:
         hint = (
             f"artifacts beside it: {', '.join(beside[:5])}"
             if beside
-            else "make one: pkc prune model.py --pass synflow-l2 --sparsity 90%"
+            else "make one: " + typed_or_called("pkc prune model.py --pass synflow-l2 --sparsity 90%", "prune(...).save(FOLDER)")
         )
         return fail("PKC624", f"there is no folder '{folder}'", hint)
     what = f"'{folder}' holds no {MANIFEST}" if folder.is_dir() else f"'{folder}' is a file, an artifact is a folder"
@@ -112,6 +117,4 @@ def _no_artifact(folder: Path) -> PkcError:
 
 
 def _malformed(folder: Path, problem: str) -> PkcError:
-    return fail(
-        "PKC627", f"the {MANIFEST} of '{folder}' cannot be used: {problem}", "make the artifact anew: pkc prune ... --force"
-    )
+    return fail("PKC627", f"the {MANIFEST} of '{folder}' cannot be used: {problem}", f"make the artifact anew: {anew()}")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 from pkcompiler.lang.ast import Call, DataSpec, Expr, Pass, Schedule, Stage
 from pkcompiler.lang.balance import LAYERED, REMEDY, holds_balance
 from pkcompiler.lang.check_stage import ON_A_MODEL, conflicts, reads_data
@@ -145,14 +145,21 @@ def refuse_training(plan: Plan) -> None:
         "PKC425",
         f"the stage '{late.pass_name}' runs at = {print_expr(at_expr(late.at))}, in a training that pkcompiler does not run",
         "drive it from your own loop (docs/training.md): load_schedule(FILE).cycles(model, optimizer, x[:1], epochs=N, ...)",
-        "pkc prune --dry-run shows its rounds",
+        *filter(None, [typed_or_called("pkc prune --dry-run shows its rounds", "")]),
     )
 
 
 def require_data(plan: Plan) -> None:
     """Raise ``PKC502`` where a pass reads data and the plan names none."""
     if plan.reader and plan.schedule.data is None:
-        raise fail("PKC502", f"{plan.reader} reads data, and none was given", "give data, e.g. --data digits")
+        raise no_data(plan.reader)
+
+
+def no_data(reader: str) -> PkcError:
+    """The ``PKC502`` of what reads data, and is given none."""
+    return fail(
+        "PKC502", f"{reader} reads data, and none was given", typed_or_called("give data: --data digits", "give data=(x, y)")
+    )
 
 
 def density_of(word: str, value: float) -> float:

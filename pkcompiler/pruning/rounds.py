@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,8 +16,8 @@ from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.analysis.topology import has_path
 from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData
-from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.diagnostics import PkcError, remark
+from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.weights import sides_of
 from pkcompiler.kernel.initial import Factory
@@ -32,7 +31,7 @@ from pkcompiler.pruning.curves import density_at
 from pkcompiler.pruning.draws import Draw
 from pkcompiler.pruning.ground import Ground
 from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.plan import SWAP, Plan, plan_of, refuse_training, regrowing
+from pkcompiler.pruning.plan import SWAP, Plan, no_data, plan_of, refuse_training, regrowing
 from pkcompiler.pruning.progress import shown
 from pkcompiler.pruning.provenance import Provenance, origin_of
 from pkcompiler.pruning.reachable import check_aim, check_producible
@@ -136,7 +135,7 @@ def prune(
     )
     refuse_training(plan)
     precision = dtype or torch.float64
-    captured = capture(model, example_inputs, dtype=precision)
+    captured = captured_for_caller(model, example_inputs, dtype=precision)
     found = planned_data(data, plan)
     run = Run(
         captured,
@@ -173,11 +172,7 @@ class Run:
 
     def __post_init__(self) -> None:
         if self.data is None and self.plan.needs_data:
-            raise fail(
-                "PKC502",
-                f"{self.plan.reader} reads data, and none was given",
-                "give data, e.g. --data digits, or data=(x, y)",
-            )
+            raise no_data(self.plan.reader)
         check_finite(self.captured.graph, self.captured.tensors)
         state = self.captured.module.state_dict() if self.state is None else self.state
         self.aims = tuple(aim_of(stage, self.captured.graph, state, self.captured.watched) for stage in self.plan.stages)
@@ -214,7 +209,7 @@ class Run:
         for state in shown(self.rounds(masks=masks), self.total_rounds, progress):
             last = state
             for fault in state.faults:
-                warnings.warn(fault, stacklevel=5)  # the call of prune, outside of the modes that it sets
+                remark(fault, UserWarning)
         assert last is not None
         return self.result(last, time.monotonic() - started)
 

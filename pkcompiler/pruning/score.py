@@ -13,15 +13,14 @@ from torch.utils.data import DataLoader, Dataset
 from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData, load_data, subset
-from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.at_samples import at_samples
-from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.library import find_pass
 from pkcompiler.modes import in_own_modes
 from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.plan import Plan
+from pkcompiler.pruning.plan import Plan, no_data
 from pkcompiler.pruning.repeat import repeated
 from pkcompiler.pruning.unordered import refuse_nan
 from pkcompiler.pruning.workspace import Workspace, sample_inputs
@@ -77,7 +76,7 @@ def score(
     not changed. Raises PkcError: ``PKC1xx`` for the pass, ``PKC2xx`` for the model, ``PKC5xx`` for data and numbers.
     """
     chosen = pass_ if isinstance(pass_, Pass) else find_pass(pass_)
-    captured = capture(model, example_inputs, dtype=dtype)
+    captured = captured_for_caller(model, example_inputs, dtype=dtype)
     check_finite(captured.graph, captured.tensors)
     check_masks(captured.graph, masks)
     work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed, initialise=initialise)
@@ -106,9 +105,7 @@ def workspace(
     Raises ``PKC502`` when it reads data and there are none.
     """
     if data is None and chosen.needs_data:
-        raise fail(
-            "PKC502", f"the pass '{chosen.name}' reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)"
-        )
+        raise no_data(f"the pass '{chosen.name}'")
     samples, target = (None, None)
     if data is not None and chosen.needs_data:
         samples, target = sample_inputs(captured, as_pair(data, seed))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all, typed_or_called
 from pkcompiler.ir.weights import Sides
 
 Ints = np.ndarray
@@ -81,9 +81,10 @@ def _whole(wrong: Sequence[str], exclude: Sequence[str], all_: bool) -> list[str
         return ["no parameter fits: choose another structure"]
     quoted = [f'"{name}"' for name in wrong]
     given = [glob.removeprefix("@") if glob.startswith("@") else f'"{glob}"' for glob in exclude]
+    whole = f"except = {', '.join([*given, *quoted])}"
     return [
-        f"keep {'it' if len(wrong) == 1 else 'them'} whole: except = {', '.join([*given, *quoted])}",
-        f"on the command line: {' '.join(f'--except {name}' for name in wrong)}",
+        f"keep {'it' if len(wrong) == 1 else 'them'} whole: {whole}",
+        *filter(None, [typed_or_called("or: " + " ".join(f"--except {name}" for name in wrong), "")]),
     ]
 
 

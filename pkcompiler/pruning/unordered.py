@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pkcompiler.diagnostics import fail, first_few
+from pkcompiler.diagnostics import fail, first_few, typed_or_called
 
 
 def refuse_nan(what: str, source: str, *given: Mapping[str, Tensor]) -> None:
@@ -17,5 +17,6 @@ def refuse_nan(what: str, source: str, *given: Mapping[str, Tensor]) -> None:
         return
     notes = [f"check {source} for 0/0 or log of 0"]
     if torch.float64 not in bad.values():
-        notes.append("or these masks let the network overflow float32: score in float64 (dtype=torch.float64, --dtype float64)")
+        option = typed_or_called("--dtype float64", "dtype=torch.float64")
+        notes.append(f"or these masks let the network overflow float32: score in float64, {option}")
     raise fail("PKC507", f"{what} NaN for {first_few([repr(n) for n in bad], 3)}", *notes)

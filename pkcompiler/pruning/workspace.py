@@ -26,7 +26,7 @@ from pkcompiler.analysis.sources import (
     unit_sources,
 )
 from pkcompiler.analysis.sweep import Sweep
-from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all, typed_or_called
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.kernel.convolution import TwiceSweep
 from pkcompiler.kernel.network import computing
@@ -35,6 +35,7 @@ from pkcompiler.pruning.constant import swept
 from pkcompiler.pruning.edges import Edges
 from pkcompiler.pruning.labels import Loss, cross_entropy, margins, mean_of
 from pkcompiler.pruning.objective import alone, share
+from pkcompiler.pruning.plan import no_data
 from pkcompiler.pruning.terms import NUMBER, PARAM, Term
 from pkcompiler.pruning.walks.goal import Goal
 
@@ -123,7 +124,7 @@ class Workspace:
     def need_data(self) -> Sequence[Any]:
         """The model's flat inputs at the data. Raises ``PKC502`` where there are none."""
         if self.samples is None:
-            raise fail("PKC502", "this pass reads data, and none was given", "give data, e.g. --data digits, or data=(x, y)")
+            raise no_data("this pass")
         return self.samples
 
     # path functionals -------------------------------------------------------------------------------------------------
@@ -159,7 +160,10 @@ class Workspace:
             Diagnostic(
                 "PKC444",
                 f"parameter '{name}' has no score: the weight '{slot.name}' is computed from it, and {what} is by weights alone",
-                notes=(f"leave it out: --except {name!r}", "or take a pass of first derivatives, such as synflow or synflow-l2"),
+                notes=(
+                    typed_or_called(f"leave it out: --except {name!r}", f'leave it out of a schedule: except = "{name}"'),
+                    "or take a pass of first derivatives, such as synflow or synflow-l2",
+                ),
             )
             for slot in self.captured.graph.computed
             for name in slot.of

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import evaluating, repeat_batch
 
@@ -79,7 +79,8 @@ def require_preserved(seen: Deviations, copy: nn.Module) -> None:
             f"output {seen.where} of the rescaled network differs from the model's by {seen.exact:.1e} of its size, more than 1e-9",
             "is the graph the model? pkc certify MODEL says so"
             if seen.where == seen.analysed
-            else f"the units that it shows stay as they are with --output {seen.where}",
+            else "the units that it shows stay as they are "
+            + typed_or_called(f"with --output {seen.where}", "where forward returns it first"),
         )
     kinds = {t.dtype for t in copy.parameters() if t.is_floating_point()}
     coarse = max((torch.finfo(kind).eps for kind in kinds), default=0.0)
@@ -87,5 +88,6 @@ def require_preserved(seen: Deviations, copy: nn.Module) -> None:
         raise fail(
             "PKC541",
             f"stored in the model's own precision the rescaled weights change output {seen.where} by {seen.stored:.1e} of its size",
-            "rescale it in float64: model.double(), or take powers_of_two=True (--powers-of-two)",
+            "rescale it in float64, model.double(), or by powers of two: "
+            + typed_or_called("--powers-of-two", "powers_of_two=True"),
         )

@@ -14,7 +14,7 @@ from pkcompiler.analysis.functional import static_batch
 from pkcompiler.analysis.sources import not_finite
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
-from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.frontend.precision import copied
 from pkcompiler.frontend.weights import non_finite
 from pkcompiler.modes import in_own_modes
@@ -108,7 +108,7 @@ def rescale(
     carries mass, ``PKC401`` for masks that do not fit, ``PKC405`` for weights that are not finite, ``PKC2xx`` from the lift.
     """
     return rescale_captured(
-        capture(model, example_inputs, dtype=torch.float64), model,
+        captured_for_caller(model, example_inputs, dtype=torch.float64), model,
         method=method, masks=masks, powers_of_two=powers_of_two, tolerance=tolerance, steps=steps, seed=seed,
     )  # fmt: skip
 

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, PkcError
+from pkcompiler.diagnostics import Diagnostic, PkcError, typed_or_called
 from pkcompiler.modes import in_own_modes
 from pkcompiler.structure.coupling import Coupling
 from pkcompiler.structure.groups import Axis, Member
@@ -71,7 +71,7 @@ def _check(found: Coupling, scores: Mapping[str, Tensor], axes: Sequence[Axis]) 
             Diagnostic(
                 "PKC442",
                 "no parameter with a score makes a unit that can be removed",
-                notes=("see which do: pkc ir --groups MODEL",),
+                notes=(typed_or_called("see which do: pkc ir --groups MODEL", "see which do: channel_groups(lift(model, x))"),),
             )
         ]
     if wrong:

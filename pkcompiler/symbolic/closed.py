@@ -17,7 +17,7 @@ from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.sources import check_finite, check_tensors
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, first_few
-from pkcompiler.frontend.capture import capture
+from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
@@ -272,7 +272,7 @@ def given_graph(
 ) -> tuple[PathGraph, Mapping[str, Tensor], int]:
     """The graph, its tensors and the batch that it carries. Raises ``PKC538`` where stored tensors are missing."""
     if not isinstance(model, PathGraph):
-        captured = capture(model, inputs)
+        captured = captured_for_caller(model, inputs)
         check_finite(captured.graph, captured.tensors)
         return captured.graph, captured.tensors, captured.static_batch
     missing = [s.name for s in model.slots if s.role != "parameter" and s.name not in (tensors or {})]

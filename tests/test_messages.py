@@ -1,0 +1,120 @@
+"""Who is spoken to: a caller of Python is told arguments, who typed a command its options; and where a message points."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pkcompiler
+from pkcompiler.diagnostics import PkcError, Remark, on_the_command_line, remark, typed_or_called
+
+PACKAGE = Path(pkcompiler.__file__).parent
+TYPED_ALONE = (
+    *("cli/", "codes/", "study/", "pipeline.py", "usercode.py", "show/html.py", "data/load.py"),
+    *("frontend/spec.py", "frontend/weights.py", "frontend/inputs.py"),
+    *("pruning/objective.py", "pruning/recipe.py", "pruning/resume.py"),
+)
+"""What is reached from a command line alone (and a style sheet)."""
+FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+OF_PIP = {"--no-deps", "--upgrade"}
+
+
+def spoken(tree: ast.AST, asked: bool = False) -> Iterator[tuple[str, int]]:
+    """The texts of a file, but for docstrings and for what ``typed_or_called`` gives to who typed a command."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            yield child.value, child.lineno
+        if isinstance(child, ast.Call) and getattr(child.func, "id", "") == "typed_or_called":
+            yield from spoken(ast.Tuple(child.args[1:], ast.Load()))
+            continue
+        yield from spoken(child)
+
+
+def test_no_message_tells_a_caller_of_python_an_option() -> None:
+    found = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        name = file.relative_to(PACKAGE).as_posix()
+        if name.startswith(TYPED_ALONE):
+            continue
+        texts = spoken(ast.parse(file.read_text(encoding="utf-8")))
+        found += [f"{name}:{line}: {flag}" for text, line in texts for flag in FLAG.findall(text) if flag not in OF_PIP]
+    assert found == []
+
+
+def test_that_test_sees_options() -> None:
+    tree = ast.parse('"""--doc"""\nfail("try --typed", typed_or_called("--left", "or --right"))')
+    assert [text for text, _ in spoken(tree)] == ["try --typed", "or --right"]
+
+
+def test_a_model_without_prunable_parameters_in_both_worlds() -> None:
+    def message() -> str:
+        with pytest.raises(PkcError) as caught:
+            pkcompiler.prune(nn.Sequential(nn.LayerNorm(4)), torch.zeros(1, 4), "magnitude", density=0.5)
+        return str(caught.value)
+
+    assert "--include" not in message() and 'include = "GLOB"' in message()
+    with on_the_command_line(lambda line: None):
+        assert "--include GLOB" in message()
+    assert typed_or_called("--flag", "flag=1") == "flag=1"
+
+
+def test_a_remark_is_a_warning_at_the_callers_line_or_a_line_of_the_command() -> None:
+    with pytest.warns(Remark, match="counts as one sample") as told:
+        pkcompiler.lift(nn.Sequential(nn.Linear(3, 2)), torch.zeros(3))
+    assert told[0].filename == __file__
+    said: list[str] = []
+    with on_the_command_line(said.append):
+        remark("something")
+    assert said == ["something"]
+
+
+def test_a_printed_graph_that_cannot_be_read_shows_its_line() -> None:
+    text = "path.graph @g(%x: f32[B, 4]) -> f32[B, 2] {\n  %y: f32[B, 2] = dens %x, weight=@w\n  return %y\n}"
+    with pytest.raises(PkcError) as caught:
+        pkcompiler.parse_graph(text)
+    lines = str(caught.value).splitlines()
+    assert lines[1:4] == ["  --> <graph>:2:19", "  |   %y: f32[B, 2] = dens %x, weight=@w", "  |                   ^^^^"]
+
+
+class Cut(nn.Module):
+    """Where its gradients stop: ``how`` names it."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.a, self.b, self.how = nn.Linear(4, 3), nn.Linear(3, 2), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        if self.how == ".detach()":
+            h = h.detach()
+        if self.how == "torch.no_grad()":
+            with torch.no_grad():
+                h = h * 2
+        return self.b(h.relu())
+
+
+@pytest.mark.parametrize("how", [".detach()", "torch.no_grad()"])
+def test_cut_gradients_are_said_with_their_line(how: str) -> None:
+    for call in (pkcompiler.analyze, lambda m, x: pkcompiler.prune(m, x, "magnitude", density=0.5)):
+        with pytest.warns(Remark, match=re.escape(f"gradients stop at {how} at test_messages.py:")):
+            call(Cut(how), torch.zeros(1, 4))
+
+
+def test_a_model_that_cuts_nothing_is_told_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    pkcompiler.analyze(Cut(""), torch.zeros(1, 4))
+    assert [w for w in recwarn if issubclass(w.category, Remark)] == []
+
+
+def test_the_package_runs_as_the_command() -> None:
+    run = subprocess.run([sys.executable, "-m", "pkcompiler", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout == f"pkc {pkcompiler.__version__}\n"

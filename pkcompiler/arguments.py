@@ -55,7 +55,9 @@ def _kinds(entry: Callable[..., Any]) -> dict[str, Any]:
     """The annotation of every parameter that has one (of ``*names``: of the tuple of them)."""
     hints = get_type_hints(entry)
     several = {n for n, p in inspect.signature(entry).parameters.items() if p.kind is p.VAR_POSITIONAL}
-    return {name: tuple[kind, ...] if name in several else kind for name, kind in hints.items() if name != "return"}
+    return {
+        name: tuple.__class_getitem__((kind, ...)) if name in several else kind for name, kind in hints.items() if name != "return"
+    }
 
 
 def fits(value: object, kind: Any) -> bool:

@@ -81,11 +81,9 @@ def _whole(wrong: Sequence[str], exclude: Sequence[str], all_: bool) -> list[str
         return ["no parameter fits: choose another structure"]
     quoted = [f'"{name}"' for name in wrong]
     given = [glob.removeprefix("@") if glob.startswith("@") else f'"{glob}"' for glob in exclude]
-    whole = f"except = {', '.join([*given, *quoted])}"
-    return [
-        f"keep {'it' if len(wrong) == 1 else 'them'} whole: {whole}",
-        *filter(None, [typed_or_called("or: " + " ".join(f"--except {name}" for name in wrong), "")]),
-    ]
+    whole = f"keep {'it' if len(wrong) == 1 else 'them'} whole: except = {', '.join([*given, *quoted])}"
+    option = typed_or_called(f"or: {' '.join(f'--except {name}' for name in wrong)}", "")
+    return [whole, option] if option else [whole]
 
 
 def _misfit(structure: Structure, shape: tuple[int, ...], sides: Sides | None) -> str:

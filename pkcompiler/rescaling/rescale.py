@@ -15,7 +15,7 @@ from pkcompiler.analysis.sources import not_finite
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.frontend.capture import Capture, captured_for_caller
-from pkcompiler.frontend.precision import copied
+from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.weights import non_finite
 from pkcompiler.modes import in_own_modes
 from pkcompiler.rescaling.balance import Balanced, balance

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.frontend.precision import copied
+from pkcompiler.frontend.copies import copied
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.plan import Plan

@@ -1,0 +1,425 @@
+"""Attacks on the command line: argument vectors, model specs, ``--input`` strings and manifests, each drawn from a seed.
+
+    python -m benchmarks.attack.arguments                  # 20,000 vectors
+    python -m benchmarks.attack.arguments --count 500 --seed 3
+
+Every command and option is drawn, as click lists them, with values that fit, values mutated, and odd ones. Commands run in this
+process, on a folder of small files, up to where a model would be traced (``reached``). A vector ends well where it is done,
+reached, diagnosed (exit code 1 with a code) or a usage error (2). Anything else is a fault: a traceback, a refusal that leaves
+something on disk, a refusal without a code, control characters in what is said, and code that ran although no argument names it
+(pickles, what an artifact names). Exits with 1 where there is one, and prints it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import BytesIO, StringIO, TextIOWrapper
+from pathlib import Path
+from random import Random
+from typing import Any
+from unittest import mock
+
+import click
+import numpy as np
+import torch
+from torch import nn
+
+from pkcompiler.cli import COMMANDS, main
+
+GOOD = ("done", "reached", "diagnosed", "usage")
+FAULTS = ("traceback", "silent", "left", "ran", "escape")
+CONTROLS = "\x1b\x9b\x07\x9d\x00"
+CODE = re.compile(r'error\[PKC\d{3}\]|"code": "PKC\d{3}"')
+
+MODEL = """\
+import torch
+from torch import nn
+
+def model(width=3, act="relu", wn=False):
+    if wn not in (True, False):
+        raise TypeError("wn is a switch")
+    return nn.Sequential(nn.Linear(4, int(width)), nn.ReLU(), nn.Linear(int(width), 2))
+
+built = nn.Linear(4, 2)
+
+def tokens() -> nn.Module:
+    return nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(8, 2))
+
+def nothing():
+    return None
+
+def loss(output, target):
+    return ((output - target) ** 2).mean()
+
+def example_inputs():
+    return torch.ones(1, 4)
+"""
+CANARY = "from pathlib import Path\nPath(__file__).with_name('RAN').touch()\nmodel = None\n"
+OPS = """\
+from pkcompiler.ops.table import path_op
+
+@path_op("aten.cumprod.default")
+def entry(use):
+    raise use.unsupported("it is not understood")
+"""
+PASS = 'pass mine {\n  source = "me"\n  score = abs(theta)\n}\n'
+TWO = "schedule two {\n  prune magnitude { density = 50% }\n  prune synflow { sparsity = 90%  rounds = 4 }\n}\n"
+STUDY = 'study s {\n  model = "model.py"\n  passes = synflow\n  compression = 1\n  seeds = 0..1\n  train = "model.py:loss"\n}\n'
+
+ODD = (
+    *(
+        "",
+        " ",
+        "-",
+        "--",
+        "---",
+        "-1",
+        "0",
+        "1e9999",
+        "nan",
+        "inf",
+        "9" * 40,
+        "-" + "9" * 40,
+        "1.5",
+        "\u00e9",
+        "\u202e",
+        "x" * 5000,
+    ),
+    *(
+        "a\0b",
+        "\x1b[31mred",
+        "\n",
+        "a=b=c",
+        "=",
+        "%",
+        "100%",
+        "0x10",
+        "~",
+        "..",
+        "/",
+        "//",
+        "/proc/none/x",
+        "/dev/null",
+        "*",
+        "[",
+        "((",
+    ),
+    *("None", "true", "'", '"', "\\", "$(touch RAN)", "`touch RAN`", "; touch RAN", "{}", "[]", "@bias", "!!python/x", "\udc80"),
+)
+VALUES: dict[str, Sequence[str]] = {
+    "model": (
+        "model.py",
+        "model.py:model",
+        "model.py:built",
+        "model.py:tokens",
+        "model.py:nothing",
+        "art",
+        "evil",
+        "model:model",
+        "./model.py",
+    ),
+    "args": ("width=3", "width=x", "wn=false", "wn=True", "act=gelu", "depth=2", "width=None"),
+    "inputs": ("1x4", "int64:1x2", "input=1x4", "2x4", "bool:1x4", "1x5"),
+    "output": ("0", "1", "output", "-1"),
+    "seed": ("0", "1", "7"),
+    "weights": ("w.safetensors", "w.pt", "evil.pt", "torn.pt", "art", "art/weights.safetensors", "other.pt"),
+    "plugins": ("ops.py", "model.py", "missing.py"),
+    "gates": ("erf", "relu", "aten.cumprod.default"),
+    "data": ("d.npz", "d.npz(per_class = 1)", "d.npz(count = 2, batch = 1)", "evil.npz", "model.py:tokens", "nan.npz", "digits"),
+    "loss": ("model.py:loss", "model.py", "model.py:built"),
+    "pass_": ("synflow", "magnitude", "snip", "sinflow", "mine.pkc", "two.pkc"),
+    "schedule": ("two.pkc", "mine.pkc", "missing.pkc"),
+    "with_": ("path-kernel", "ntk", "dynamics", "ntk,dynamics", "collapse", "mine.pkc"),
+    "sparsity": ("98%", "0.5", "50"),
+    "density": ("10%", "0.1", "10"),
+    "compression": ("50x", "2", "0.5x"),
+    "flops": ("50%",),
+    "size": ("4KB", "10", "4MB"),
+    "structure": ("2:4", "channel", "block(2, 2)", "unstructured", "block(2)"),
+    "curve": ("exponential", "rho^(k/n)", "linear", "k/0"),
+    "include": ("bias", "*", "norm", "0.weight"),
+    "exclude": ("0.weight", "bias", "[0", "conv*"),
+    "device": ("cpu", "cuda:77", "meta", "mps", "cpu:3"),
+    "out": ("out", "out/deep/er", "art", "model.py", "."),
+    "json_file": ("-", "out.json", "nowhere/out.json"),
+    "html": ("page.html", "nowhere/page.html", "page.pdf"),
+    "plot": ("plots", "model.py"),
+    "latex": ("-", "forms.tex", "nowhere/forms.tex"),
+    "file": ("two.pkc", "mine.pkc", "study.pkc", "model.py", "missing.pkc", "."),
+    "artifact": ("art", "evil", "model.py", "missing"),
+    "word": ("synflow", "rounds", "PKC105", "theta", "path-kernel", "PKC999"),
+}
+"""What fits an option or argument, or nearly, by its name in click; options of other names get what their type says, and ODD."""
+
+
+REACHED = 130
+"""The exit code of a command that is interrupted, as every one is where it would begin to compute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``kind``: of GOOD or FAULTS; ``said``: on stdout and stderr, or the traceback."""
+
+    kind: str
+    vector: tuple[str, ...]
+    said: str
+
+
+# the folder -----------------------------------------------------------------------------------------------------------------
+
+
+class _Evil:
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("RAN"),)
+
+
+def furnish(folder: Path) -> None:
+    """Small files of every kind that an option can name, and some that would run code if they were believed."""
+    texts = {"model.py": MODEL, "canary.py": CANARY, "ops.py": OPS, "mine.pkc": PASS, "two.pkc": TWO, "study.pkc": STUDY}
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    from safetensors.torch import save_file
+
+    save_file(network.state_dict(), folder / "w.safetensors")
+    torch.save(network.state_dict(), folder / "w.pt")
+    torch.save({"a": torch.ones(2)}, folder / "other.pt")
+    (folder / "evil.pt").write_bytes(pickle.dumps(_Evil()))
+    (folder / "torn.pt").write_bytes((folder / "w.pt").read_bytes()[:200])
+    x, y = np.ones((4, 4), np.float32), np.array([0, 0, 1, 1])
+    np.savez(folder / "d.npz", x=x, y=y)
+    np.savez(folder / "nan.npz", x=x * np.nan, y=y)
+    np.savez(folder / "evil.npz", x=np.array([_Evil()], dtype=object), y=y[:1])
+    with _quiet():
+        _run(["prune", "model.py", "--pass", "magnitude", "--density", "50%", "-o", "art"])
+    shutil.copytree(folder / "art", folder / "evil")
+    manifest = json.loads((folder / "evil/manifest.json").read_text())
+    manifest["model"] |= {"spec": "canary.py", "factory": "model", "plugins": {"canary.py": "0" * 64}}
+    (folder / "evil/manifest.json").write_text(json.dumps(manifest))
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file with its bytes, every folder with None; compiled Python left out."""
+    found = (p for p in folder.rglob("*") if "__pycache__" not in p.parts)
+    return {p.relative_to(folder).as_posix(): p.read_bytes() if p.is_file() else None for p in found}
+
+
+def restore(folder: Path, before: dict[str, bytes | None]) -> None:
+    """The folder as it was."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        name = path.relative_to(folder).as_posix()
+        if name not in before and "__pycache__" not in path.parts:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+    for name, content in before.items():
+        if content is None:
+            (folder / name).mkdir(exist_ok=True)
+        elif not (folder / name).is_file() or (folder / name).read_bytes() != content:
+            (folder / name).write_bytes(content)
+
+
+# what is drawn --------------------------------------------------------------------------------------------------------------
+
+
+def mutated(text: str, random: Random) -> str:
+    """A character dropped, doubled, exchanged or inserted, once or a few times."""
+    for _ in range(random.choice((1, 1, 2, 4))):
+        at = random.randrange(len(text) + 1)
+        piece = random.choice(("", text[at : at + 1] * 2, random.choice("x:=/.-_%0 9()'\"\n\0é[{"), random.choice(ODD)[:20]))
+        text = text[:at] + piece + text[at + random.choice((0, 1)) :]
+    return text
+
+
+def value_of(parameter: click.Parameter, random: Random) -> str:
+    """What fits, what nearly fits, or what is odd."""
+    kind = parameter.type
+    fitting = VALUES.get(parameter.name or "") or (
+        list(kind.choices) if isinstance(kind, click.Choice) else ["1", "10", "model.py"]
+    )
+    good = str(random.choice(list(fitting)))
+    chance = random.random()
+    if chance < 0.55:
+        return good
+    return mutated(good, random) if chance < 0.8 else random.choice(ODD)
+
+
+def vector(random: Random) -> tuple[str, ...]:
+    """A command with some of its arguments and options; now and then one too many, one too few, or a word of another command."""
+    name = random.choice(list(COMMANDS))
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    given = [mutated(name, random)] if random.random() < 0.02 else [name]
+    for parameter in command.params:
+        if isinstance(parameter, click.Argument):
+            count = random.choice((1, 2)) if parameter.nargs == -1 else parameter.nargs
+            given += [value_of(parameter, random) for _ in range(count)] if random.random() < 0.97 else []
+    options = [p for p in command.params if isinstance(p, click.Option) and p.name not in ("help", "jobs")]
+    for option in random.sample(options, min(len(options), random.choice((0, 1, 1, 2, 3, 5)))):
+        flag = random.choice(option.opts)
+        given += [flag] if option.is_flag else [flag, value_of(option, random)]
+    if random.random() < 0.05:
+        given.insert(random.randrange(len(given) + 1), random.choice(ODD))
+    return tuple(given)
+
+
+def spec(random: Random) -> tuple[str, ...]:
+    """A model spec."""
+    return "ir", mutated(random.choice(VALUES["model"]), random)
+
+
+def example(random: Random) -> tuple[str, ...]:
+    """An ``--input``."""
+    sizes = "x".join(str(random.choice((0, 1, 2, 4, 5, 10**20))) for _ in range(random.choice((1, 2, 2, 4, 70))))
+    text = (
+        random.choice(("", "", "input=", "x=", "1=")) + random.choice(("", "", "int64:", "float16:", "complex64:", "int:")) + sizes
+    )
+    return "ir", "model.py", "--input", mutated(text, random) if random.random() < 0.5 else text
+
+
+def manifest(random: Random) -> tuple[str, ...]:
+    """A command on an artifact whose manifest is changed: see :func:`tamper`."""
+    return random.choice((("show", "art"), ("analyze", "art"), ("compare", "art", "art"), ("show", "art", "--json", "-")))
+
+
+def tamper(folder: Path, random: Random) -> None:
+    """One entry of the manifest of ``art`` replaced, dropped or doubled; or its text mutated."""
+    file = folder / "art/manifest.json"
+    text = file.read_text(encoding="utf-8")
+    if random.random() < 0.3:
+        file.write_bytes(mutated(text, random).encode("utf-8", "surrogatepass"))
+        return
+    found = json.loads(text)
+    at, key = found, random.choice(list(found))
+    while isinstance(at[key], dict) and at[key] and random.random() < 0.7:
+        at, key = at[key], random.choice(list(at[key]))
+    if random.random() < 0.3:
+        del at[key]
+    else:
+        at[key] = random.choice((None, True, -1, 1.5, 10**30, "", "x", "\x1b[31m", "../art", [], [[]], {}, {"a": 1}, "canary.py"))
+    file.write_text(json.dumps(found), encoding="utf-8")
+
+
+KINDS: dict[str, tuple[Callable[[Random], tuple[str, ...]], int]] = {
+    "vectors": (vector, 12),
+    "specs": (spec, 3),
+    "inputs": (example, 3),
+    "manifests": (manifest, 2),
+}
+"""What is drawn, and how many in 20."""
+
+
+# what comes of it -----------------------------------------------------------------------------------------------------------
+
+
+def _reached(*_: Any, **__: Any) -> Any:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _quiet() -> Iterator[tuple[BytesIO, BytesIO]]:
+    out, err = BytesIO(), BytesIO()
+    streams = [TextIOWrapper(b, encoding="utf-8", errors="backslashreplace", write_through=True) for b in (out, err)]
+    stdin = mock.patch("sys.stdin", StringIO())
+    with stdin, redirect_stdout(streams[0]), redirect_stderr(streams[1]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield out, err
+
+
+@contextmanager
+def stopped_short() -> Iterator[None]:
+    """Inside, no model is traced, no closed form is made, and no study runs."""
+    with ExitStack() as stack:
+        for place in ("pkcompiler.pipeline.capture", "pkcompiler.study.run.run_study", "pkcompiler.symbolic.closed_forms"):
+            stack.enter_context(mock.patch(place, _reached))
+        yield
+
+
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        main(list(arguments))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def outcome(folder: Path, arguments: tuple[str, ...], before: dict[str, bytes | None]) -> Outcome:
+    """What a vector comes to, in the folder, whose contents were ``before``."""
+    with _quiet() as (out, err):
+        try:
+            code = _run(arguments)
+        except BaseException:
+            return Outcome("traceback", arguments, traceback.format_exc())
+        said = (out.getvalue() + err.getvalue()).decode("utf-8", "replace")
+    if (folder / "RAN").exists():
+        return Outcome("ran", arguments, said)
+    if any(c in CONTROLS for c in said):
+        return Outcome("escape", arguments, said)
+    if code in (0, REACHED):
+        return Outcome("reached" if code else "done", arguments, said)
+    if contents(folder) != before:
+        return Outcome("left", arguments, said)
+    if code == 2:
+        return Outcome("usage", arguments, said)
+    return Outcome("diagnosed" if code == 1 and CODE.search(said) else "silent", arguments, said)
+
+
+def attack(folder: Path, count: int, random: Random) -> Iterator[tuple[str, Outcome]]:
+    """``count`` vectors, each with what it is. The folder is empty, and the working directory is changed to it meanwhile."""
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        furnish(folder)
+        before = contents(folder)
+        names, weights = list(KINDS), [share for _, share in KINDS.values()]
+        with stopped_short():
+            for name in random.choices(names, weights, k=count):
+                arguments = KINDS[name][0](random)
+                held = before
+                if name == "manifests":
+                    tamper(folder, random)
+                    held = contents(folder)
+                yield name, outcome(folder, arguments, held)
+                restore(folder, before)
+    finally:
+        os.chdir(here)
+
+
+def table(found: Counter[tuple[str, str]]) -> str:
+    """Counts by what was drawn and what came of it."""
+    kinds = [k for k in (*GOOD, *FAULTS) if k in GOOD or any(n[1] == k for n in found)]
+    lines = ["".join([f"{'':<12}", *(f"{k:>11}" for k in kinds)])]
+    lines += ["".join([f"{name:<12}", *(f"{found[name, k]:>11,}" for k in kinds)]) for name in KINDS]
+    return "\n".join([*lines, "".join([f"{'all':<12}", *(f"{sum(found[n, k] for n in KINDS):>11,}" for k in kinds)])])
+
+
+def run(count: int = 20_000, seed: int = 0) -> int:
+    """Attack, print the faults and the table; the number of faults."""
+    found: Counter[tuple[str, str]] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for name, seen in attack(Path(folder).resolve(), count, Random(seed)):
+            found[name, seen.kind] += 1
+            if seen.kind in FAULTS:
+                print(f"{seen.kind}: pkc {' '.join(map(repr, seen.vector))}\n{seen.said[-3000:]}\n", file=sys.stderr)
+    print(table(found))
+    return sum(n for (_, kind), n in found.items() if kind in FAULTS)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    sys.exit(1 if run(chosen.count, chosen.seed) else 0)

@@ -1,0 +1,117 @@
+"""Public functions take what their signatures say: anything else is an error that names the argument."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pkcompiler
+from pkcompiler.arguments import CHECKED, fits, words
+from pkcompiler.diagnostics import PkcError
+
+FUNCTIONS = {n: f for n in pkcompiler.__all__ if inspect.isfunction(f := getattr(pkcompiler, n))}
+FUNCTIONS["LossPathKernel"] = pkcompiler.LossPathKernel.__init__
+X = torch.ones(2, 4)
+DATA = (torch.ones(2, 4), torch.tensor([0, 1]))
+
+
+class Odd:
+    """Of no type that anything takes."""
+
+    def __repr__(self) -> str:
+        return "odd"
+
+
+def mlp() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+
+
+def refusal(call: Callable[[], object]) -> PkcError:
+    with pytest.raises(PkcError) as caught:
+        call()
+    assert all(d.notes and d.message.count("\n") == 0 for d in caught.value.diagnostics)
+    return caught.value
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_of_every_public_function_is_checked(name: str) -> None:
+    function = FUNCTIONS[name]
+    assert getattr(function, CHECKED, False)
+    kinds = {n: k for n, k in get_type_hints(function).items() if n != "return" and not fits(Odd(), k)}
+    parameters = [p for n, p in inspect.signature(function).parameters.items() if n != "self"]
+    several = [p for p in parameters if p.kind is p.VAR_POSITIONAL]
+    named = {p.name: Odd() for p in parameters if p not in several}
+    receiver = [object()] if name == "LossPathKernel" else []
+    error = refusal(lambda: function(*receiver, *(Odd() for _ in several), **named))
+    assert len(error.diagnostics) == len(kinds)
+    for argument, diagnostic in zip(kinds, error.diagnostics, strict=True):
+        assert diagnostic.code in ("PKC211", "PKC207", "PKC401")
+        assert argument in diagnostic.message or diagnostic.code == "PKC207"
+
+
+@pytest.mark.parametrize(
+    ("call", "code", "said"),
+    [
+        (lambda: pkcompiler.prune(mlp(), X, "magnitude", density=0.5, rounds=2.5), "PKC211", "rounds = 2.5 is a float"),
+        (lambda: pkcompiler.prune(mlp(), X, "magnitude", density="3"), "PKC211", "density = '3' is a str"),
+        (lambda: pkcompiler.prune(mlp(), X, "magnitude", density=math.nan), "PKC211", "density = nan"),
+        (lambda: pkcompiler.prune(mlp(), X, "magnitude", density=0.5, seed=True), "PKC211", "seed = True is a bool"),
+        (lambda: pkcompiler.prune(mlp(), X, "magnitude", density=0.5, masks=[]), "PKC401", "masks are a list"),
+        (lambda: pkcompiler.analyze(mlp(), X, {"0.weight": np.ones((3, 4))}), "PKC401", "a ndarray for '0.weight'"),
+        (lambda: pkcompiler.analyze(mlp(), X, {0: torch.ones(3, 4)}), "PKC401", "named by 0, a int"),
+        (lambda: pkcompiler.analyze(nn.Linear, X), "PKC207", "not the class Linear"),
+        (lambda: pkcompiler.path_kernel(pkcompiler.lift(mlp(), X), X), "PKC207", "not a PathGraph"),
+        (lambda: pkcompiler.channel_groups(mlp()), "PKC211", "is a torch.nn.Sequential"),
+        (lambda: pkcompiler.explicit(pkcompiler.lift(mlp(), X), X), "PKC211", "a graph is given with a Tensor"),
+        (lambda: pkcompiler.explicit(pkcompiler.lift(mlp(), X), {"0.weight": torch.ones(1)}), "PKC211", "of shape (1,)"),
+        (lambda: pkcompiler.score(mlp(), X, "synflow", dtype=torch.int64), "PKC501", "not torch.int64"),
+        (lambda: pkcompiler.ntk(mlp(), X, dtype=None), "PKC211", "dtype is None"),
+        (lambda: pkcompiler.path_functional(mlp(), X, output=torch.ones(3)), "PKC501", "output has shape (3,)"),
+        (lambda: pkcompiler.predict_trace(mlp(), X, initialise=lambda seed: 1 / 0), "PKC243", "ZeroDivisionError"),
+        (lambda: pkcompiler.score(mlp(), X, "snip", data=DATA, loss=lambda o, t: 1 / 0), "PKC243", "ZeroDivisionError"),
+    ],
+)
+def test_what_is_said(call: Callable[[], object], code: str, said: str) -> None:
+    error = refusal(call)
+    assert (error.diagnostics[0].code, said in error.diagnostics[0].message) == (code, True), str(error)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    found = pkcompiler.prune(mlp(), X, "magnitude", density=np.float64(0.5), rounds=np.int64(2))
+    assert sum(int(m.sum()) for m in found.masks.values()) == 9
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "whether"),
+    [
+        (1, int, True),
+        (True, int, False),
+        (1, float, True),
+        (math.inf, float, True),
+        (math.nan, float, False),
+        (1.0, int, False),
+        (None, int | None, True),
+        ({"a": torch.ones(1)}, dict[str, Tensor], True),
+        ({"a": 1}, dict[str, Tensor], False),
+        ("ab", list[str], False),
+        (["a"], list[str], True),
+        (len, Callable[[int], int], True),
+        (3, Any, True),
+    ],
+)
+def test_what_fits(value: object, kind: Any, whether: bool) -> None:
+    assert fits(value, kind) is whether
+
+
+def test_types_in_words() -> None:
+    assert words(int | None) == "a whole number or None"
+    assert words(dict[str, Tensor]) == "a dict of torch.Tensors by name"
+    assert words(nn.Module) == "a torch.nn.Module"

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pkcompiler import certify, lift, path_functional
+from pkcompiler import certify, lift, path_functional, path_kernel
+from pkcompiler.analysis.certificate import certify_capture
 from pkcompiler.analysis.functional import functional_of
 from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.topology import topology
+from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Softmax
 from pkcompiler.kernel.gram import kernel_of
@@ -35,9 +37,14 @@ class Between(nn.Module):
         return self.o(z + self.form(z) * self.w + self.v)
 
 
-def figures(model: nn.Module, x: Tensor) -> list[float]:
-    """R_1, R_2, the number of paths, and the trace of the Path Kernel."""
+def figures(model: nn.Module, x: Tensor, *, softmax: str | None = None) -> list[float]:
+    """R_1, R_2, the number of paths, and the trace of the Path Kernel, of a graph that is certified at ``x``.
+
+    ``softmax``: what one of its softmaxes allows.
+    """
     captured = capture(model, x, dtype=torch.float64)
+    assert certify_capture(captured).holds
+    assert softmax is None or any(isinstance(op.map, Softmax) and op.map.allowed == softmax for op in captured.graph.ops)
     squares = settings(edge="theta^2", pools="sum", constants="on")
     values = [functional_of(captured, chosen).value for chosen in (settings(), squares)]
     count = functional_of(captured, settings(edge="1")).count
@@ -89,12 +96,10 @@ def by_var_mean(z: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("form", [by_sum, by_var_mean, by_power, by_product, by_variance, by_moments, by_deviation, by_length])
 def test_a_layer_norm_that_is_written_out(form: Form) -> None:
-    x = torch.randn(1, 3, 4)
+    x = torch.randn(3, 3, 4)
     scale = 2.0 if form is by_length else 1.0
     expected = figures(Between(lambda z: layer_norm(z) * scale), x)
     assert figures(Between(form), x) == pytest.approx(expected, rel=1e-9)
-    assert path_functional(Between(form), x).status == "approximate"
-    assert certify(Between(form), torch.randn(3, 3, 4)).holds
 
 
 def test_a_mean_that_is_subtracted_without_a_norm_stays_paths() -> None:
@@ -145,9 +150,8 @@ class ChannelsFirst(nn.Module):
 
 
 def test_a_layer_norm_over_channels() -> None:
-    x = torch.randn(1, 3, 6, 6)
+    x = torch.randn(2, 3, 6, 6)
     assert figures(ChannelsFirst(True), x) == pytest.approx(figures(ChannelsFirst(False), x), rel=1e-9)
-    assert certify(ChannelsFirst(True), torch.randn(2, 3, 6, 6)).holds
 
 
 SOFTMAX: dict[str, Form] = {
@@ -162,10 +166,9 @@ SOFTMAX: dict[str, Form] = {
 
 @pytest.mark.parametrize("name", SOFTMAX)
 def test_a_softmax_that_is_written_out(name: str) -> None:
-    x = torch.randn(1, 3, 4)
+    x = torch.randn(3, 3, 4)
     expected = figures(Between(lambda z: torch.softmax(z, -1)), x)
     assert figures(Between(SOFTMAX[name]), x) == pytest.approx(expected, rel=1e-9)
-    assert certify(Between(SOFTMAX[name]), torch.randn(3, 3, 4)).holds
 
 
 def test_what_only_looks_like_a_softmax_is_none() -> None:
@@ -201,7 +204,19 @@ MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "behind views": lambda s, t: (s.view(-1, 1, 5, 5) + (1 - t) * torch.finfo(s.dtype).min).view(-1, 5, 5),
     "infinity, then divided": lambda s, t: (2 * s).masked_fill(t == 0, -torch.inf) / 2,
     "then scaled": lambda s, t: (s * 2 - 1e9 * (1 - t)) * 0.5,
+    "floored": lambda s, t: torch.max(s + (1 - t) * SMALLEST, torch.tensor(SMALLEST)),
+    "clamped": lambda s, t: (s.view(-1, 1, 5, 5) + (1 - t) * SMALLEST).clamp(min=SMALLEST).view(-1, 5, 5),
+    "infinity made finite": lambda s, t: torch.nan_to_num(s.masked_fill(t == 0, -torch.inf)),
+    "transposed": lambda s, t: s.transpose(1, 2).masked_fill(t.T == 0, -torch.inf).transpose(1, 2),
+    "permuted": lambda s, t: (s.permute(2, 1, 0) + ((1 - t).T * -1e9)[:, :, None]).permute(2, 1, 0),
+    "negated": lambda s, t: -((1 - t) * 1e9 - s),
+    "twice": lambda s, t: s.masked_fill(t == 0, -torch.inf) + (1 - t) * -1e9,
+    "less the maximum": lambda s, t: (m := s.masked_fill(t == 0, -torch.inf)) - m.amax(-1, keepdim=True),
+    "half by the keys": lambda s, t: (s.masked_fill(HALF & (t == 0), -torch.inf)) + (1 - t) * ~HALF * -1e4,
 }
+
+SMALLEST = torch.finfo(torch.float32).min
+HALF = torch.arange(5) < 3
 
 
 @cache
@@ -211,11 +226,74 @@ def masked_attention() -> tuple[float, ...]:
 
 @pytest.mark.parametrize("name", MASKS)
 def test_attention_masks_as_numbers(name: str) -> None:
-    x = torch.randn(1, 5, 3)
-    model = Attention(MASKS[name])
-    assert figures(model, x) == pytest.approx(list(masked_attention()), rel=1e-9)
-    assert any(isinstance(op.map, Softmax) and op.map.allowed == "causal" for op in lift(model, x).ops)
-    assert certify(model, torch.randn(3, 5, 3)).holds
+    found = figures(Attention(MASKS[name]), torch.randn(3, 5, 3), softmax="causal")
+    assert found == pytest.approx(list(masked_attention()), rel=1e-9)
+
+
+class Exponentials(Attention):
+    """The same, the mask in place of the softmax."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mask(self.q(x) @ self.k(x).transpose(1, 2) / 3**0.5, self.tril) @ self.v(x)
+
+
+def share(e: Tensor) -> Tensor:
+    return e / e.sum(-1, keepdim=True)
+
+
+MASKED_EXPONENTIALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product": lambda s, t: (s.exp() * t) / (s.exp() * t).sum(-1, keepdim=True),
+    "stable": lambda s, t: share((t > 0) * (s - s.amax(-1, keepdim=True)).exp()),
+    "filled": lambda s, t: share(s.exp().masked_fill(t == 0, 0.0)),
+    "chosen": lambda s, t: share(torch.where(t.bool(), s.exp(), 0.0)),
+    "triangle": lambda s, t: share(s.exp().tril()),
+    "again": lambda s, t: share(torch.softmax(s, -1) * t),
+    "of a mask": lambda s, t: share((s - 1e9 * (1 - t)).exp()),
+    "across": lambda s, t: s.masked_fill(t == 0, -torch.inf).transpose(1, 2).softmax(1).transpose(1, 2),
+}
+
+
+@pytest.mark.parametrize("name", MASKED_EXPONENTIALS)
+def test_exponentials_times_a_mask(name: str) -> None:
+    found = figures(Exponentials(MASKED_EXPONENTIALS[name]), torch.randn(3, 5, 3))
+    assert found == pytest.approx(list(masked_attention()), rel=1e-9)
+
+
+def test_exponentials_times_weights_are_a_softmax_with_a_bias() -> None:
+    decay = torch.exp(-torch.arange(5.0))
+    weighed = figures(Exponentials(lambda s, t: share(s.exp() * decay)), torch.randn(1, 5, 3))
+    biased = figures(Exponentials(lambda s, t: torch.softmax(s + decay.log(), -1)), torch.randn(1, 5, 3))
+    assert weighed == pytest.approx(biased, rel=1e-9)
+
+
+def test_a_mask_of_rows_shares_among_all_columns() -> None:
+    """Row 2 sees nothing; the others see all 5 positions, 1/5 each, whether the mask says so for each of them or for the row."""
+    rows = (torch.arange(5) != 2)[:, None]
+    values = [
+        figures(Attention(lambda s, t, m=m: s.masked_fill(~m, -1e9)), torch.zeros(1, 5, 3))
+        for m in (rows, rows.expand(5, 5).clone())
+    ]
+    assert values[0] == pytest.approx(values[1], rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda z: z + torch.tensor([0.0, 0, 0, torch.finfo(torch.float64).min], dtype=torch.float64),
+        lambda z: z * 1e200,
+        lambda z: z * (z + torch.zeros(4).index_fill(0, torch.tensor(1), -torch.inf)).amax(-1, keepdim=True),
+    ],
+)
+def test_what_is_not_finite_is_refused_by_name(form: Form) -> None:
+    model, x = Between(form), torch.zeros(1, 3, 4)
+    calls = [
+        lambda: path_functional(model, x, edge="theta^2", constants="on"),
+        lambda: path_kernel(model, x).trace(),
+    ]
+    for call in calls:
+        with pytest.raises(PkcError, match=r"not finite: .* at %\S+ \(test_equal_forms.py:\d+\)") as caught:
+            call()
+        assert [d.code for d in caught.value.diagnostics] == ["PKC510"]
 
 
 class Frozen(nn.Module):

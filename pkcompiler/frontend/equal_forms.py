@@ -24,7 +24,11 @@ aten = torch.ops.aten
 MUL, ADD, SUB = "aten.mul.Tensor", "aten.add.Tensor", "aten.sub.Tensor"
 INPUT = "pkc_input"
 """Marks the placeholders of inputs in their ``meta``."""
+VALUE = "pkc_value"
+"""The tensor of a buffer or constant, in the ``meta`` of its placeholder."""
 SCALINGS = ("aten.mul.Tensor", "aten.mul.Scalar", "aten.div.Tensor", "aten.div.Scalar")
+SOFTMAXES = ("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default")
+FILLS = ("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", "aten.where.self", "aten.where.ScalarOther")
 VIEWS = frozenset({"aten.view.default", "aten.reshape.default", "aten.unsqueeze.default"})
 
 
@@ -33,6 +37,7 @@ def make_equal(program: Program) -> None:
     graph = program.module.graph
     for node in graph.find_nodes(op="placeholder"):
         node.meta[INPUT] = node.name in program.inputs
+        node.meta[VALUE] = program.lifted.get(node.name, program.tensors.get(program.buffers.get(node.name, "")))
     for node in list(graph.nodes):
         for form in FORMS.get(op_name(node), ()):
             form(node)
@@ -115,13 +120,84 @@ def put(node: fx.Node, target: Any, args: tuple[Any, ...], value: Any = None) ->
 
 
 def softmax(node: fx.Node) -> None:
-    """exp(s) / sum of exp(s) over one dimension, whatever constant along it was subtracted before."""
+    """e / sum of e over one dimension, e = exp(s) or a softmax of s, times a mask or not."""
     for above, below in both_ways(node):
         total = reduced(below.args[0], "aten.sum.dim_IntList") if called(below, "aten.reciprocal.default") else None
-        if total and called(above, "aten.exp.default") and len(total[1]) == 1 and same(above, total[0]):
-            scores = unshifted(above.args[0], total[1][0])
-            node.replace_all_uses_with(put(node, aten.softmax.int, (scores, total[1][0])))
+        if total and len(total[1]) == 1 and same(above, total[0]) and (scores := exponent(node, above, total[1][0])):
+            node.replace_all_uses_with(put(node, aten.softmax.int, (unshifted(scores, total[1][0]), total[1][0])))
             return
+
+
+def exponent(place: fx.Node, value: Any, dim: int) -> fx.Node | None:
+    """s of exp(s), up to what is constant along a row; -inf where the exponential is made 0."""
+    value = seen_through(value)
+    if called(value, "aten.exp.default"):
+        return unshifted(value.args[0], dim)
+    if called(value, *SOFTMAXES) and value.args[1] % rank(value) == dim:
+        return seen_through(value.args[0])
+    if called(value, MUL):
+        return next((s for inner, mask in both_ways(value) if (s := weighed(place, inner, mask, dim, value))), None)
+    if called(value, *FILLS) and is_zero(value.args[2]):
+        inner, mask = (value.args[1], value.args[0]) if "where" in op_name(value) else value.args[:2]
+        return masked(place, inner, mask if "where" in op_name(value) else put(place, aten.eq.Scalar, (mask, 0), meta(mask)), dim)
+    if called(value, "aten.tril.default", "aten.triu.default"):
+        ones = put(place, aten.ones_like.default, (value,), meta(value))
+        return masked(place, value.args[0], put(place, value.target, (ones, *value.args[1:]), meta(value)), dim)
+    return None
+
+
+def weighed(place: fx.Node, inner: Any, weight: Any, dim: int, product: fx.Node) -> fx.Node | None:
+    """The exponent of an exponential times a weight that is not negative, a mask of 0 and 1 for one."""
+    known = constant_of(weight)
+    if not isinstance(weight, fx.Node) or not (is_boolean(weight) or (known is not None and bool((known >= 0).all()))):
+        return None
+    if is_boolean(weight) or bool(((known == 0) | (known == 1)).all()):
+        return masked(place, inner, weight, dim)
+    scores = exponent(place, inner, dim)
+    precise = scores and put(place, aten.to.dtype, (weight, meta(scores).dtype), meta(weight).to(meta(scores).dtype))
+    return scores and put(place, aten.add.Tensor, (scores, put(place, aten.log.default, (precise,), meta(precise))), meta(product))
+
+
+def masked(place: fx.Node, inner: Any, mask: fx.Node, dim: int) -> fx.Node | None:
+    """The exponent of an exponential times a mask of 0 and 1."""
+    scores = exponent(place, inner, dim)
+    forbidden = scores and put(place, aten.eq.Scalar, (mask, 0), meta(mask) == 0)
+    return scores and put(place, aten.masked_fill.Scalar, (scores, forbidden, -math.inf), meta(scores))
+
+
+def is_boolean(value: Any) -> bool:
+    """Whether a tensor holds truth values, or numbers that these were converted to."""
+    return (
+        isinstance(value, fx.Node)
+        and isinstance(meta(seen_through(value)), Tensor)
+        and meta(seen_through(value)).dtype == torch.bool
+    )
+
+
+def is_zero(value: Any) -> bool:
+    known = constant_of(value)
+    return known is not None and not bool(known.any())
+
+
+def constant_of(value: Any) -> Tensor | None:
+    """A number, or a tensor that buffers and constants alone are made into; None for anything else."""
+    if isinstance(value, int | float):
+        return torch.tensor(value)
+    if not isinstance(value, fx.Node) or value.op not in ("placeholder", "call_function"):
+        return None
+    if value.op == "placeholder":
+        return value.meta.get(VALUE)
+    made = [constant_of(n) for n in value.all_input_nodes]
+    if any(t is None for t in made) or not isinstance(value.target, torch._ops.OpOverload) or not isinstance(meta(value), Tensor):
+        return None
+    given = dict(zip(value.all_input_nodes, made, strict=True))
+    result: Tensor = value.target(*fx.map_arg(value.args, given.get), **fx.map_arg(dict(value.kwargs), given.get))
+    return result
+
+
+def shifted(node: fx.Node) -> None:
+    """softmax(s - c), c constant along a row: softmax(s)."""
+    node.update_arg(0, unshifted(node.args[0], node.args[1] % rank(node)))
 
 
 def exp_of_log_softmax(node: fx.Node) -> None:
@@ -139,7 +215,7 @@ def exp_of_log_softmax(node: fx.Node) -> None:
 def unshifted(scores: Any, dim: int) -> Any:
     """The scores without what is subtracted from all of a row alike, which a softmax over it does not see."""
     scores = seen_through(scores)
-    while called(scores, SUB, ADD) and not scores.kwargs:
+    while called(scores, SUB, ADD) and not scores.kwargs and not is_constant_along(scores, dim - rank(scores)):
         left, right = seen_through(scores.args[0]), seen_through(scores.args[1])
         if not is_constant_along(right, dim - rank(scores)) or rank(left) != rank(scores):
             return scores
@@ -313,5 +389,6 @@ def is_free(node: Any) -> bool:
 FORMS: dict[str, tuple[Callable[[fx.Node], None], ...]] = {
     MUL: (softmax, normalised, root_mean_square),
     "aten.exp.default": (exp_of_log_softmax,),
+    **dict.fromkeys(SOFTMAXES, (shifted,)),
     ADD: (frozen_batch_norm,),
 }

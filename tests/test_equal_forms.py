@@ -38,7 +38,8 @@ class Between(nn.Module):
 
 
 def figures(model: nn.Module, x: Tensor, *, softmax: str | None = None) -> list[float]:
-    """R_1, R_2, the number of paths, and the trace of the Path Kernel, of a graph that is certified at ``x``.
+    """R_1, R_2, the sizes of their derivatives, the number of paths, and the trace of the Path Kernel, of a graph that is certified
+    at ``x``.
 
     ``softmax``: what one of its softmaxes allows.
     """
@@ -46,9 +47,15 @@ def figures(model: nn.Module, x: Tensor, *, softmax: str | None = None) -> list[
     assert certify_capture(captured).holds
     assert softmax is None or any(isinstance(op.map, Softmax) and op.map.allowed == softmax for op in captured.graph.ops)
     squares = settings(edge="theta^2", pools="sum", constants="on")
-    values = [functional_of(captured, chosen).value for chosen in (settings(), squares)]
+    masses = [functional_of(captured, chosen) for chosen in (settings(), squares)]
+    slopes = [float(grad.square().sum()) * 4.0**mass.exponent for mass in masses for name, grad in sorted(mass.grad.items())]
     count = functional_of(captured, settings(edge="1")).count
-    return [*values, count or 0, kernel_of(captured.graph, captured.tensors, squares, {}).trace().value]
+    return [
+        *(mass.value for mass in masses),
+        *slopes,
+        count or 0,
+        kernel_of(captured.graph, captured.tensors, squares, {}).trace().value,
+    ]
 
 
 def layer_norm(z: Tensor) -> Tensor:
@@ -89,15 +96,32 @@ def by_sum(z: Tensor) -> Tensor:
     return -(u - z) * torch.rsqrt((z + (-u)).square().mean(-1, keepdim=True) + 1e-5)
 
 
+def distributed(z: Tensor) -> Tensor:
+    v, u = torch.var_mean(z, -1, keepdim=True, correction=0)
+    r = torch.rsqrt(v + 1e-5)
+    return z * r - u * r
+
+
+def distributed_and_divided(z: Tensor) -> Tensor:
+    u, s = z.mean(-1)[..., None], (z.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+    return z / s + (-u) / s
+
+
 def by_var_mean(z: Tensor) -> Tensor:
     v, u = torch.var_mean(z, -1, keepdim=True, correction=0)
     return (z - u) * torch.rsqrt(v + 1e-5)
 
 
-@pytest.mark.parametrize("form", [by_sum, by_var_mean, by_power, by_product, by_variance, by_moments, by_deviation, by_length])
+LAYER_NORMS = [
+    by_sum, by_var_mean, by_power, by_product, by_variance, by_moments, by_deviation, by_length, distributed,
+    distributed_and_divided,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", LAYER_NORMS)
 def test_a_layer_norm_that_is_written_out(form: Form) -> None:
     x = torch.randn(3, 3, 4)
-    scale = 2.0 if form is by_length else 1.0
+    scale = (3 / 4) ** 0.5 if form is by_deviation else 1.0  # its N - 1 of N entries
     expected = figures(Between(lambda z: layer_norm(z) * scale), x)
     assert figures(Between(form), x) == pytest.approx(expected, rel=1e-9)
 
@@ -107,6 +131,98 @@ def test_a_mean_that_is_subtracted_without_a_norm_stays_paths() -> None:
     centred = path_functional(Between(lambda z: z - z.mean(-1, keepdim=True)), x, edge="1")
     plain = path_functional(Between(lambda z: 1 * z), x, edge="1")
     assert centred.status == "exact" and centred.count > plain.count
+
+
+class Affine(nn.Module):
+    """A function of a hidden value, a gain, a bias, and the mean and variance of a BatchNorm, behind a ReLU."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o, self.function = nn.Linear(4, 4), nn.Linear(4, 2), function
+        self.gamma, self.beta = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.randn(4))
+        self.register_buffer("mean", torch.randn(4))
+        self.register_buffer("var", torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(torch.relu(self.function(self.a(x), self.gamma, self.beta, self.mean, self.var)))
+
+
+def own(z: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean of a layer norm, and 1 over its deviation."""
+    return z.mean(-1, keepdim=True), torch.rsqrt(z.var(-1, keepdim=True, unbiased=False) + 1e-5)
+
+
+AFFINE: dict[str, list[Callable[..., Tensor]]] = {
+    "layer norm": [
+        lambda z, g, b, *_: F.layer_norm(z, (4,), g, b),
+        lambda z, g, b, *_: (z - own(z)[0]) * (g * own(z)[1]) + b,
+        lambda z, g, b, *_: z * (g * own(z)[1]) + (b - own(z)[0] * g * own(z)[1]),
+        lambda z, g, b, *_: g * z * own(z)[1] - g * own(z)[0] * own(z)[1] + b,
+    ],
+    "root mean square": [
+        lambda z, g, *_: F.rms_norm(z, (4,), g, 1e-6),
+        lambda z, g, *_: z * (g * torch.rsqrt(z.square().mean(-1, keepdim=True) + 1e-6)),
+        lambda z, g, *_: F.normalize(z, dim=-1) * 4**0.5 * g,
+        lambda z, g, *_: z / (z.norm(dim=-1, keepdim=True) * 4**-0.5 + 1e-8) * g,
+        lambda z, g, *_: 2 * z * torch.rsqrt(z.square().sum(-1, keepdim=True) + 1e-6) * g,
+    ],
+    "batch norm": [
+        lambda x, g, b, m, v: F.batch_norm(x.transpose(1, 2), m, v, g, b).transpose(1, 2),
+        lambda x, g, b, m, v: (x - m) / torch.sqrt(v + 1e-5) * g + b,
+        lambda x, g, b, m, v: x * (s := g / torch.sqrt(v + 1e-5)) - (m * s - b),
+        lambda x, g, b, m, v: x * (s := g / torch.sqrt(v + 1e-5)) - m * s + b,
+        lambda x, g, b, m, v: x * (s := g / torch.sqrt(v + 1e-5)) + b + (-m) * s,
+        lambda x, g, b, m, v: torch.addcmul(b - m * (s := g * torch.rsqrt(v + 1e-5)), x, s),
+        lambda x, g, b, m, v: (
+            x.mT * (s := (g * torch.rsqrt(v + 1e-5)).view(1, -1, 1)) - m.view(1, -1, 1) * s + b.view(1, -1, 1)
+        ).mT,
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AFFINE)
+def test_gains_and_biases_stand_anywhere_in_a_norm(name: str) -> None:
+    x = torch.randn(3, 3, 4)
+    expected, *found = [figures(Affine(function), x) for function in AFFINE[name]]
+    for values in found:
+        assert values == pytest.approx(expected, rel=1e-9)
+
+
+class Grouped(nn.Module):
+    """GroupNorm (2 groups) and InstanceNorm, by torch or written out."""
+
+    def __init__(self, writing: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o, self.writing = nn.Conv2d(2, 4, 2), nn.Conv2d(4, 2, 2), writing
+        self.g, self.b = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, g, b = self.a(x), self.g.view(1, 4, 1, 1), self.b.view(1, 4, 1, 1)
+        if self.writing == "group_norm":
+            return self.o(F.group_norm(x, 2, self.g, self.b))
+        if self.writing == "instance_norm":
+            return self.o(F.instance_norm(x, weight=self.g, bias=self.b))
+        if self.writing == "groups":
+            mean, scale = own(z := x.reshape(len(x), 2, -1))
+            return self.o(((z - mean) * scale).reshape(x.shape) * g + b)
+        mean, scale = x.mean((2, 3))[:, :, None, None], g * torch.rsqrt(x.var((2, 3), keepdim=True, correction=0) + 1e-5)
+        return self.o(x * scale + (b - mean * scale))
+
+
+@pytest.mark.parametrize("names", [("group_norm", "groups"), ("instance_norm", "channels")])
+def test_groups_and_instances(names: tuple[str, str]) -> None:
+    x = torch.randn(2, 2, 4, 4)
+    expected, found = (figures(Grouped(name), x) for name in names)
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_unit_vector_is_the_rms_norm_over_the_root_of_its_length() -> None:
+    x = torch.randn(3, 3, 4)
+    expected = figures(Between(lambda z: 0.5 * F.rms_norm(z, (4,), eps=1e-12)), x)
+    for form in (lambda z: F.normalize(z, dim=-1), lambda z: z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)):
+        assert figures(Between(form), x) == pytest.approx(expected, rel=1e-9)
 
 
 RMS: dict[str, Form] = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.equal_forms import make_equal
+from pkcompiler.frontend.equal.forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program, normalise_inputs
 from pkcompiler.frontend.hooks import hooked_parameters
 from pkcompiler.frontend.inputs import Inputs

@@ -16,6 +16,7 @@ from pkcompiler.frontend.equal.reading import (
     SCALINGS,
     SUB,
     VIEWS,
+    arguments,
     aten,
     both_ways,
     called,
@@ -165,20 +166,20 @@ def size_of(value: Any) -> float | None:
     value = seen_through(value)
     if not isinstance(value, fx.Node) or value.op != "call_function":
         return None
-    name, args = op_name(value), value.args
+    name, args = op_name(value), arguments(value)
     match name:
         case "aten.rsqrt.default" | "aten.sqrt.default":
             inside = square_size_of(args[0])
-            return None if inside is None else inside ** (-0.5 if "rsqrt" in name else 0.5)
+            return None if inside is None else math.pow(inside, -0.5 if "rsqrt" in name else 0.5)
         case "aten.pow.Tensor_Scalar" if is_root(value):
             inside = square_size_of(args[0])
-            return None if inside is None else inside ** args[1]
+            return None if inside is None else math.pow(inside, args[1])
         case "aten.std.correction":
-            return None if (inside := variance_size(value)) is None else inside**0.5
+            return None if (inside := variance_size(value)) is None else math.sqrt(inside)
         case "aten.linalg_vector_norm.default":
             order = args[1] if len(args) > 1 else 2
             count = reduced_count(value, args[2] if len(args) > 2 else None)
-            return count**0.5 if count and order == 2 else None
+            return math.sqrt(count) if count and order == 2 else None
         case "aten.reciprocal.default":
             return None if (inside := size_of(args[0])) is None else 1 / inside
     return linear_size(value, size_of)
@@ -202,7 +203,7 @@ def linear_size(value: Any, size: Callable[[Any], float | None]) -> float | None
     """The size of what is a view of a norm, a norm times a number, or kept from 0."""
     if not isinstance(value, fx.Node) or value.op != "call_function":
         return None
-    name, args = op_name(value), value.args
+    name, args = op_name(value), arguments(value)
     inside = size(args[0]) if args else None
     if name in SCALINGS and len(args) > 1 and isinstance(args[1], int | float) and inside is not None:
         return abs(inside * args[1] if "mul" in name else inside / args[1]) or None
@@ -227,6 +228,6 @@ def reduced_count(value: fx.Node, dims: Any) -> int | None:
 def variance_size(value: fx.Node) -> float | None:
     """N / (N - correction)"""
     count = reduced_count(value, value.args[1] if len(value.args) > 1 else None)
-    correction = value.kwargs.get("correction", 1)
+    correction: Any = value.kwargs.get("correction", 1)
     below = None if count is None else count - (1 if correction is None else correction)
     return count / below if count and below and below > 0 else None

@@ -51,6 +51,10 @@ def called(value: Any, *names: str) -> bool:
     return isinstance(value, fx.Node) and value.op == "call_function" and op_name(value) in names
 
 
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    return node.args
+
+
 def rank(node: fx.Node) -> int:
     value: Tensor = meta(node)
     return value.dim()

@@ -12,6 +12,7 @@ from pkcompiler.frontend.equal.reading import (
     ADD,
     MUL,
     SUB,
+    arguments,
     aten,
     both_ways,
     called,
@@ -60,25 +61,30 @@ def exponent(place: fx.Node, value: Any, dim: int) -> fx.Node | None:
 def weighed(place: fx.Node, inner: Any, weight: Any, dim: int, product: fx.Node) -> fx.Node | None:
     """The exponent of an exponential times a weight that is not negative, a mask of 0 and 1 for one."""
     known = constant_of(weight)
-    if not isinstance(weight, fx.Node) or not (is_boolean(weight) or (known is not None and bool((known >= 0).all()))):
+    if not isinstance(weight, fx.Node) or (known is None and not is_boolean(weight)):
         return None
-    if is_boolean(weight) or bool(((known == 0) | (known == 1)).all()):
+    if known is None or bool(((known == 0) | (known == 1)).all()):
         return masked(place, inner, weight, dim)
-    scores = exponent(place, inner, dim)
-    precise = scores and put(place, aten.to.dtype, (weight, meta(scores).dtype), meta(weight).to(meta(scores).dtype))
-    return scores and put(place, aten.add.Tensor, (scores, put(place, aten.log.default, (precise,), meta(precise))), meta(product))
+    scores = exponent(place, inner, dim) if bool((known >= 0).all()) else None
+    if scores is None:
+        return None
+    precise = put(place, aten.to.dtype, (weight, meta(scores).dtype), meta(weight).to(meta(scores).dtype))
+    return put(place, aten.add.Tensor, (scores, put(place, aten.log.default, (precise,), meta(precise))), meta(product))
 
 
 def masked(place: fx.Node, inner: Any, mask: fx.Node, dim: int) -> fx.Node | None:
     """The exponent of an exponential times a mask of 0 and 1."""
     scores = exponent(place, inner, dim)
-    forbidden = scores and put(place, aten.eq.Scalar, (mask, 0), meta(mask) == 0)
-    return scores and put(place, aten.masked_fill.Scalar, (scores, forbidden, -math.inf), meta(scores))
+    if scores is None:
+        return None
+    forbidden = put(place, aten.eq.Scalar, (mask, 0), meta(mask) == 0)
+    return put(place, aten.masked_fill.Scalar, (scores, forbidden, -math.inf), meta(scores))
 
 
 def shifted(node: fx.Node) -> None:
     """softmax(s - c), c constant along a row: softmax(s)."""
-    node.update_arg(0, unshifted(node.args[0], node.args[1] % rank(node)))
+    scores, dim, *_ = arguments(node)
+    node.update_arg(0, unshifted(scores, dim % rank(node)))
 
 
 def exp_of_log_softmax(node: fx.Node) -> None:

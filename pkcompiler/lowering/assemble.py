@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.lowering.apply import applied_masks, forget_masks
 from pkcompiler.lowering.export import export_modes
-from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, storage_key
+from pkcompiler.lowering.keep import keep
+from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, of_all_names, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
 from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
@@ -82,13 +83,8 @@ def _assemble(
         lowered = Lowered(root, training.graph, mask_names)
     else:
         lowered = ModePair(root, evaluation.graph, training.graph, mask_names, static_batch)
-    lowered.zero_pruned()
-    lowered.register_load_state_dict_post_hook(_zero_after_load)
+    keep(lowered, of_all_names(lowered, masks), anew=False, called=False)
     return lowered
-
-
-def _zero_after_load(module: Lowered | ModePair, incompatible_keys: Any) -> None:
-    module.zero_pruned()
 
 
 def _private_copy(model: nn.Module) -> nn.Module:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lowering.masks import zero_pruned
 
 TREE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 
 
 class MaskedTree:
-    """What both kinds share: the masks as non-persistent buffers, and stored zeros restored after ``load_state_dict``.
+    """What both kinds share: the masks as non-persistent buffers.
 
     ``mask_names`` holds the canonical name of each masked parameter and the name of its mask buffer.
     """
@@ -28,11 +27,6 @@ class MaskedTree:
     def masks(self) -> dict[str, Tensor]:
         """Canonical parameter name to its mask (bool, True = kept), the buffers themselves."""
         return {name: _tensor(self, mask) for name, mask in self.mask_names.items()}
-
-    def zero_pruned(self) -> None:
-        """Store zero in every pruned weight."""
-        for name, mask in self.mask_names.items():
-            zero_pruned(_tensor(self, name), _tensor(self, mask))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise fail(

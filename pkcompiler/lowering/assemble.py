@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from pkcompiler.diagnostics import fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.frontend.precision import copied
 from pkcompiler.lowering.apply import applied_masks, forget_masks
+from pkcompiler.lowering.call import fetch
 from pkcompiler.lowering.export import export_modes
 from pkcompiler.lowering.keep import keep
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, of_all_names, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
 from pkcompiler.lowering.refuse import unkept
-from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
+from pkcompiler.lowering.state import KEEP_CLASS, written
+from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
 from pkcompiler.lowering.zero_rows import zero_rows
 from pkcompiler.modes import in_own_modes
@@ -43,7 +45,8 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     checked = check_masks(model, masks)
     for name, mask in applied_masks(model).items():
         checked[name] = checked.get(name, mask).to(mask.device) & mask
-    root = _private_copy(model)
+    root = copied(model)
+    forget_masks(root)
     fills = zero_rows(root, checked)
     args, kwargs = _arguments(example_inputs)
     try:
@@ -72,6 +75,7 @@ def _assemble(
     """The result over ``root``, which it takes over; no evaluation trace: the training trace serves both modes."""
     canonical = canonical_names(root)
     traces = [trace for trace in (evaluation, training) if trace is not None]
+    raise_all(_write_faults(root, traces, {name for name, first in canonical.items() if first in masks}))
     for trace in traces:
         _adopt_constants(root, trace)
     mask_names = {name: _register(root, name, "mask", mask) for name, mask in masks.items()}
@@ -87,17 +91,15 @@ def _assemble(
     return lowered
 
 
-def _private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors that a norm computed from its parameters (``weight_norm``) are copied as values."""
-    memo = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    }
-    root = copy.deepcopy(model, memo)
-    forget_masks(root)
-    return root
+def _write_faults(root: nn.Module, traces: Iterable[Trace], masked: set[str]) -> Iterator[Diagnostic]:
+    """PKC279 for masked parameters, and for tensors that are no members of the model, into which a graph writes."""
+    members = dict([*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False)])
+    for name in dict.fromkeys(name for trace in traces for name in written(trace.graph, trace.source)):
+        if name in masked:
+            yield Diagnostic("PKC279", f"the forward writes to the masked parameter {name!r}", notes=(KEEP_CLASS,))
+        elif name not in members:
+            note = "register the tensor as a buffer, or " + KEEP_CLASS
+            yield Diagnostic("PKC279", f"the forward writes to {name!r}, which is neither parameter nor buffer", notes=(note,))
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

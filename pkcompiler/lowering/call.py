@@ -13,9 +13,50 @@ from pkcompiler.diagnostics import fail
 Shapes = tuple[tuple[int | str, ...] | None, ...]
 
 
+def fetch(module: nn.Module, name: str) -> Any:
+    """The attribute with the dotted ``name``."""
+    value: Any = module
+    for atom in name.split("."):
+        value = getattr(value, atom)
+    return value
+
+
 def call_with(module: nn.Module, weights: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """``module(*args, **kwargs)`` with ``weights`` in place of the parameters of those names (aliases follow)."""
     return functional_call(module, dict(weights), tuple(args), dict(kwargs))
+
+
+def store(buffer: Tensor, value: Tensor, name: str) -> None:
+    """What a forward assigns to the buffer ``name``, written into it.
+
+    :raises PkcError: PKC279 for another shape or dtype than the buffer has.
+    """
+    if value.shape != buffer.shape or value.dtype != buffer.dtype:
+        raise fail(
+            "PKC279",
+            f"the forward assigns {_kind(value)} to the buffer {name!r}, which is {_kind(buffer)}",
+            "register the buffer as it will be, or keep the class: pkcompiler.apply_masks(model, masks)",
+        )
+    buffer.copy_(value)
+
+
+def check_fixed(given: Any, fixed: Any, name: str) -> None:
+    """The argument ``name`` of the forward must be what recording fixed it to.
+
+    :raises PkcError: PKC278.
+    """
+    if given is fixed or (not isinstance(given, Tensor) and given == fixed):
+        return
+    what = _kind(given) if isinstance(given, Tensor) else repr(given)
+    raise fail(
+        "PKC278",
+        f"the graph was recorded with {name} = {fixed!r}, it was called with {name} = {what}",
+        f"lower with an example of all that is given: lower(model, masks, {{..., {name!r}: ...}})",
+    )
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"a {str(tensor.dtype).removeprefix('torch.')} tensor of shape {_text(tensor.shape)}"
 
 
 def check_shapes(expected: Shapes, inputs: Sequence[Any]) -> None:

@@ -22,7 +22,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.hooks import KeepsMask
-from pkcompiler.lowering.placed import has_memory, local, part, where_kept, whole
+from pkcompiler.lowering.placed import flat_fault, has_memory, is_flat, local, part, where_kept, whole
 
 ATTRIBUTE = "_kept_masks"
 AGAIN = "mask the model as it is now: pkcompiler.apply_masks(model, masks)"
@@ -101,9 +101,11 @@ class Keeper:
     def find_again(self, among: Container[int] | None = None) -> None:
         """Hold the masks on the parameters that stand under their names now (of those whose ``id`` is in ``among``).
 
-        :raises PkcError: PKC471 for one of another shape.
+        :raises PkcError: PKC471 for one of another shape, PKC474 for pieces of a flat one.
         """
         for leaf, cell in list(self.cells.items()):
+            if is_flat(self.parameters[leaf]):
+                raise PkcError(flat_fault(self.names[leaf]))
             found = self.held.get(leaf)
             if not isinstance(found, nn.Parameter) or (among is not None and id(found) not in among):
                 continue
@@ -113,7 +115,12 @@ class Keeper:
 
     def _hold(self, leaf: str, parameter: nn.Parameter, cell: Cell) -> None:
         if parameter.shape != cell.mask.shape:
-            raise _misshapen(self.names[leaf], parameter, cell)
+            raise fail(
+                "PKC471",
+                f"the parameter {self.names[leaf]!r} was replaced by one of shape {tuple(parameter.shape)}, "
+                f"its mask has {tuple(cell.mask.shape)}",
+                AGAIN,
+            )
         other = cell_of(parameter)
         if other is None:
             _hook_gradient(parameter, cell)
@@ -139,8 +146,8 @@ class Keeper:
 
     def forget_lost(self, owner: nn.Module) -> None:
         """Drop the masks that nothing can be held to any more, of parameters that are gone or have another shape."""
-        found = {leaf: self.held.get(leaf) for leaf in self.cells}
-        other = [leaf for leaf, p in found.items() if p is not None and p.shape != self.cells[leaf].mask.shape]
+        now = {leaf: self.held.get(leaf) for leaf in self.cells}
+        other = [leaf for leaf, p in now.items() if p is not None and p.shape != self.cells[leaf].mask.shape]
         for leaf in (*self.lost(owner), *other):
             del self.cells[leaf], self.parameters[leaf], self.names[leaf]
 
@@ -257,10 +264,6 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for keeper in list(_KEEPERS):
         keeper.find_again(held)
-    for parameter, cell in _kept(optimizer):
-        if parameter.shape != cell.mask.shape:
-            name = next((k.names[leaf] for k in _KEEPERS for leaf, c in k.cells.items() if c is cell), "?")
-            raise _misshapen(name, parameter, cell)
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -289,10 +292,3 @@ def after_loading(module: nn.Module, incompatible_keys: Any) -> None:
     keeper = keeper_of(module)
     if keeper is not None:
         keeper.restore()
-
-
-def _misshapen(name: str, parameter: Tensor, cell: Cell) -> PkcError:
-    shapes = f"{tuple(parameter.shape)}, its mask has {tuple(cell.mask.shape)}"
-    flat = "FSDP keeps flat pieces of parameters; shard with torch.distributed.fsdp.fully_shard(model), which masks follow"
-    notes = (flat, AGAIN) if parameter.dim() < 2 <= cell.mask.dim() else (AGAIN,)
-    return fail("PKC471", f"the parameter {name!r} was replaced by one of shape {shapes}", *notes)

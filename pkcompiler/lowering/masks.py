@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
-from pkcompiler.lowering.placed import has_memory, is_placed, local
+from pkcompiler.lowering.placed import flat_fault, has_memory, is_flat, is_placed, local
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -114,7 +114,8 @@ def _overlaps(group: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Itera
 
 
 def _shape(parameter: Tensor) -> torch.Size | None:
-    return None if isinstance(parameter, nn.parameter.UninitializedParameter) else parameter.shape
+    """None where there is none yet, or only a piece of it."""
+    return None if isinstance(parameter, nn.parameter.UninitializedParameter) or is_flat(parameter) else parameter.shape
 
 
 def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
@@ -178,6 +179,8 @@ def _unmaskable(module: nn.Module, canonical: Mapping[str, str], masks: Mapping[
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             note = "call the model once first: model(x)"
             yield Diagnostic("PKC474", f"parameter {name!r} has no shape yet (lazy module)", notes=(note,))
+        elif is_flat(parameter) and name in masks:
+            yield flat_fault(name)
     wanted = {canonical[name]: name for name in masks if name in canonical}
     for path, child in module.named_modules():
         if not isinstance(child, nn.Embedding | nn.EmbeddingBag):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import Diagnostic, fail
 
 
 def is_placed(tensor: Tensor) -> bool:
@@ -58,6 +58,17 @@ def where_kept(mask: Tensor, tensor: Tensor) -> Tensor:
         kept, placed.device_mesh, placed.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
     )
     return result
+
+
+def is_flat(parameter: Tensor) -> bool:
+    """Whether ``FullyShardedDataParallel`` keeps a parameter as a piece of a flat one, which has the gradient."""
+    return bool(getattr(parameter, "_fsdp_flattened", False))
+
+
+def flat_fault(name: str) -> Diagnostic:
+    """``PKC474`` for such a parameter."""
+    message = f"parameter {name!r} is a piece of a flat one of FullyShardedDataParallel, on which no mask can be held"
+    return Diagnostic("PKC474", message, notes=("shard with torch.distributed.fsdp.fully_shard(model), which masks follow",))
 
 
 def _part(mask: Tensor, tensor: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.frontend.precision import copied
 from pkcompiler.lowering.apply import applied_masks, forget_masks
+from pkcompiler.lowering.arguments import Recorded
 from pkcompiler.lowering.call import fetch
 from pkcompiler.lowering.export import export_modes
 from pkcompiler.lowering.keep import keep
@@ -37,9 +39,10 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
 
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
         :class:`pkcompiler.Pruned`.
-    :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch.
+    :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch. Default:
+        those that a :class:`pkcompiler.Pruned` was made with. What the example leaves out stays at its default in every call.
     :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
-        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273).
+        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273), state that a graph cannot keep (PKC279).
     """
     raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)
@@ -48,17 +51,19 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     root = copied(model)
     forget_masks(root)
     fills = zero_rows(root, checked)
-    args, kwargs = _arguments(example_inputs)
+    example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
+    args, kwargs = ((), {}) if example is None else normalise_inputs(example)
     try:
         evaluation, training = trace_modes(root, args, kwargs)
     except NotTraceable as reason:
-        if example_inputs is None:
+        if example is None:
             raise fail(
                 "PKC272",
                 f"{type(model).__name__} cannot be traced symbolically ({reason}), recording it takes an example",
                 "pass the third argument: lower(model, masks, example_inputs)",
             ) from reason
-        return _assemble(root, checked, fills, *export_modes(root, args, kwargs))
+        evaluation, training, batch = export_modes(root, args, kwargs)
+        return _assemble(root, checked, fills, evaluation, training, batch, Recorded.of(root, args, kwargs))
     if same_program(evaluation, training):
         return _assemble(root, checked, fills, None, training)
     return _assemble(root, checked, fills, evaluation, training)
@@ -71,6 +76,7 @@ def _assemble(
     evaluation: Trace | None,
     training: Trace,
     static_batch: int | None = None,
+    recorded: Recorded | None = None,
 ) -> Lowered | ModePair:
     """The result over ``root``, which it takes over; no evaluation trace: the training trace serves both modes."""
     canonical = canonical_names(root)
@@ -86,7 +92,7 @@ def _assemble(
     if evaluation is None:
         lowered = Lowered(root, training.graph, mask_names)
     else:
-        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, static_batch)
+        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, static_batch, recorded)
     keep(lowered, of_all_names(lowered, masks), anew=False, called=False)
     return lowered
 
@@ -100,14 +106,6 @@ def _write_faults(root: nn.Module, traces: Iterable[Trace], masked: set[str]) ->
         elif name not in members:
             note = "register the tensor as a buffer, or " + KEEP_CLASS
             yield Diagnostic("PKC279", f"the forward writes to {name!r}, which is neither parameter nor buffer", notes=(note,))
-
-
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if example_inputs is None:
-        return (), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
 
 
 def _register(root: nn.Module, name: str, what: str, tensor: Tensor) -> str:

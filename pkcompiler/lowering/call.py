@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 
 Shapes = tuple[tuple[int | str, ...] | None, ...]
 
@@ -45,14 +45,23 @@ def check_fixed(given: Any, fixed: Any, name: str) -> None:
 
     :raises PkcError: PKC278.
     """
-    if given is fixed or (not isinstance(given, Tensor) and given == fixed):
-        return
+    if given is not fixed and (isinstance(given, Tensor) or given != fixed):
+        raise _other_argument(name, repr(fixed), given)
+
+
+def check_given(given: Any, name: str) -> None:
+    """The argument ``name`` of the forward, which may be left out there, was a tensor when it was recorded.
+
+    :raises PkcError: PKC278.
+    """
+    if not isinstance(given, Tensor):
+        raise _other_argument(name, "a tensor", given)
+
+
+def _other_argument(name: str, recorded: str, given: Any) -> PkcError:
     what = _kind(given) if isinstance(given, Tensor) else repr(given)
-    raise fail(
-        "PKC278",
-        f"the graph was recorded with {name} = {fixed!r}, it was called with {name} = {what}",
-        f"lower with an example of all that is given: lower(model, masks, {{..., {name!r}: ...}})",
-    )
+    note = f"lower with an example of this call: lower(model, masks, {{..., {name!r}: ...}})"
+    return fail("PKC278", f"the graph was recorded with {name} = {recorded}, it was called with {name} = {what}", note)
 
 
 def _kind(tensor: Tensor) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pkcompiler.lowering.call import call_with, check_fixed, fetch, store
+from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, store
 from pkcompiler.lowering.state import refuse_changes, state_of, store_buffers, written
 
 SCALARS = (type(None), bool, int, float, str)
@@ -46,7 +46,7 @@ class MaskTracer(fx.Tracer):
     """Buffers are read at run time, not folded at trace time; shapes of parameters and buffers are numbers."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(call_with, check_fixed, store), param_shapes_constant=True)
+        super().__init__(autowrap_functions=(call_with, check_fixed, check_given, store), param_shapes_constant=True)
         self.context = _context()
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
@@ -173,7 +173,10 @@ def _fixed_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def _check_fixed(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
-    """Placeholders of fixed arguments get their own names back (fx numbers them), and a check in place of fx's assertions."""
+    """Placeholders of fixed arguments get their own names back (fx numbers them), and checks in place of fx's assertions.
+
+    What else may be left out in a call was a tensor.
+    """
     for node in graph.find_nodes(op="placeholder"):
         name = str(node.target).rpartition("_")[0]
         if name not in fixed:
@@ -181,10 +184,14 @@ def _check_fixed(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
         node.target = name
         for asserted in (*(n for user in node.users for n in user.users), *node.users):
             graph.erase_node(asserted)
-    places = {str(node.target): node for node in graph.find_nodes(op="placeholder")}
-    for name, value in fixed.items():
-        with graph.inserting_after(list(places.values())[-1]):
-            graph.call_function(check_fixed, (places[name], value, name))
+    places = graph.find_nodes(op="placeholder")
+    for node in reversed(places):
+        name = str(node.target)
+        with graph.inserting_after(places[-1]):
+            if name in fixed:
+                graph.call_function(check_fixed, (node, fixed[name], name))
+            elif node.args:
+                graph.call_function(check_given, (node, name))
 
 
 def _context() -> tuple[object, ...]:

@@ -55,6 +55,7 @@ class Pruned:
     """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries.
 
     ``by_position``: how many of the kept weights had score 0 in the last round, and were chosen by position among equals.
+    ``inputs``: the example inputs, which :func:`pkcompiler.lower` records a model with.
     """
 
     masks: Masks
@@ -66,6 +67,7 @@ class Pruned:
     origin: Provenance | None = None
     packed: tuple[str, ...] = ()  # the parameters of which a sparse file is written, where a target counts its bytes
     by_position: int = 0
+    inputs: Any = None
     _report: list[Report] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -147,7 +149,8 @@ def prune(
         initialise=initialise,
     )
     pruned = run.finish(masks, progress=progress)
-    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, found, loss))
+    origin = origin_of(model, example_inputs, captured.graph, plan.text, precision, found, loss)
+    return replace(pruned, origin=origin, inputs=example_inputs)
 
 
 @dataclass(slots=True, eq=False)

@@ -74,12 +74,12 @@ CODES: dict[str, str] = {
     "PKC276": "An exported network was called with other sizes than it was recorded for. Dimension 0 may vary, the rest may not.",
     "PKC277": "The exported graph names its floating type, so .half() and the like would mix types. Change the type, then lower.",
     "PKC278": (
-        "A lowered network was called with an argument that it was not recorded with. Arguments that the example leaves out stay at "
-        "their defaults; lower(model, pruned) takes the inputs that the model was pruned with."
+        "A lowered network was called with an argument that it was not recorded with. What the example leaves out stays at its "
+        "default; lower(model, pruned) takes the inputs that the model was pruned with."
     ),
     "PKC279": (
         "The forward changes state that a lowered network would not: an attribute that is no buffer (a counter, a list), a masked "
-        "parameter, a buffer that gets another shape. Buffers are kept: register_buffer; apply_masks keeps the class with all it does."
+        "parameter, a buffer that gets another shape. Buffers are kept (register_buffer); apply_masks keeps the class."
     ),
     "PKC301": "Two values or two slots of a graph have the same name.",
     "PKC302": "An operation reads a value that no input and no operation above it defines.",

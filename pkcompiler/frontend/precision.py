@@ -46,7 +46,8 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) or buffers lose their history."""
+    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) or buffers lose their
+    history."""
     held = (v for m in model.modules() for v in (*vars(m).values(), *m._buffers.values()))
     return copy.deepcopy(model, {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf})
 

@@ -177,8 +177,8 @@ class FindAgain:
         for keeper in self.keepers:
             keeper.find_again()
         own = keeper_of(module)
-        for leaf in own.lost(module) if own in self.keepers and own is not None else ():
-            raise fail("PKC470", f"the model has no parameter {own.names[leaf]!r} any more, and a mask was held on it", AGAIN)
+        if own is not None and (lost := own.lost(module)):
+            raise fail("PKC470", f"the model has no parameter {own.names[lost[0]]!r} any more, and a mask was held on it", AGAIN)
 
 
 def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: bool) -> None:

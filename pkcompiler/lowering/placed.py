@@ -1,4 +1,4 @@
-"""Tensors that several processes hold together (``DTensor``: ``fully_shard``, ``parallelize_module``), and the masks of their parts.
+"""Tensors that several processes hold together (``DTensor``: ``fully_shard``, ``parallelize_module``), and their masks.
 
 What a tensor is elsewhere is never asked for: all is computed from the whole mask, which every process has.
 """

@@ -1,4 +1,4 @@
-"""What a forward changes beside what it returns: a graph writes buffers as the forward does, and everything else is refused by name."""
+"""What a forward changes beside what it returns: a graph writes buffers as the forward does, all else is refused by name."""
 
 from __future__ import annotations
 
@@ -25,9 +25,7 @@ OF_FX = "_tensor_constant"
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
-VIEWS = frozenset(
-    "detach detach_ view view_as reshape t transpose permute squeeze unsqueeze flatten narrow select expand diagonal".split()
-)
+VIEWS = ("detach", "view", "reshape", "t", "transpose", "permute", "squeeze", "unsqueeze", "flatten", "narrow", "select", "expand")
 """Methods whose result is the memory of what they are called on."""
 
 
@@ -51,17 +49,19 @@ def refuse_changes(model: nn.Module, before: State) -> None:
     raise_all(_changes(model, before.marks, state_of(model).marks))
 
 
-def _changes(model: nn.Module, before: Mapping[tuple[str, str], object], after: Mapping[tuple[str, str], object]) -> Iterator[Diagnostic]:
+def _changes(
+    model: nn.Module, before: Mapping[tuple[str, str], object], after: Mapping[tuple[str, str], object]
+) -> Iterator[Diagnostic]:
     for place in {**before, **after}:
         if before.get(place) == after.get(place):
             continue
         path, name = place
         owner = f"module {path!r}" if path else type(model).__name__
-        notes = [KEEP_CLASS]
+        note = KEEP_CLASS
         value = vars(dict(model.named_modules()).get(path, model)).get(name)
-        if isinstance(value, Tensor | fx.Proxy | int | float) and not isinstance(value, bool):
-            notes.insert(0, f"make it a buffer, which a graph keeps: self.register_buffer({name!r}, torch.tensor(...))")
-        yield Diagnostic("PKC279", f"the forward changes {name!r} of {owner}, which a lowered graph would not", notes=tuple(notes))
+        if isinstance(value, Tensor | fx.Proxy | int | float):
+            note = f"make it a buffer, which a graph keeps: self.register_buffer({name!r}, ...); or {KEEP_CLASS}"
+        yield Diagnostic("PKC279", f"the forward changes {name!r} of {owner}, which a lowered graph would not", notes=(note,))
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:

@@ -55,7 +55,6 @@ class Pruned:
     """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries.
 
     ``by_position``: how many of the kept weights had score 0 in the last round, and were chosen by position among equals.
-    ``inputs``: the example inputs, which :func:`pkcompiler.lower` records a model with.
     """
 
     masks: Masks
@@ -67,7 +66,7 @@ class Pruned:
     origin: Provenance | None = None
     packed: tuple[str, ...] = ()  # the parameters of which a sparse file is written, where a target counts its bytes
     by_position: int = 0
-    inputs: Any = None
+    inputs: Any = None  # the example inputs, with which pkcompiler.lower records a model
     _report: list[Report] = field(default_factory=list)
 
     def __repr__(self) -> str:

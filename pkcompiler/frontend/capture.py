@@ -57,6 +57,11 @@ class Capture:
         return self.program.recorded
 
     @property
+    def frozen(self) -> frozenset[str]:
+        """The parameters that do not train."""
+        return frozenset(name for name, parameter in self.module.named_parameters() if not parameter.requires_grad)
+
+    @property
     def whole(self) -> bool:
         """Whether all that the model is given is one sample, because its dimension 0 is no batch of separate samples."""
         return self.static_batch > 1

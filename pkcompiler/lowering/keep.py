@@ -75,14 +75,15 @@ class Cell(KeepsMask):
 class Keeper:
     """The masks of the parameters that one module owns, by their names in it.
 
-    ``held``: the module's own table of parameters; ``parameters``: those last seen, which carry the hooks; ``names``: under which
-    the masks were given. Copying (or loading) a keeper hooks the copied parameters.
+    ``held``: the module's own table of parameters; ``parameters``: those last seen, which carry the hooks, at these ``places`` of
+    memory; ``names``: under which the masks were given. Copying (or loading) a keeper hooks the copied parameters.
     """
 
     def __init__(self, held: Mapping[str, nn.Parameter | None]) -> None:
         self.held = held
         self.cells: dict[str, Cell] = {}
         self.parameters: dict[str, nn.Parameter] = {}
+        self.places: dict[str, int] = {}
         self.names: dict[str, str] = {}
         _KEEPERS.add(self)
 
@@ -109,7 +110,7 @@ class Keeper:
             found = self.held.get(leaf)
             if not isinstance(found, nn.Parameter) or (among is not None and id(found) not in among):
                 continue
-            if cell_of(found) is not cell:
+            if cell_of(found) is not cell or self.places.get(leaf) != found._cdata:
                 self._hold(leaf, found, cell)
             self.parameters[leaf] = found
 
@@ -127,7 +128,8 @@ class Keeper:
         elif other is not cell:
             other.tighten(cell.mask)
             cell = other
-        self.parameters[leaf], self.cells[leaf] = parameter, cell
+        parameter._backward_hooks = parameter._backward_hooks  # torch.utils.swap_tensors gives it a place without them
+        self.parameters[leaf], self.cells[leaf], self.places[leaf] = parameter, cell, parameter._cdata
         cell.zero(parameter)
 
     def restore(self) -> None:
@@ -149,7 +151,7 @@ class Keeper:
         now = {leaf: self.held.get(leaf) for leaf in self.cells}
         other = [leaf for leaf, p in now.items() if p is not None and p.shape != self.cells[leaf].mask.shape]
         for leaf in (*self.lost(owner), *other):
-            del self.cells[leaf], self.parameters[leaf], self.names[leaf]
+            del self.cells[leaf], self.parameters[leaf], self.places[leaf], self.names[leaf]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -50,6 +50,10 @@ def part(mask: Tensor, tensor: Tensor, known: dict[object, Tensor]) -> Tensor:
 
 def where_kept(mask: Tensor, tensor: Tensor) -> Tensor:
     """``tensor``, 0 where ``mask`` (of :func:`local`'s shape) drops; differentiable, and placed as ``tensor`` is."""
+    if tensor.is_sparse:
+        given = tensor.coalesce()
+        values = torch.where(mask[tuple(given.indices())], given.values(), 0)
+        return torch.sparse_coo_tensor(given.indices(), values, given.shape, is_coalesced=True, check_invariants=True)
     kept = torch.where(mask, local(tensor), 0)
     if not is_placed(tensor):
         return kept

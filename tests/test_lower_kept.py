@@ -1,4 +1,4 @@
-"""Pruned weights stay at zero: of lowered networks and of masked ones, whatever trains them, writes to them or takes their place."""
+"""Pruned weights stay at zero, of lowered and of masked networks, whatever trains them, writes to them or takes their place."""
 
 from __future__ import annotations
 

@@ -228,6 +228,8 @@ def job(
     pair = None if data is None else data.on(where)
     run = Run(captured, plan, dtype, pair, objective, data.batch if data else None, state=state, initialise=opened.initialise)
     run.foresee({})
+    if remark := run.remark():
+        opened.say(remark)
     inputs = describe_inputs(opened.inputs)
     recipe = make_recipe(
         state,

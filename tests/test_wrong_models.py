@@ -15,6 +15,8 @@ from torch import Tensor, nn
 import pkcompiler
 from pkcompiler.diagnostics import PkcError, Remark
 
+pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+
 X, Y = torch.linspace(-1, 1, 12).reshape(2, 6), torch.tensor([0, 1])
 
 

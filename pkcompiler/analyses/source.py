@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.sources import check_masks
+from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import bind_call
@@ -124,7 +124,7 @@ def source_of(
     verify: bool = False,
 ) -> Source:
     """Everything that an analysis is evaluated with, checked: ``PKC550`` (a model is needed), ``PKC502`` (data are),
-    ``PKC401`` (masks)."""
+    ``PKC405`` (tensors that are not finite), ``PKC401`` (masks)."""
     if captured is None and analysis.needs_model:
         what = "reads data" if analysis.needs_data else "runs the model"
         again = typed_or_called(f"pkc analyze MODEL --with {analysis.name}", f"run_analysis(model, x, {analysis.name!r})")
@@ -132,6 +132,7 @@ def source_of(
         raise fail("PKC550", f"the analysis '{analysis.name}' {what}, and here is only a graph with its tensors", note)
     if data is None and analysis.needs_data:
         raise no_data(f"the analysis '{analysis.name}'")
+    check_finite(graph, tensors)
     check_masks(graph, masks)
     kept = {n: m.detach().cpu().bool() for n, m in (masks or {}).items()}
     pair = as_pair(data, seed) if analysis.needs_data else None

@@ -169,6 +169,9 @@ def differentiate(
             return Scaled(weighted.tensor.detach(), weighted.exponent), {}
         grads = torch.autograd.grad(weighted.tensor.sum(), list(edges.values()), allow_unused=True)
     named = {n: torch.zeros_like(e) if g is None else g for (n, e), g in zip(edges.items(), grads, strict=True)}
+    if wrong := [n for n, g in named.items() if not bool(g.isfinite().all())]:
+        help = "its entries, or what they are multiplied by, are too large or too far apart: rescale the weights"
+        raise fail("PKC510", f"the derivative of the sum over paths by '{wrong[0]}' is not finite", help)
     return Scaled(weighted.tensor.detach(), weighted.exponent), named
 
 

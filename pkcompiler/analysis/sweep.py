@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pkcompiler.analysis.arithmetic import Arithmetic, Carried
 from pkcompiler.analysis.factors import Factors
+from pkcompiler.analysis.finite import not_finite
 from pkcompiler.analysis.made import Made
 from pkcompiler.analysis.reindex import (
     apply_matrices,
@@ -113,7 +114,7 @@ class Sweep:
         """The value of the graph's output: entry k holds the sum over the paths that end there.
 
         ``sources``: a float input's weights [batch, ...]; an integer input's rows (integers) or, floating, a weight for every row
-        [batch, ..., rows].
+        [batch, ..., rows]. Raises ``PKC510`` where the result is not finite.
         """
         self._factors = None
         edges = self.with_computed(edges)
@@ -125,7 +126,10 @@ class Sweep:
             values[op.name] = result if isinstance(op.map, Reindex | Source) else self.arithmetic.settle(result)
             for name in last.get(i, ()):
                 del values[name]
-        return values[self.graph.outputs[0]]
+        result = values[self.graph.outputs[0]]
+        if not bool(result.tensor.isfinite().all()):
+            raise not_finite(self, edges, sources)
+        return result
 
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
         """One operation: the one match over the path maps."""

@@ -12,13 +12,13 @@ import click
 from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, say, typed
 from pkcompiler.cli.targets import Bytes, Factor, Part, Word, short
+from pkcompiler.lang import words
 
 if TYPE_CHECKING:
     from pkcompiler.lang.ast import DataSpec, Schedule
     from pkcompiler.pipeline import Job, Opened
     from pkcompiler.pruning.plan import Plan
 
-WORDS = ("bias", "norm", "embedding")
 PASS = "synflow-l2"
 
 
@@ -40,7 +40,9 @@ PASS = "synflow-l2"
 @click.option("--select", type=Word(["exact", "kth-le"]), help="How survivors are chosen.")
 @click.option("--structure", metavar="SHAPE", help="What goes together: 2:4, 'block(16, 16)', channel, unstructured.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Prune these parameters too (or: bias, norm, embedding).")
-@click.option("--except", "exclude", multiple=True, metavar="GLOB", help="Keep these parameters whole.")
+@click.option(
+    "--except", "exclude", multiple=True, metavar="GLOB", help="Keep these parameters whole (or: bias, norm, embedding, frozen)."
+)
 @click.option("--dtype", type=click.Choice(["float64", "float32"]), default="float64", show_default=True, help="Of the scores.")
 @click.option("--device", default="cpu", show_default=True, metavar="DEVICE", help="Where scores are computed: cpu, cuda, cuda:1.")
 @click.option("-o", "--out", metavar="DIR", help="The artifact's folder.  [default: ./<model>-<pass>-<target>-s<seed>]")
@@ -110,8 +112,8 @@ def planned(
         pass_,
         schedule=None if found is None else replace(found, data=None),
         target=target,
-        include=[_glob(g) for g in include],
-        exclude=[_glob(g) for g in exclude],
+        include=[_glob(g, "include") for g in include],
+        exclude=[_glob(g, "except") for g in exclude],
         seed=seed,
         data=named,
         **{key: options[key] for key in ("rounds", "curve", "scope", "select", "structure")},
@@ -150,8 +152,8 @@ def _with_batch(spec: DataSpec | None, batch: int | None) -> DataSpec | None:
     return replace(spec, options=(*options, ("batch", batch)))
 
 
-def _glob(glob: str) -> str:
-    return f"@{glob}" if glob in WORDS else glob
+def _glob(glob: str, setting: str) -> str:
+    return f"@{glob}" if any(word.name == glob for word in words.rows("value", setting)) else glob
 
 
 def portable(source: str) -> str:

@@ -74,7 +74,8 @@ CODES: dict[str, str] = {
     "PKC252": "example_inputs() returns a tensor, a tuple of tensors (positional), or a dict of tensors (keywords).",
     "PKC270": (
         "A lowered network is a graph, which would lose hooks of the model, of its modules or of its parameters. Hooks of "
-        "torch's own weight_norm and spectral_norm are kept. apply_masks keeps the class with all its hooks."
+        "torch's own weight_norm and spectral_norm are kept. apply_masks keeps the class with all its hooks, also those of "
+        "fully_shard and DistributedDataParallel."
     ),
     "PKC271": "The model overrides a method that a lowered graph would not run, such as train. apply_masks keeps the class.",
     "PKC272": "The model cannot be traced symbolically. It is recorded on an example then: lower(model, masks, example_inputs).",
@@ -88,6 +89,14 @@ CODES: dict[str, str] = {
     ),
     "PKC276": "An exported network was called with other sizes than it was recorded for. Dimension 0 may vary, the rest may not.",
     "PKC277": "The exported graph names its floating type, so .half() and the like would mix types. Change the type, then lower.",
+    "PKC278": (
+        "A lowered network was called with an argument that it was not recorded with. What the example leaves out stays at its "
+        "default; lower(model, pruned) takes the inputs that the model was pruned with."
+    ),
+    "PKC279": (
+        "The forward changes state that a lowered network would not: an attribute that is no buffer (a counter, a list), a masked "
+        "parameter, a buffer that gets another shape. Buffers are kept (register_buffer); apply_masks keeps the class."
+    ),
     "PKC301": "Two values or two slots of a graph have the same name.",
     "PKC302": "An operation reads a value that no input and no operation above it defines.",
     "PKC303": "An operation reads a slot (a parameter, buffer or constant) that the graph does not declare.",

@@ -26,6 +26,11 @@ CODES: dict[str, str] = {
         "A weight is computed from parameters (weight_norm, spectral_norm, w / w.norm()). Lists of paths and their polynomials are "
         "of stored weights; path_kernel and path_functional take computed ones."
     ),
+    "PKC510": (
+        "A sum over paths, or its derivative, is NaN or infinite, and no such thing passes for a number. The message names the "
+        "operation at which it begins: a literal, a buffer or a recorded value is infinite, or too large to be squared, as a mask "
+        "is that is written as a number and stands in front of no softmax."
+    ),
     "PKC520": "The Path Kernel is a property of architecture and weights: edge = theta^2, and no gates, pools or norms from data.",
     "PKC521": (
         "The exact diagonal was asked for where more parameter entries can be crossed twice by a path than get a product each. "

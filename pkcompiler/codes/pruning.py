@@ -92,8 +92,8 @@ CODES: dict[str, str] = {
     "PKC458": "An argument of schedule.cycles is missing or out of its range.",
     "PKC459": "A round is due while a stage before its own has not come to its last one: stages run in the order of the text.",
     "PKC460": "The optimizer was made from another model (or before the model's parameters were replaced): it would train nothing.",
-    "PKC470": "A mask has a name that no parameter of the model has.",
-    "PKC471": "A mask has another shape than its parameter.",
+    "PKC470": "A mask has a name that no parameter of the model has, or has no more since it was masked.",
+    "PKC471": "A mask has another shape than its parameter, or than what took the parameter's place since it was masked.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",
     "PKC473": (
         "Two masks name one tied parameter and differ: one is enough, under either name. Or parameters share memory in different "
@@ -101,8 +101,8 @@ CODES: dict[str, str] = {
     ),
     "PKC474": (
         "A parameter cannot be masked: it is expanded (its entries share memory), its module is lazy and has not been called yet, "
-        "it is an embedding with sparse gradients or with max_norm, or it was made under torch.inference_mode, so that nothing can "
-        "train it."
+        "it is an embedding with sparse gradients or with max_norm, it was made under torch.inference_mode, so that nothing can "
+        "train it, or FullyShardedDataParallel keeps it as a piece of a flat one (fully_shard does not)."
     ),
     "PKC475": (
         "A pass, a schedule or an analysis of a study reads data. Nothing but the study names its data: data = digits(per_class"

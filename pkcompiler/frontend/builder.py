@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from pkcompiler.frontend.classify import Region
 from pkcompiler.frontend.export import Program
 from pkcompiler.frontend.lifted import Record
 from pkcompiler.frontend.names import Names
@@ -22,8 +23,8 @@ from pkcompiler.ops.table import Path
 class Builder:
     """Grows while the program is walked. ``read`` holds the (parameter, node) pairs that an operator's entry has read."""
 
-    def __init__(self, program: Program, seen: Trace) -> None:
-        self.program, self.seen = program, seen
+    def __init__(self, program: Program, seen: Trace, regions: Mapping[fx.Node, Region]) -> None:
+        self.program, self.seen, self.regions = program, seen, regions
         self.names = Names()
         self.refs: dict[fx.Node, Any] = {}
         self.ops: list[Op] = []

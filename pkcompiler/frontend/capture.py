@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError, fail, first_few, remark, typed_or_called
 from pkcompiler.frontend.copies import copied, refuse_valueless
-from pkcompiler.frontend.equal_forms import make_equal
+from pkcompiler.frontend.equal.forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program, normalise_inputs
 from pkcompiler.frontend.hooks import hooked_parameters
 from pkcompiler.frontend.inputs import Inputs
@@ -77,6 +77,11 @@ class Capture:
     def recorded(self) -> bool:
         """Whether the model branches on its data, so that the graph is what it did at the example."""
         return self.program.recorded
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """The parameters that do not train."""
+        return frozenset(name for name, parameter in self.module.named_parameters() if not parameter.requires_grad)
 
     @property
     def whole(self) -> bool:

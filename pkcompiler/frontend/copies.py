@@ -19,14 +19,15 @@ LEFT_TO_TORCH = frozenset({"_parameters", "_buffers", "_modules", "_non_persiste
 
 
 def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) lose their history.
+    """A deep copy; tensors computed from parameters and kept as attributes (``nn.utils.weight_norm``) or buffers lose their
+    history.
 
     ``memo``: that of ``copy.deepcopy``. Raises ``PKC213`` where there is no copy, or one with other weights; warns of attributes
     that the copy lacks, and of generators of random numbers that it has in another state.
     """
-    computed = (v for m in model.modules() for v in vars(m).values() if isinstance(v, Tensor) and not v.is_leaf)
+    held = (v for m in model.modules() for v in (*vars(m).values(), *m._buffers.values()))
     shared = {} if memo is None else memo
-    shared |= {id(t): t.detach().clone() for t in computed if id(t) not in shared}
+    shared |= {id(v): v.detach().clone() for v in held if isinstance(v, Tensor) and not v.is_leaf and id(v) not in shared}
     try:
         twin = copy.deepcopy(model, shared)
     except Exception as error:  # whatever __deepcopy__ or __reduce_ex__ of the user's raises

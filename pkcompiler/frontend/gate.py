@@ -122,6 +122,17 @@ def has_constant_slopes(phi: Callable[[Tensor], Tensor]) -> bool:
     return bool(torch.allclose(phi(probes), probes.abs() * units, rtol=1e-12, atol=0.0))
 
 
+def is_floor(phi: Callable[[Tensor], Tensor]) -> bool:
+    """Whether phi changes no ordinary number and keeps large ones large, infinite ones too (``max(z, finfo.min)``)."""
+    z = torch.tensor([0.0, 1e-3, 0.3, 1.0, 7.0, 1e2, 9e3], dtype=torch.float64)
+    far = torch.tensor([1e4, 1e5, 1e9, 1e38, 1e300, math.inf], dtype=torch.float64)
+    try:
+        with torch.no_grad():
+            return all(torch.equal(phi(side * z), side * z) and bool((side * phi(side * far) >= 1e4).all()) for side in (1, -1))
+    except (LookupError, RuntimeError, NotImplementedError):
+        return False
+
+
 def _text(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> str:
     """phi as text in ``x``, with every argument that phi depends on: ``mul(x, sigmoid(x))``, ``clamp(x, None, 4)``."""
 

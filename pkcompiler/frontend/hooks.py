@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MaskGradient:
-    """The gradient hook of a masked parameter: 0 where it is pruned (infinite and NaN too).
+class KeepsMask:
+    """A gradient hook that is pkcompiler's own: it sets the gradient of pruned weights to 0, and leaves that of the others."""
 
-    ``mask``: from a device to the mask there, bool [param], True = kept.
-    """
-
-    mask: Callable[[torch.device], Tensor]
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        return torch.where(self.mask(gradient.device), gradient, 0)
+    __slots__ = ()
 
 
 def gradient_hooks(parameter: nn.Parameter) -> list[object]:
     """The hooks that torch runs on a parameter's gradient, or when it has been accumulated, but for those that keep masks."""
     hooks = [*(parameter._backward_hooks or {}).values(), *(parameter._post_accumulate_grad_hooks or {}).values()]
-    return [hook for hook in hooks if not isinstance(hook, MaskGradient)]
+    return [hook for hook in hooks if not isinstance(hook, KeepsMask)]
 
 
 def hooked_parameters(module: nn.Module) -> tuple[str, ...]:

@@ -37,7 +37,7 @@ def lift_program(program: Program, flat: Sequence[Any], gates: frozenset[str] = 
     """
     classes = classify(program)
     keep = frozenset(n.name for n, k in classes.kinds.items() if k in ("known", "number"))
-    return _Lifter(Builder(program, trace(program, flat, keep)), classes, gates).run(name)
+    return _Lifter(Builder(program, trace(program, flat, keep), classes.regions), classes, gates).run(name)
 
 
 class _Lifter:

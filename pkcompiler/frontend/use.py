@@ -12,11 +12,13 @@ from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.frontend.builder import Builder
 from pkcompiler.frontend.classify import op_name
 from pkcompiler.frontend.export import PREFIX
+from pkcompiler.frontend.gate import is_floor, region_function
 from pkcompiler.frontend.lifted import Record
 from pkcompiler.frontend.names import origin_of
 from pkcompiler.frontend.unplaced import BATCH_SIZE, unplaced
 from pkcompiler.ir.maps import Batch, Dim, Fixed, Frozen, Literal, Named, PathMap, Reindex, Source
 from pkcompiler.ir.types import Origin, TensorType
+from pkcompiler.ops.gates import PASS_THROUGH
 from pkcompiler.ops.table import Index, Known, Observed, Path, Ref, Stored
 
 
@@ -64,7 +66,14 @@ class OperatorUse:
 
     def step_back(self, argument: str) -> OperatorUse | None:
         node = self._arguments[argument]
-        return OperatorUse(self.builder, node) if isinstance(node, fx.Node) and node.op == "call_function" else None
+        while isinstance(node, fx.Node) and node.op == "call_function" and isinstance(self.builder.refs.get(node), Path):
+            region = self.builder.regions.get(node)
+            if region and region.bent and not is_floor(region_function(node, region.root, self.builder.seen.known)):
+                return None
+            if not (region and region.bent) and op_name(node) not in PASS_THROUGH:
+                return OperatorUse(self.builder, node)
+            node = region.root if region and region.bent else node.args[0]
+        return None
 
     # references as values of the graph ----------------------------------------------------------------------------------
 

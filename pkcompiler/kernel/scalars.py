@@ -7,7 +7,7 @@ of it, and what is enumerated does not depend on how sweeps add paths up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -111,11 +111,7 @@ class _Builder:
         def function(x: Tensor) -> Tensor:
             return self._apply(op, [*inputs[:position], x, *inputs[position + 1 :]], edges).reshape(-1)
 
-        rows, columns = self.values[op.name].numel(), inputs[position].numel()
-        if not rows * columns:
-            return inputs[position].new_zeros(rows, columns)
-        found = torch.autograd.functional.jacobian(function, inputs[position])
-        return found.reshape(-1, inputs[position].numel())
+        return _derivatives(function, inputs[position], self.values[op.name].numel())
 
     def _steps(self, name: str, source: str, factors: Tensor, numbered: Tensor | None, weight: str | None) -> None:
         for out, i in factors.nonzero().tolist():
@@ -130,7 +126,7 @@ class _Builder:
             def function(edge: Tensor, key: str = key) -> Tensor:
                 return self._apply(op, zeros, {**ones, key: edge}).reshape(-1)
 
-            found = torch.autograd.functional.jacobian(function, value).reshape(bare.numel(), -1)
+            found = _derivatives(function, value, bare.numel())
             bare -= found.sum(1)
             for out, j in found.nonzero().tolist():
                 self.scalar.add_edge(ONE, (op.name, out), factor=float(found[out, j]), entry=(names[key], j))
@@ -175,6 +171,13 @@ class _Builder:
             other = (right, _number(numbered[out, i], factors[out, i]))
             self.scalar.add_edge(other, node, factor=1.0, entry=None, side=1)
             self.scalar.add_edge(node, (op.name, out), factor=1.0, entry=None)
+
+
+def _derivatives(function: Callable[[Tensor], Tensor], at: Tensor, rows: int) -> Tensor:
+    """[rows, entries of ``at``]: those of a flat result with ``rows`` entries, perhaps none."""
+    if not rows * at.numel():
+        return at.new_zeros(rows, at.numel())
+    return torch.autograd.functional.jacobian(function, at).reshape(rows, at.numel())
 
 
 def _numbered(shape: Any) -> Tensor:

@@ -204,7 +204,7 @@ class Stage:
     curve: str | None = None  # a named curve, or the canonical text of an expression in k, n and rho
     scope: str | None = None
     select: str | None = None  # "exact" | "kth_le"
-    include: tuple[str, ...] = ()  # globs; the words bias, norm, embedding are written "@bias", "@norm", "@embedding"
+    include: tuple[str, ...] = ()  # globs; a word of the table (bias, norm, ...) is written "@bias", "@norm", ...
     exclude: tuple[str, ...] = ()  # except; as include
     floors: tuple[tuple[str, float], ...] = ()
     span: Span | None = field(default=None, compare=False)

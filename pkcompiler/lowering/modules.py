@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lowering.masks import zero_pruned
+from pkcompiler.lowering.arguments import Recorded
 
 TREE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")
 
 
 class MaskedTree:
-    """What both kinds share: the masks as non-persistent buffers, and stored zeros restored after ``load_state_dict``.
+    """What both kinds share: the masks as non-persistent buffers.
 
     ``mask_names`` holds the canonical name of each masked parameter and the name of its mask buffer.
     """
@@ -28,11 +28,6 @@ class MaskedTree:
     def masks(self) -> dict[str, Tensor]:
         """Canonical parameter name to its mask (bool, True = kept), the buffers themselves."""
         return {name: _tensor(self, mask) for name, mask in self.mask_names.items()}
-
-    def zero_pruned(self) -> None:
-        """Store zero in every pruned weight."""
-        for name, mask in self.mask_names.items():
-            zero_pruned(_tensor(self, name), _tensor(self, mask))
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise fail(
@@ -78,6 +73,7 @@ class ModePair(MaskedTree, nn.Module):
 
     :ivar programs: the evaluation and the training graph (index by the training flag); neither is registered as a submodule.
     :ivar static_batch: the batch size, where the graphs could only be recorded for one size; else None.
+    :ivar recorded: the call that exported graphs repeat; None for traced ones.
     """
 
     def __init__(
@@ -87,13 +83,16 @@ class ModePair(MaskedTree, nn.Module):
         training: fx.Graph,
         mask_names: Mapping[str, str],
         static_batch: int | None = None,
+        recorded: Recorded | None = None,
     ) -> None:
         nn.Module.__init__(self)
         adopt_tree(self, root, mask_names)
         self.programs = (Lowered(root, evaluation, mask_names), Lowered(root, training, mask_names))
-        self.static_batch = static_batch
+        self.static_batch, self.recorded = static_batch, recorded
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.recorded is not None and not torch.compiler.is_compiling():
+            args, kwargs = self.recorded.arranged(args, kwargs)
         return self.programs[int(self.training)](*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModePair:

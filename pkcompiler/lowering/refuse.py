@@ -11,6 +11,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.frontend.hooks import gradient_hooks
+from pkcompiler.lowering.keep import is_keeping
 
 HOOKS = {
     "_forward_pre_hooks": "forward pre-hook",
@@ -33,7 +34,8 @@ def _module_hooks(model: nn.Module) -> Iterator[Diagnostic]:
     for path, module in model.named_modules():
         for attribute, kind in HOOKS.items():
             for hook in getattr(module, attribute).values():
-                if (path and isinstance(hook, WeightNorm | SpectralNorm)) or isinstance(module, LazyModuleMixin):
+                norm = path and isinstance(hook, WeightNorm | SpectralNorm)
+                if norm or is_keeping(hook) or isinstance(module, LazyModuleMixin):
                     continue
                 where = f"module {path!r}" if path else "the model"
                 yield Diagnostic("PKC270", f"{kind} {_name(hook)} on {where} would be lost", notes=(KEEP_CLASS,))

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from pkcompiler.lowering.call import call_with
+from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, store
+from pkcompiler.lowering.state import refuse_changes, state_of, store_buffers, written
 
 SCALARS = (type(None), bool, int, float, str)
 
@@ -45,7 +46,13 @@ class MaskTracer(fx.Tracer):
     """Buffers are read at run time, not folded at trace time; shapes of parameters and buffers are numbers."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(call_with,), param_shapes_constant=True)
+        super().__init__(autowrap_functions=(call_with, check_fixed, check_given, store), param_shapes_constant=True)
+        self.context = _context()
+
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
+        if kind.startswith("call_") and _context() != self.context:
+            raise ValueError("the forward switches gradients or autocast, which no node records")
+        return super().create_node(kind, *args, **kwargs)
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, nn.Module):
@@ -90,14 +97,6 @@ def attribute_names(graph: fx.Graph) -> list[str]:
     return list(dict.fromkeys(str(node.target) for node in graph.nodes if node.op in ("get_attr", "call_module")))
 
 
-def fetch(module: nn.Module, name: str) -> Any:
-    """The attribute with the dotted ``name``."""
-    value: Any = module
-    for atom in name.split("."):
-        value = getattr(value, atom)
-    return value
-
-
 def scratch_copy(model: nn.Module) -> nn.Module:
     """A copy that shares parameters and buffers, so that running its code leaves the attributes of ``model`` alone."""
     memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
@@ -106,20 +105,55 @@ def scratch_copy(model: nn.Module) -> nn.Module:
 
 def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> Trace:
     source = scratch_copy(model).train(training)
-    tracer = MaskTracer()
-    before = _random_state()
+    tracer, buffers = MaskTracer(), _Buffers(source)
+    before, random_before = state_of(source), _random_state()
     try:
         graph = tracer.trace(source, fixed)
     except Exception as error:
         raise NotTraceable(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
-    if _random_state() != before:
+    finally:
+        values = buffers.taken_back()
+    refuse_changes(source, before)
+    if _random_state() != random_before:
         raise NotTraceable("the forward draws random numbers that are no operation on an input")
     for name in attribute_names(graph):
         value = fetch(source, name)
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.requires_grad:
             raise NotTraceable("the forward computes with parameters outside of any operation on an input")
-    _restore_placeholder_names(graph, fixed)
+    members = dict([*source.named_parameters(remove_duplicate=False), *source.named_buffers(remove_duplicate=False)])
+    if any(name not in members for name in written(graph, source)):
+        raise NotTraceable("the forward writes to a tensor that is neither input nor buffer")
+    store_buffers(graph, values)
+    _check_fixed(graph, fixed)
     return Trace(graph, source)
+
+
+class _Buffers:
+    """The buffers of a model that is traced, as they were before: a trace may put proxies in their place, or write to them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.places = [(p, m, n, b) for p, m in model.named_modules() for n, b in m._buffers.items() if b is not None]
+        self.before = {id(b): (b._version, b.detach().clone()) for *_, b in self.places}
+
+    def taken_back(self) -> dict[str, fx.Node]:
+        """Put them back; the nodes of the proxies that were in their places, by the buffers' names.
+
+        :raises NotTraceable: where anything else was there, or was written.
+        """
+        values, odd = {}, False
+        for path, module, name, buffer in self.places:
+            now: object = module._buffers.get(name)
+            module._buffers[name] = buffer
+            version, content = self.before[id(buffer)]
+            if isinstance(now, fx.Proxy):
+                values[f"{path}.{name}" if path else name] = now.node
+            odd |= not isinstance(now, fx.Proxy) and now is not buffer
+            if buffer._version != version:
+                buffer.copy_(content)
+                odd = True
+        if odd:
+            raise NotTraceable("the forward writes to a buffer outside of any operation on an input")
+        return values
 
 
 def _fixed_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,12 +172,31 @@ def _fixed_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[st
     return fixed
 
 
-def _restore_placeholder_names(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
-    """fx numbers the placeholders of fixed arguments (``mask_1``); the caller knows them by their own names."""
-    for node in graph.nodes:
+def _check_fixed(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
+    """Placeholders of fixed arguments get their own names back (fx numbers them), and checks in place of fx's assertions.
+
+    What else may be left out in a call was a tensor.
+    """
+    for node in graph.find_nodes(op="placeholder"):
         name = str(node.target).rpartition("_")[0]
-        if node.op == "placeholder" and name in fixed:
-            node.target = name
+        if name not in fixed:
+            continue
+        node.target = name
+        for asserted in (*(n for user in node.users for n in user.users), *node.users):
+            graph.erase_node(asserted)
+    places = graph.find_nodes(op="placeholder")
+    for node in reversed(places):
+        name = str(node.target)
+        with graph.inserting_after(places[-1]):
+            if name in fixed:
+                graph.call_function(check_fixed, (node, fixed[name], name))
+            elif node.args:
+                graph.call_function(check_given, (node, name))
+
+
+def _context() -> tuple[object, ...]:
+    """What changes the operations that a forward asks for, and is no operation."""
+    return torch.is_grad_enabled(), *((torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in ("cpu", "cuda"))
 
 
 def _random_state() -> tuple[object, ...]:

@@ -29,11 +29,9 @@ def reshaped(use: Use, x: Ref, shape: Sequence[Dim]) -> Ref:
     return use.emit(Reindex("reshape", (("shape", tuple(shape)),)), use.path(x), shape=shape)
 
 
-@path_op("aten.permute.default")
+@path_op("aten.permute.default", "aten.transpose.int", "aten.t.default")
 def permute(use: Use) -> Ref:
-    x = use["self"]
-    dims = tuple(d % len(x.shape) for d in use["dims"])
-    return permuted(use, x, dims)
+    return permuted(use, use["self"], turning(use) or ())
 
 
 def permuted(use: Use, x: Ref, dims: Sequence[int]) -> Ref:
@@ -42,18 +40,18 @@ def permuted(use: Use, x: Ref, dims: Sequence[int]) -> Ref:
     return use.emit(Reindex("permute", (("dims", tuple(dims)),)), use.path(x), shape=tuple(x.shape[d] for d in dims))
 
 
-@path_op("aten.transpose.int")
-def transpose(use: Use) -> Ref:
-    rank = len(use["self"].shape)
-    dims = list(range(rank))
-    a, b = use["dim0"] % rank, use["dim1"] % rank
-    dims[a], dims[b] = dims[b], dims[a]
-    return permuted(use, use["self"], dims)
-
-
-@path_op("aten.t.default")
-def t(use: Use) -> Ref:
-    return permuted(use, use["self"], (1, 0) if len(use["self"].shape) == 2 else (0,))
+def turning(use: Use) -> tuple[int, ...] | None:
+    """The dimensions of its operand in the order that an operator puts them in; None for one that does no such thing."""
+    rank = len(use.shape)
+    match use.name:
+        case "aten.permute.default":
+            return tuple(d % rank for d in use["dims"])
+        case "aten.t.default":
+            return tuple(reversed(range(rank)))
+        case "aten.transpose.int":
+            swapped = {(a := use["dim0"] % rank): (b := use["dim1"] % rank), b: a}
+            return tuple(swapped.get(d, d) for d in range(rank))
+    return None
 
 
 @path_op("aten.expand.default")

@@ -102,7 +102,8 @@ class Use(Protocol):
         """Ask for the winners of a window over both operands of this node, times ``sign``."""
 
     def step_back(self, argument: str) -> Use | None:
-        """The use that computed an argument, if an operator did."""
+        """The use that computed an argument, if an operator did, seen through plumbing and through what changes large numbers alone
+        (``max(x, finfo.min)``); None behind any other gate."""
 
     def unsupported(self, why: str) -> Exception:
         """The error to raise when this use has no meaning for paths."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -78,15 +78,21 @@ class Aim:
         )
 
 
-def aim_of(stage: Stage, graph: PathGraph, state: Mapping[str, Tensor], watched: frozenset[str] | None = None) -> Aim:
+def aim_of(
+    stage: Stage,
+    graph: PathGraph,
+    state: Mapping[str, Tensor],
+    watched: frozenset[str] | None = None,
+    frozen: Collection[str] = (),
+) -> Aim:
     """The stage on a model. ``state``: its ``state_dict``, whose element types a target in bytes counts. ``watched``: what the
-    recorded factors of a lifted model read.
+    recorded factors of a lifted model read. ``frozen``: its parameters that do not train.
 
     Raises ``PKC402`` for globs that match nothing, ``PKC422`` for parameters that a structure does not fit.
     """
     units = coupling(graph, watched) if stage.structure == "channel" else None
     coupled = coupled_parameters(units) if units is not None else ()
-    found = candidates(graph, (*stage.include, *map(_exactly, coupled)), stage.exclude, stage.floors)
+    found = candidates(graph, (*stage.include, *map(_exactly, coupled)), stage.exclude, stage.floors, frozen)
     structure = structure_of(stage.structure)
     if structure is not None:
         check_fits(structure, found.competing, found.shapes, found.sides, stage.exclude)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
@@ -56,10 +56,14 @@ def candidates(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     floors: Sequence[tuple[str, float]] = (),
+    frozen: Collection[str] = (),
 ) -> Candidates:
-    """The candidates of a stage. Globs that match nothing are errors (``PKC402``), all reported at once."""
+    """The candidates of a stage. Globs that match nothing are errors (``PKC402``), all reported at once.
+
+    ``frozen``: the parameters of the model that do not train, for ``except = frozen``.
+    """
     slots = {s.name: s for s in graph.parameters}
-    kinds = parameter_kinds(graph)
+    kinds = {n: found | {"frozen"} if n in frozen else found for n, found in parameter_kinds(graph).items()}
     errors: list[Diagnostic] = []
     chosen = {s.name for s in graph.prunable} | _matching(include, slots, kinds, "include", errors)
     protected = _matching(exclude, slots, kinds, "except", errors) & chosen
@@ -84,6 +88,13 @@ def candidates(
         )
     shapes = {n: _shape(slots[n]) for n in ordered}
     return Candidates({n: math.prod(shapes[n]) for n in ordered}, shapes, frozenset(protected), lowest, sides_of(graph))
+
+
+def pruned_frozen(stages: Sequence[Candidates], frozen: Collection[str]) -> str:
+    """What there is to say of parameters that do not train and compete all the same; '' where there are none."""
+    names = list(dict.fromkeys(n for found in stages for n in found.competing if n in frozen))
+    shown = first_few([f"'{n}'" for n in names], 3)
+    return f"frozen parameters (requires_grad = False) are pruned, too: {shown}; except = frozen keeps them" if names else ""
 
 
 def _idle_floor(glob: str, chosen: set[str]) -> Diagnostic:

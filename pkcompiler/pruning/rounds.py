@@ -25,7 +25,7 @@ from pkcompiler.lang.ast import Pass, Schedule, Stage
 from pkcompiler.lang.second import reads_all
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.pruning.aim import Aim, aim_of, globbed
-from pkcompiler.pruning.candidates import Candidates
+from pkcompiler.pruning.candidates import Candidates, pruned_frozen
 from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect
 from pkcompiler.pruning.curves import density_at
 from pkcompiler.pruning.draws import Draw
@@ -40,7 +40,7 @@ from pkcompiler.pruning.require import effective_paths, required_paths, shortfal
 from pkcompiler.pruning.score import Scores, as_pair, evaluate, planned_data, workspace
 from pkcompiler.pruning.select import Masks, Survivors
 from pkcompiler.pruning.shapes import Block, check_demands
-from pkcompiler.pruning.state import Round
+from pkcompiler.pruning.state import Round, estimated
 from pkcompiler.pruning.swap import Limit, swap
 from pkcompiler.pruning.walks.goal import goal_of
 from pkcompiler.pruning.workspace import Workspace
@@ -66,6 +66,7 @@ class Pruned:
     origin: Provenance | None = None
     packed: tuple[str, ...] = ()  # the parameters of which a sparse file is written, where a target counts its bytes
     by_position: int = 0
+    inputs: Any = None  # the example inputs, with which pkcompiler.lower records a model
     _report: list[Report] = field(default_factory=list)
 
     def __repr__(self) -> str:
@@ -147,7 +148,7 @@ def prune(
         state=model.state_dict(),
         initialise=initialise,
     )
-    pruned = run.finish(masks, progress=progress)
+    pruned = replace(run.finish(masks, progress=progress), inputs=example_inputs)
     return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, found, loss))
 
 
@@ -175,7 +176,8 @@ class Run:
             raise no_data(self.plan.reader)
         check_finite(self.captured.graph, self.captured.tensors)
         state = self.captured.module.state_dict() if self.state is None else self.state
-        self.aims = tuple(aim_of(stage, self.captured.graph, state, self.captured.watched) for stage in self.plan.stages)
+        model = (self.captured.graph, state, self.captured.watched, self.captured.frozen)
+        self.aims = tuple(aim_of(stage, *model) for stage in self.plan.stages)
         for aim in self.aims:
             check_aim(aim)
         check_order(self.aims)
@@ -205,6 +207,8 @@ class Run:
         """All rounds at once. Warns of a stage that misses its target, or that position decides."""
         started = time.monotonic()
         self.foresee(masks or {})
+        if said := self.remark():
+            remark(said, UserWarning)
         last = None
         for state in shown(self.rounds(masks=masks), self.total_rounds, progress):
             last = state
@@ -221,6 +225,10 @@ class Run:
         total = sum({name: size for aim in self.aims for name, size in aim.found.sizes.items()}.values())
         tensors, chosen = self.captured.tensors, last.by_position
         return Pruned(last.masks, self.plan, self.captured.graph, tensors, seconds, total, packed=packed, by_position=chosen)
+
+    def remark(self) -> str:
+        """What there is to say before any work; '' for nothing."""
+        return pruned_frozen([aim.found for aim in self.aims], self.captured.frozen)
 
     @property
     def total_rounds(self) -> int:
@@ -383,13 +391,7 @@ class _Stage:
         kept = sum(count(masks[n]) if n in masks else found.sizes[n] for n in found.sizes)
         density = part if self.aim.plain and not self.stopped else kept / found.total
         short = missed(self.aim, masks) if k == self.rounds and not self.stopped else ""
-        draws = "" if error is None or k < self.rounds else _estimated(self.pass_, error)
+        draws = "" if error is None or k < self.rounds else estimated(self.pass_, error)
         position = (self.by_position, self.zeros.said(self.by_position, kept)) if k == self.rounds else (0, "")
         told = (mass, self.start, self.stopped, self.ground.begun, self.ground.left, short, draws, *position)
         return Round(self.place, k, self.rounds, density, kept, found.total, masks, *told)
-
-
-def _estimated(pass_: Pass, error: float) -> str:
-    return (
-        f"the scores of '{pass_.name}' are means of {pass_.repeat} random draws; their standard error is {error:.2g} of their size"
-    )

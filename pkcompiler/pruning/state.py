@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pkcompiler.lang.ast import Pass
 from pkcompiler.pruning.ground import Ground, Masks
 
 
@@ -43,3 +44,10 @@ class Round:
     def ground(self) -> Ground:
         """What pruned weights may come back."""
         return Ground(self.begun, self.left)
+
+
+def estimated(pass_: Pass, error: float) -> str:
+    """How far the scores of a pass are estimates. ``error``: of the means over its draws, as a part of their size."""
+    return (
+        f"the scores of '{pass_.name}' are means of {pass_.repeat} random draws; their standard error is {error:.2g} of their size"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,10 @@ class Pruner:
     def check(self) -> None:
         """Refuse at once what would fail later: models that do not lift, globs without a match, targets out of reach, also of
         the masks that are there already, what ``lower`` demands and no stage makes, no data."""
-        self._run(self.data).foresee(self.initial)
+        run = self._run(self.data)
+        run.foresee(self.initial)
+        if remark := run.remark():
+            warnings.warn(remark, stacklevel=5)
 
     def conclude(self, masks: Mapping[str, Tensor]) -> None:
         """After the last round: raises ``PKC424`` where the masks are not as ``lower`` demands."""
@@ -91,6 +95,8 @@ class Pruner:
             for mine, theirs in ((module.parameters(), self.model.parameters()), (module.buffers(), self.model.buffers())):
                 for copy, live in zip(mine, theirs, strict=True):
                     copy.copy_(live)
+        for copy, live in zip(module.parameters(), self.model.parameters(), strict=True):
+            copy.requires_grad_(live.requires_grad)
         return self._captured
 
     def _same_graph(self, captured: Capture) -> bool:

@@ -1,0 +1,296 @@
+"""What keeps a pruned weight at exactly zero, in a model's own class (``apply_masks``) and in a lowered network alike.
+
+- Its stored value and gradient are zeroed now.
+- A hook on the parameter replaces the incoming gradient by zero there (``torch.where``: infinite and NaN too).
+- Hooks around the step of any optimizer find the parameters by their names, and zero them again after the step, so that no
+  update and no momentum gathered earlier does harm.
+- Before ``state_dict`` and after ``load_state_dict`` of the module, of any that it is a part of or that is a part of it, it is
+  zeroed again.
+- Before a module of the user's own class is called, parameters that were replaced by others under the same name are found
+  (:class:`FindAgain`); a name that has no parameter any more, or one of another shape, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.frontend.hooks import KeepsMask
+from pkcompiler.lowering.placed import flat_fault, has_memory, is_flat, local, part, where_kept, whole
+
+ATTRIBUTE = "_kept_masks"
+AGAIN = "mask the model as it is now: pkcompiler.apply_masks(model, masks)"
+
+
+class Cell(KeepsMask):
+    """A mask that may be tightened or replaced, and the gradient hook of what it masks.
+
+    One cell serves all parameters that take one another's place: a weight, its shard, its copy while it is gathered.
+    """
+
+    __slots__ = ("_mask", "_parts")
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    @property
+    def mask(self) -> Tensor:
+        """bool, the whole parameter's shape, True = kept."""
+        return self._mask
+
+    @mask.setter
+    def mask(self, mask: Tensor) -> None:
+        self._mask = whole(mask)
+        self._parts: dict[object, Tensor] = {}
+
+    def tighten(self, mask: Tensor) -> None:
+        """Keep only what ``mask`` keeps, too."""
+        self.mask = self.mask & whole(mask).to(self.mask.device)
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The mask of what this process holds of ``tensor``: on its device, of :func:`local`'s shape."""
+        return part(self._mask, tensor, self._parts)
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        return where_kept(self.of(gradient), gradient)
+
+    def zero(self, tensor: Tensor) -> None:
+        """Store zero in ``tensor``, and in its gradient, wherever the mask drops (NaN and infinities included)."""
+        with torch.no_grad():
+            if has_memory(tensor):
+                local(tensor).masked_fill_(~self.of(tensor), 0)
+            if tensor.grad is not None:
+                tensor.grad = self(tensor.grad)
+
+    def __reduce__(self) -> tuple[type[Cell], tuple[Tensor]]:
+        return Cell, (self._mask,)
+
+
+class Keeper:
+    """The masks of the parameters that one module owns, by their names in it.
+
+    ``held``: the module's own table of parameters; ``parameters``: those last seen, which carry the hooks, at these ``places`` of
+    memory; ``names``: under which the masks were given. Copying (or loading) a keeper hooks the copied parameters.
+    """
+
+    def __init__(self, held: Mapping[str, nn.Parameter | None]) -> None:
+        self.held = held
+        self.cells: dict[str, Cell] = {}
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.places: dict[str, int] = {}
+        self.names: dict[str, str] = {}
+        _KEEPERS.add(self)
+
+    def keep(self, leaf: str, name: str, mask: Tensor, *, anew: bool) -> None:
+        """Hold a mask on the parameter ``leaf``: besides the masks so far, or (``anew``) in their place."""
+        parameter = self.held[leaf]
+        assert parameter is not None
+        cell = cell_of(parameter) or Cell(mask.to(parameter.device, copy=True))
+        if anew:
+            cell.mask = mask.to(parameter.device, copy=True)
+        else:
+            cell.tighten(mask)
+        self.names[leaf] = name
+        self._hold(leaf, parameter, cell)
+
+    def find_again(self, among: Container[int] | None = None) -> None:
+        """Hold the masks on the parameters that stand under their names now (of those whose ``id`` is in ``among``).
+
+        :raises PkcError: PKC471 for one of another shape, PKC474 for pieces of a flat one.
+        """
+        for leaf, cell in list(self.cells.items()):
+            if is_flat(self.parameters[leaf]):
+                raise PkcError(flat_fault(self.names[leaf]))
+            found = self.held.get(leaf)
+            if not isinstance(found, nn.Parameter) or (among is not None and id(found) not in among):
+                continue
+            if cell_of(found) is not cell or self.places.get(leaf) != found._cdata:
+                self._hold(leaf, found, cell)
+            self.parameters[leaf] = found
+
+    def _hold(self, leaf: str, parameter: nn.Parameter, cell: Cell) -> None:
+        if parameter.shape != cell.mask.shape:
+            raise fail(
+                "PKC471",
+                f"the parameter {self.names[leaf]!r} was replaced by one of shape {tuple(parameter.shape)}, "
+                f"its mask has {tuple(cell.mask.shape)}",
+                AGAIN,
+            )
+        other = cell_of(parameter)
+        if other is None:
+            _hook_gradient(parameter, cell)
+        elif other is not cell:
+            other.tighten(cell.mask)
+            cell = other
+        parameter._backward_hooks = parameter._backward_hooks  # torch.utils.swap_tensors gives it a place without them
+        self.parameters[leaf], self.cells[leaf], self.places[leaf] = parameter, cell, parameter._cdata
+        cell.zero(parameter)
+
+    def restore(self) -> None:
+        """Zero what anybody wrote into pruned weights; where nobody did, the parameters are not touched."""
+        self.find_again()
+        for leaf, parameter in self.parameters.items():
+            cell = self.cells[leaf]
+            if has_memory(parameter) and bool((local(parameter.detach()) != 0)[~cell.of(parameter)].any()):
+                cell.zero(parameter)
+
+    def lost(self, owner: nn.Module) -> list[str]:
+        """The names that have no parameter any more, neither in ``owner`` nor in what computes its weights."""
+        gone = [leaf for leaf in self.cells if leaf not in self.held]
+        within = {id(p) for p in owner.parameters()} if gone else set()
+        return [leaf for leaf in gone if id(self.parameters[leaf]) not in within]
+
+    def forget_lost(self, owner: nn.Module) -> None:
+        """Drop the masks that nothing can be held to any more, of parameters that are gone or have another shape."""
+        now = {leaf: self.held.get(leaf) for leaf in self.cells}
+        other = [leaf for leaf, p in now.items() if p is not None and p.shape != self.cells[leaf].mask.shape]
+        for leaf in (*self.lost(owner), *other):
+            del self.cells[leaf], self.parameters[leaf], self.places[leaf], self.names[leaf]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        _KEEPERS.add(self)
+        _hook_optimizers_once()
+        for leaf, parameter in self.parameters.items():
+            self._hold(leaf, parameter, self.cells[leaf])
+
+
+_KEEPERS: WeakSet[Keeper] = WeakSet()
+
+
+class FindAgain:
+    """A forward pre-hook: before a module is called, masks are held on the parameters that it has now.
+
+    Not while a compiler or ``torch.export`` traces it, which runs no hook that writes.
+    """
+
+    def __init__(self) -> None:
+        self.keepers: list[Keeper] = []
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        for keeper in self.keepers:
+            keeper.find_again()
+        own = keeper_of(module)
+        if own is not None and (lost := own.lost(module)):
+            raise fail("PKC470", f"the model has no parameter {own.names[lost[0]]!r} any more, and a mask was held on it", AGAIN)
+
+
+def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: bool) -> None:
+    """Hold ``masks`` (by any names of parameters, of their shapes) on the parameters of ``module`` from now on.
+
+    :param anew: in the place of the masks so far, not besides them.
+    :param called: whether the modules that own the parameters, and those around them, are called; else a graph reads the weights.
+    """
+    _hook_optimizers_once()
+    for owner in module.modules():
+        if (before := keeper_of(owner)) is not None:
+            before.forget_lost(owner)
+    for name, mask in masks.items():
+        path, _, leaf = name.rpartition(".")
+        keeper = _keeper(module.get_submodule(path))
+        keeper.keep(leaf, name, mask, anew=anew)
+        for around in _around(module, path) if called else ():
+            _find_again_in(around, keeper)
+
+
+def keeper_of(module: nn.Module) -> Keeper | None:
+    """The keeper of the parameters that a module itself owns, where there is one."""
+    return module.__dict__.get(ATTRIBUTE)
+
+
+def is_keeping(hook: object) -> bool:
+    """Whether a hook of a module is one of those that keep masks."""
+    return hook is before_saving or hook is after_loading or isinstance(hook, FindAgain)
+
+
+def cell_of(parameter: Tensor) -> Cell | None:
+    """The cell whose hook a parameter carries."""
+    for hook in (parameter._backward_hooks or {}).values():
+        if isinstance(hook, Cell):
+            return hook
+    return None
+
+
+def _keeper(owner: nn.Module) -> Keeper:
+    found = keeper_of(owner)
+    if found is None:
+        found = owner.__dict__[ATTRIBUTE] = Keeper(owner._parameters)
+        owner.register_state_dict_pre_hook(before_saving)
+        owner.register_load_state_dict_post_hook(after_loading)
+    return found
+
+
+def _around(module: nn.Module, path: str) -> Iterator[nn.Module]:
+    """``module``, what owns the parameters at ``path``, and all between."""
+    yield module
+    for atom in path.split(".") if path else ():
+        module = module.get_submodule(atom)
+        yield module
+
+
+def _find_again_in(module: nn.Module, keeper: Keeper) -> None:
+    hook = next((h for h in module._forward_pre_hooks.values() if isinstance(h, FindAgain)), None)
+    if hook is None:
+        hook = FindAgain()
+        module.register_forward_pre_hook(hook)
+    if keeper not in hook.keepers:
+        hook.keepers.append(keeper)
+
+
+def _hook_gradient(parameter: nn.Parameter, cell: Cell) -> None:
+    """Hooks need ``requires_grad``; a frozen parameter gets its hook for the day it is thawed."""
+    frozen = not parameter.requires_grad
+    parameter.requires_grad_(True)
+    parameter.register_hook(cell)
+    parameter.requires_grad_(not frozen)
+
+
+_optimizer_hooks: list[Any] = []
+
+
+def _hook_optimizers_once() -> None:
+    if not _optimizer_hooks:
+        _optimizer_hooks.append(register_optimizer_step_pre_hook(_before_step))
+        _optimizer_hooks.append(register_optimizer_step_post_hook(_after_step))
+
+
+def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for keeper in list(_KEEPERS):
+        keeper.find_again(held)
+
+
+def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for parameter, cell in _kept(optimizer):
+        with torch.no_grad():
+            local(parameter).masked_fill_(~cell.of(parameter), 0)
+
+
+def _kept(optimizer: Optimizer) -> Iterator[tuple[Tensor, Cell]]:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            cell = cell_of(parameter)
+            if cell is not None:
+                yield parameter, cell
+
+
+def before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:
+    """Before the ``state_dict`` of a module that owns masked parameters, or of one around it."""
+    keeper = keeper_of(module)
+    if keeper is not None and not torch.compiler.is_compiling():
+        keeper.restore()
+
+
+def after_loading(module: nn.Module, incompatible_keys: Any) -> None:
+    """After ``load_state_dict``, which may have put other parameters in place (``assign=True``)."""
+    keeper = keeper_of(module)
+    if keeper is not None:
+        keeper.restore()

@@ -1,0 +1,101 @@
+"""What a lowered network is called with: what it was recorded with, or an error that names the argument."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pkcompiler import prune
+from pkcompiler.diagnostics import PkcError
+from pkcompiler.lowering import ModePair, lower
+
+
+class Attend(nn.Module):
+    """An optional mask and a number with a default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend, self.out = nn.MultiheadAttention(4, 1, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        return self.out(self.attend(x, x, x, key_padding_mask=key_padding_mask, need_weights=False)[0] * scale)
+
+
+class Exported(Attend):
+    """The same, which no symbolic trace follows."""
+
+    def forward(self, x: Tensor, key_padding_mask: Tensor | None = None, scale: float = 1.0) -> Tensor:
+        with torch.no_grad():
+            ones = torch.ones_like(x)
+        return super().forward(x * ones, key_padding_mask, scale)
+
+
+class Packed(Exported):
+    """Its inputs come as ``*args`` and ``**kwargs``."""
+
+    def forward(self, *inputs: Tensor, **settings: Any) -> Tensor:
+        return super().forward(*inputs, **settings)
+
+
+X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+MASK = torch.tensor([[False, False, True], [False, True, True]])
+CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
+    "x": lambda net: net(X),
+    "x, defaults": lambda net: net(X, key_padding_mask=None, scale=1.0),
+    "x, mask": lambda net: net(X, MASK),
+    "x=, mask=": lambda net: net(key_padding_mask=MASK, x=X),
+    "x, scale": lambda net: net(X, scale=2.0),
+}
+
+
+@pytest.mark.parametrize(
+    "given", [(X,), {"x": X}, (X, MASK), {"x": X, "key_padding_mask": MASK}], ids=["x", "x=", "x, mask", "both="]
+)
+@pytest.mark.parametrize("kind", [Attend, Exported])
+def test_other_arguments_than_the_example_has_are_refused_by_name(kind: type[Attend], given: Any) -> None:
+    net = kind()
+    lowered = copy.deepcopy(lower(net, {}, given))
+    assert isinstance(lowered, ModePair) == (kind is Exported)
+    masked = len(given) == 2
+    for name, call in CALLS.items():
+        if name == "x, scale" or ("mask" in name) != masked:
+            with pytest.raises(PkcError, match=r"PKC278.*(key_padding_mask|scale) = ") as error:
+                call(lowered)
+            assert "lower(model, masks, {" in error.value.diagnostics[0].notes[0]
+        else:
+            assert torch.equal(call(net), call(lowered))
+
+
+def test_without_an_example_optional_tensors_stay_left_out() -> None:
+    net = Attend()
+    lowered = lower(net, {})
+    assert torch.equal(net(X), lowered(X))
+    for name in ("x, mask", "x=, mask=", "x, scale"):
+        with pytest.raises(PkcError, match="PKC278"):
+            CALLS[name](lowered)
+
+
+def test_packed_arguments_are_compared_one_by_one() -> None:
+    net = Packed()
+    lowered = lower(net, {}, (X, MASK))
+    assert torch.equal(net(X, MASK), lowered(X, MASK))
+    for call, name in ((lambda: lowered(X), "inputs"), (lambda: lowered(X, MASK, scale=2.0), "settings")):
+        with pytest.raises(PkcError, match=f"PKC278.*{name} = "):
+            call()
+
+
+@pytest.mark.parametrize("kind", [Attend, Exported])
+def test_a_result_of_pruning_brings_the_inputs_that_it_was_made_with(kind: type[Attend]) -> None:
+    net = kind()
+    inputs = {"x": X, "key_padding_mask": MASK}
+    pruned = prune(net, inputs, "magnitude", density=0.5)
+    assert pruned.inputs is inputs
+    lowered = lower(net, pruned)
+    other = ~MASK
+    net.load_state_dict(lowered.state_dict())
+    assert torch.equal(net(X, other), lowered(X, other))

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ from pkcompiler.usermodules import importable, is_installed
 
 FILES = 0.75
 """How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
+WORDS = {"true": True, "false": False, "none": None}
+"""The words of values that other languages write in lower case."""
 FILE_SPEC = re.compile(r"(?P<place>.+\.py)(?::(?P<name>\w+))?")
 MODULE_SPEC = re.compile(r"(?P<place>[A-Za-z_]\w*(?:\.\w+)*)(?::(?P<name>\w+))?")
 
@@ -60,7 +63,7 @@ def parse_spec(text: str, what: str = "model") -> UserSpec:
     if match := FILE_SPEC.fullmatch(text):
         return UserSpec(match["place"], match["name"], is_file=True)
     file = Path(text.partition(":")[0])
-    if file.suffix and file.is_file():
+    if file.suffix and os.path.isfile(file):
         raise fail("PKC240", f"'{file}' is no Python file", f"a {what} is named by path/file.py, or path/file.py:name")
     if match := MODULE_SPEC.fullmatch(text):
         return UserSpec(match["place"], match["name"], is_file=False)
@@ -73,7 +76,11 @@ def parse_spec(text: str, what: str = "model") -> UserSpec:
 
 
 def parse_arguments(texts: Sequence[str]) -> dict[str, object]:
-    """``["width=16", "act=relu"]`` as keyword arguments: literals where they read as one, text otherwise. Raises ``PKC241``."""
+    """``["width=16", "act=relu", "wn=false"]`` as keyword arguments. Raises ``PKC241``.
+
+    A value is a Python literal where it reads as one, with ``true``, ``false`` and ``none`` in any case; else it is text. What is
+    quoted is text: ``act='"none"'``.
+    """
     found: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
@@ -81,11 +88,18 @@ def parse_arguments(texts: Sequence[str]) -> dict[str, object]:
             raise fail("PKC241", f"'{text}' is not an argument", "expected key=value", f"try --arg {key or 'key'}=value")
         if key in found:
             raise fail("PKC241", f"the argument '{key}' is given twice", f"give --arg {key}=... once")
-        try:
-            found[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            found[key] = value
+        found[key] = _literal(value)
     return found
+
+
+def _literal(value: str) -> object:
+    """What the text of an argument means."""
+    if value.lower() in WORDS:
+        return WORDS[value.lower()]
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two of texts nested too deep
+        return value
 
 
 def import_spec(spec: UserSpec) -> ModuleType:
@@ -186,7 +200,7 @@ def blaming(doing: str) -> Iterator[None]:
 
 def _run_file(spec: UserSpec) -> ModuleType:
     path = Path(spec.place)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise _no_file(path)
     name = f"pkc_user_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     found = importlib.util.spec_from_file_location(name, path.resolve())
@@ -223,7 +237,7 @@ def _find(place: str) -> ModuleSpec | None:
 
 
 def _no_file(path: Path) -> PkcError:
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         return fail("PKC242", f"there is no folder '{path.parent}'", f"run 'ls {path.parent.parent}'")
     beside = [found.name for found in path.parent.glob("*.py")]
     hint = nearest(path.name, beside, FILES) or f"the folder '{path.parent}' holds no Python file"
@@ -259,7 +273,7 @@ def user_line(error: BaseException) -> tuple[Path, int] | None:
 def own_lines(frames: Sequence[tuple[str, int]]) -> list[tuple[Path, int]]:
     """Those of some frames that lie neither in an installed package nor in this one."""
     places = [(Path(file), line) for file, line in frames]
-    return [(file, line) for file, line in places if file.is_file() and not is_installed(file)]
+    return [(file, line) for file, line in places if os.path.isfile(file) and not is_installed(file)]
 
 
 def _last_line(trace: TracebackType | None, source: Path) -> int | None:

@@ -25,7 +25,7 @@ from pkcompiler.frontend.gate import region_function, region_nodes, value_and_sl
 from pkcompiler.frontend.lifted import Lifted, Record
 from pkcompiler.frontend.trace import ProgramRun, run_inputs
 from pkcompiler.frontend.weights import non_finite
-from pkcompiler.ir.maps import Gate, Normalise
+from pkcompiler.ir.maps import Frozen, Gate, Normalise
 from pkcompiler.modes import in_own_modes
 from pkcompiler.ops.gates import FACTORIES, FROZEN_LIST, PASS_THROUGH, is_pointwise
 
@@ -45,10 +45,10 @@ class Certificate:
     derivatives of a random combination of outputs, over every parameter (each against its own largest derivative), between the
     paths and the program with its recorded factors detached. ``max_autograd_error``: the same between plain autograd of the
     program and of the model itself. ``batched``, ``recorded``: see :class:`~pkcompiler.frontend.export.Program`. ``frozen``:
-    operations recorded as constants. ``refused``: claims of the lift that the closed lists do not allow. ``stopped``: parameters
-    whose derivative in the model is another than that of its function; ``hooked``: those with a gradient hook of the user's;
-    ``by_frequency``: those of an ``Embedding(scale_grad_by_freq=True)``; ``untested``: those whose derivative is 0 on both sides,
-    so that nothing was compared. ``tested``: how many were.
+    operations recorded as constants, and in ``frozen_at`` what each is and where it is called. ``refused``: claims of the lift
+    that the closed lists do not allow. ``stopped``: parameters whose derivative in the model is another than that of its function;
+    ``hooked``: those with a gradient hook of the user's; ``by_frequency``: those of an ``Embedding(scale_grad_by_freq=True)``;
+    ``untested``: those whose derivative is 0 on both sides, so that nothing was compared. ``tested``: how many were.
     """
 
     max_relative_error: float
@@ -66,6 +66,7 @@ class Certificate:
     by_frequency: tuple[str, ...] = ()
     untested: tuple[str, ...] = ()
     tested: int = 0
+    frozen_at: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -107,12 +108,13 @@ def certify_capture(captured: Capture) -> Certificate:
     autograd = certificate_three(captured, cotangent)
     value, grads = path_gradients(captured, observed, cotangent)
     reference = reference_gradients(program, lifted, program.tensors, flat, cotangent)
+    frozen = tuple(name for name, r in lifted.records.items() if r.kind not in ("gate", "window", "factor"))
     errors = gradient_errors(grads, reference, lifted)
     return Certificate(
         relative(value, truth),
         max(errors.values(), default=0.0),
         autograd.worst,
-        tuple(name for name, r in lifted.records.items() if r.kind not in ("gate", "window", "factor")),
+        frozen,
         lifted.observed_only,
         tuple(refused_claims(program, lifted, flat)),
         len(grads),
@@ -124,7 +126,18 @@ def certify_capture(captured: Capture) -> Certificate:
         rows_by_frequency(program),
         autograd.untested,
         len(autograd.errors),
+        tuple(place_of(lifted, name) for name in frozen),
     )
+
+
+def place_of(lifted: Lifted, name: str) -> str:
+    """What a recorded operation is, and where the user's code calls it: ``softmax in attention at model.py:12``."""
+    op = next((op for op in lifted.graph.ops if op.name == name), None)
+    if op is None:
+        return name
+    what = op.map.what if isinstance(op.map, Frozen) else lifted.records[name].kind
+    module = f" in {op.origin.module}" if op.origin.module else ""
+    return f"{what}{module} at {op.origin.source}" if op.origin.source else f"{what}{module or f' ({name})'}"
 
 
 def incomparable(module: nn.Module, truth: Tensor) -> list[Diagnostic]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,10 @@ def finished(folder: Path) -> None:
     from pkcompiler.diagnostics import fail
     from pkcompiler.pruning.resume import partial_of, unfinished
 
+    if folder.name in ("", "..") or os.path.isfile(folder / "manifest.json"):
+        return
     out = folder.with_name(folder.name.removesuffix(".partial"))
-    found = None if folder.name in ("", "..") or (folder / "manifest.json").exists() else unfinished(out)
+    found = unfinished(out)
     if found is None:
         return
     command, collapse = found

@@ -77,7 +77,7 @@ def _certified(found: Certificate, bound: float) -> list[str]:
         lines.append(
             f"not tested: {len(found.untested)} parameters whose derivative is 0 at these inputs: {first_few(found.untested)}"
         )
-    lines += [f"frozen: {name}" for name in found.frozen] or ["frozen: nothing"]
+    lines += [f"frozen: {place}" for place in found.frozen_at] or ["frozen: nothing"]
     if outside := found.observed_only:
         lines.append(f"on no path: {len(outside)} parameters that enter through frozen factors alone, first {outside[0]}")
     return [*lines, "recorded: the branches taken at these inputs; others may differ"] if found.recorded else lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ def prepare(html: str | None, plot: str | None) -> None:
 
     if html is not None:
         need("bokeh", "--html")
-        if not Path(html).parent.is_dir():
+        if not os.path.isdir(Path(html).parent):
             raise fail(
                 "PKC634", f"'{html}' cannot be written: there is no folder '{Path(html).parent}'", f"mkdir -p {Path(html).parent}"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,12 +62,16 @@ def _refuse(file: Path, force: bool) -> None:
     from pkcompiler.diagnostics import fail
 
     if file.suffix != SUFFIX:
-        raise fail("PKC543", f"'{file}' is no {SUFFIX} file", f"give one: -o {file.with_suffix(SUFFIX)}")
-    if not file.parent.is_dir():
+        raise fail(
+            "PKC543",
+            f"'{file}' is no {SUFFIX} file",
+            f"give one: -o {file.with_suffix(SUFFIX) if file.name else file / f'rescaled{SUFFIX}'}",
+        )
+    if not os.path.isdir(file.parent):
         raise fail("PKC543", f"there is no folder '{file.parent}' for '{file.name}'", f"make it: mkdir -p '{file.parent}'")
-    if file.is_dir():
+    if os.path.isdir(file):
         raise fail("PKC543", f"'{file}' is a folder", "give a file: -o NAME.safetensors")
-    if file.exists() and not force:
+    if os.path.exists(file) and not force:
         raise fail("PKC543", f"'{file}' exists already", "replace it with --force, or give another name: -o FILE")
 
 

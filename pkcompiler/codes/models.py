@@ -50,7 +50,8 @@ CODES: dict[str, str] = {
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
         "inputs is the batch."
     ),
-    "PKC241": "Arguments for the factory are given as --arg key=value, each once. The value is a Python literal, else it is text.",
+    "PKC241": "Arguments for the factory are given as --arg key=value, each once. The value is a Python literal (true, false and "
+    "none in any case), else it is text; a word in quotes is text: --arg 'act=\"none\"'.",
     "PKC242": "There is no such file, folder or module. A dotted module is looked for in the current folder, too.",
     "PKC243": (
         "The user's own code raised an exception while it was imported or called. The carets stand at the innermost line of the"

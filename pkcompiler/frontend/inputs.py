@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,9 @@ DTYPES = {
     name: getattr(torch, name)
     for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 }
+
+NUMBERS, DIMENSIONS, DIGITS = 10**9, 64, 19
+"""The most numbers of an example input (4 GB in float32) and its most dimensions (torch's own limit); digits that no size has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,11 @@ def parse_input(text: str) -> InputSpec:
     dtype = match["dtype"] or "float32"
     if dtype not in DTYPES:
         raise fail("PKC250", f"'{dtype}' is not a dtype for inputs", usercode.nearest(dtype, list(DTYPES)))
-    shape = tuple(int(size) for size in match["shape"].split("x"))
+    sizes = match["shape"].split("x")
+    shape = tuple(int(size[:DIGITS]) for size in sizes)
+    if len(shape) > DIMENSIONS or any(len(size) >= DIGITS for size in sizes) or math.prod(shape) > NUMBERS:
+        most = f"{DIMENSIONS} sizes and {NUMBERS:,} numbers at most"
+        raise fail("PKC250", f"the input '{text[:40]}' is too large: an input has {most}", "try --input 1x3x32x32")
     if 0 in shape:
         fixed = "x".join(str(size or 1) for size in shape)
         raise fail("PKC250", f"the input '{text}' is empty: a size is 0", f"try --input {text.replace(match['shape'], fixed)}")

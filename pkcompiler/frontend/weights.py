@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -49,14 +50,14 @@ def holds_odd(tensor: Tensor, role: str) -> bool:
 
 
 def _read(path: Path) -> object:
-    if path.is_dir():
+    if os.path.isdir(path):
         raise _folder(path)
     if path.suffix not in SUFFIXES:
         raise fail(
             "PKC640", f"'{path}' is not a weights file", f"expected one of {' '.join(SUFFIXES)}", "try --weights model.safetensors"
         )
-    if not path.is_file():
-        beside = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES] if path.parent.is_dir() else []
+    if not os.path.isfile(path):
+        beside = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES] if os.path.isdir(path.parent) else []
         raise fail("PKC640", f"there is no file '{path}'", nearest(path.name, beside, FILES) or f"run 'ls {path.parent}'")
     try:
         if path.suffix == ".safetensors":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def _digest(file: Path, modified: int, size: int) -> str:
 
 def prepare(out: Path) -> Path:
     """The folder of cells, made where it is not there. Raises ``PKC481``."""
-    strange = "" if not out.exists() or out.is_dir() else str(out)
-    if out.is_dir() and any(out.iterdir()) and not (out / CELLS).is_dir():
+    strange = "" if not os.path.exists(out) or os.path.isdir(out) else str(out)
+    if os.path.isdir(out) and any(out.iterdir()) and not os.path.isdir(out / CELLS):
         strange = next(str(p) for p in out.iterdir())
     if strange:
         raise fail("PKC481", f"'{out}' is no folder of a study: there is '{strange}'", "give another folder: -o DIR")

@@ -12,7 +12,7 @@ from cli_support import pkc
 from torch import Tensor, nn
 
 from pkcompiler.analysis.certificate import certify_capture
-from pkcompiler.diagnostics import PkcError
+from pkcompiler.diagnostics import PkcError, on_the_command_line
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.maps import Gate
 
@@ -106,7 +106,7 @@ WRONG: dict[str, tuple[Callable[[Tensor], Tensor], str, str]] = {
 
 
 def refused(net: nn.Module, **options: Any) -> str:
-    with pytest.raises(PkcError) as caught:
+    with on_the_command_line(lambda line: None), pytest.raises(PkcError) as caught:
         capture(net, torch.randn(3, 4), **options)
     assert [d.code for d in caught.value.diagnostics] == ["PKC201"]
     return str(caught.value)
@@ -117,7 +117,7 @@ def refused(net: nn.Module, **options: Any) -> str:
 def test_what_is_no_gate_is_refused_at_the_lift(name: str, dtype: torch.dtype | None) -> None:
     inner, word, why = WRONG[name]
     said = refused(Net(inner), gates=[word], dtype=dtype)
-    assert f"--gate reads it as a gate, but {why}" in said
+    assert f"it is declared a gate, but {why}" in said
 
 
 @pytest.mark.parametrize("name", WRONG)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pkcompiler import path_op, usercode
 from pkcompiler.analysis.certificate import SIGNED, certify_capture
 from pkcompiler.analysis.record import observe
-from pkcompiler.diagnostics import PkcError
+from pkcompiler.diagnostics import PkcError, on_the_command_line
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Constant, Dense, Gate, Literal
 from pkcompiler.ops.table import TABLE
@@ -23,7 +23,8 @@ from pkcompiler.render import render
 
 
 def refused(net: nn.Module, inputs: Any, **options: Any) -> PkcError:
-    with pytest.raises(PkcError) as caught:
+    """What a command says; of what Python is told see test_messages.py."""
+    with on_the_command_line(lambda line: None), pytest.raises(PkcError) as caught:
         capture(net, inputs, **options)
     return caught.value
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 import pkcompiler
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.files import sha256_of
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.pruning.artifact import MODULATOR
-from pkcompiler.pruning.files import sha256_of
 
 SCHEMA = json.loads((files("pkcompiler") / "pruning" / "manifest.schema.json").read_text())
 

@@ -16,7 +16,7 @@ from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.spec import load_model
 from pkcompiler.lang.library import find_study
-from pkcompiler.pruning.resume import locked
+from pkcompiler.files import locked
 from pkcompiler.study import cell as cells_work
 from pkcompiler.study.table import summary
 from pkcompiler.usermodules import fresh, importable
@@ -160,7 +160,7 @@ def test_what_another_process_writes_is_left_alone(tmp_path: Path) -> None:
     run(tmp_path, study)
     half = tmp_path / "out" / "cells" / "net-dense.json.unfinished"
     half.write_text("{")
-    with locked(tmp_path / "out" / "lock"), pytest.raises(PkcError) as error:
+    with locked(tmp_path / "out" / "lock", ""), pytest.raises(PkcError) as error:
         run(tmp_path, study)
     assert codes(error) == ["PKC623"] and half.exists()
     run(tmp_path, study)

@@ -74,7 +74,7 @@ def _write(file: Path, model: nn.Module) -> None:
     from safetensors.torch import save
 
     from pkcompiler.diagnostics import fail
-    from pkcompiler.pruning.files import write_whole
+    from pkcompiler.files import write_whole
     from pkcompiler.pruning.provenance import state_of
 
     content = save(state_of(model))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail
-from pkcompiler.pruning.files import read_object, sha256_of
+from pkcompiler.files import read_object, sha256_of
 
 MANIFEST = "manifest.json"
 FORMAT = "pkcompiler artifact"

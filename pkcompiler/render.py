@@ -50,22 +50,22 @@ def _text(diagnostic: Diagnostic, colour: bool) -> str:
         return f"{_COLOURS[kind]}{text}\x1b[0m" if colour and text else text
 
     head = paint(diagnostic.severity, f"{diagnostic.severity}[{diagnostic.code}]")
-    lines = [f"{head}{paint('bold', ': ' + _printable(diagnostic.message))}"]
+    lines = [f"{head}{paint('bold', ': ' + printable(diagnostic.message))}"]
     width = 1
     if diagnostic.span is not None:
         number, column, *_ = position(diagnostic.span)
         width = len(str(number))
         pad = " " * width
         shown, indent, carets = _excerpt(diagnostic.span)
-        label = f" {_printable(diagnostic.label)}" if diagnostic.label else ""
+        label = f" {printable(diagnostic.label)}" if diagnostic.label else ""
         lines += [
-            f"{pad}{paint('frame', '-->')} {_printable(diagnostic.span.file)}:{number}:{column}",
+            f"{pad}{paint('frame', '-->')} {printable(diagnostic.span.file)}:{number}:{column}",
             f"{pad} {paint('frame', '|')}",
             f"{paint('frame', str(number) + ' |')} {shown}".rstrip(),
             f"{pad} {paint('frame', '|')} {indent}{paint(diagnostic.severity, carets + label)}",
         ]
     pad = " " * width
-    lines += [f"{pad} {paint('frame', '=')} {paint('help', 'help')}: {_printable(note)}" for note in diagnostic.notes]
+    lines += [f"{pad} {paint('frame', '=')} {paint('help', 'help')}: {printable(note)}" for note in diagnostic.notes]
     return "".join(line + "\n" for line in lines)
 
 
@@ -78,14 +78,14 @@ def _excerpt(span: Span) -> tuple[str, str, str]:
     end = min(max(span.end, start + 1), max(last, start + 1))
     left = max(first, start - _LINE // 2) if last - first > _LINE else first
     right = min(last, left + _LINE)
-    before = _printable(span.text[left:start])
-    inside = _printable(span.text[start : min(end, right)])
-    after = _printable(span.text[min(end, right) : right])
+    before = printable(span.text[left:start])
+    inside = printable(span.text[start : min(end, right)])
+    after = printable(span.text[min(end, right) : right])
     lead, trail = ("..." if left > first else ""), ("..." if right < last else "")
     return lead + before + inside + after + trail, " " * _columns(lead + before), "^" * max(1, _columns(inside))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Tabs become four blanks; what a terminal might obey becomes a replacement character."""
     return "".join(c if c.isprintable() else "    " if c == "\t" else "" if c == "\r" else "\ufffd" for c in text)
 

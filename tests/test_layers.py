@@ -24,19 +24,20 @@ LAYERS = (
     ("frontend", "data"),
     ("ops",),
     ("ir", "lang"),
-    ("diagnostics", "resources", "codes", "render", "markup", "usercode", "usermodules", "modes"),
+    ("diagnostics", "files", "resources", "codes", "render", "markup", "usercode", "usermodules", "modes"),
 )
 """From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
 
 BESIDE = {
     ("data", "lang"),
+    ("files", "diagnostics"),
     ("resources", "diagnostics"),
     ("render", "diagnostics"),
     ("usercode", "diagnostics"),
     ("usercode", "usermodules"),
 }
 
-TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render", "markup")
+TORCHLESS = ("ir", "lang", "diagnostics", "files", "resources", "codes", "render", "markup")
 
 AT_HOME = {
     "lark": ("ir/syntax.py", "lang/parse.py"),

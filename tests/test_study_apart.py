@@ -14,9 +14,9 @@ from study_files import STUDY, files, run
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.files import locked
 from pkcompiler.frontend.spec import load_model
 from pkcompiler.lang.library import find_study
-from pkcompiler.files import locked
 from pkcompiler.study import cell as cells_work
 from pkcompiler.study.table import summary
 from pkcompiler.usermodules import fresh, importable

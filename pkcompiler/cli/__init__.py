@@ -113,9 +113,12 @@ def _exit_code(run: Callable[[], Any], form: str) -> int:
     except KeyboardInterrupt:
         raise
     except BaseException as error:
-        if isinstance(error, Exception):
+        from pkcompiler.usercode import blame, raised_in
+
+        file = raised_in(error)
+        if file is None and isinstance(error, Exception):
             raise
-        failed(_ended_by(error).diagnostics, form)
+        failed(blame(error, file, "the model's code").diagnostics, form)
         return DIAGNOSED
     return code if isinstance(code, int) else DONE
 
@@ -123,14 +126,6 @@ def _exit_code(run: Callable[[], Any], form: str) -> int:
 def _unwritten(lost: Lost) -> Diagnostic:
     note = "send it elsewhere; files that the command has written are whole"
     return Diagnostic("PKC635", f"the result cannot be written to stdout: {lost}", notes=(note,))
-
-
-def _ended_by(error: BaseException) -> PkcError:
-    """What is no Exception (SystemExit, for one) and comes from the user's code, which is called from many places."""
-    from pkcompiler.usercode import blame, user_line
-
-    place = user_line(error)
-    return blame(error, place[0] if place else None, "the code of the model")
 
 
 def _error_format(args: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ CODES: dict[str, str] = {
         "A parameter is complex. The weights of paths are real numbers; store real and imaginary part as parameters of their own. "
         "Complex buffers and constants are kept."
     ),
+    "PKC212": "Parameters or buffers lie on the device meta, which keeps shapes and no numbers. Build the model on the CPU.",
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "
         "inputs is the batch."
@@ -47,6 +48,7 @@ CODES: dict[str, str] = {
     ),
     "PKC246": "The file or module has no such name.",
     "PKC247": "What the spec names, or what its factory returned, is not a torch.nn.Module.",
+    "PKC248": "The file sets torch's default device for the whole process. --device moves the model instead.",
     "PKC250": (
         "An input is given as [NAME=][DTYPE:]SHAPE, batch first: 1x3x32x32, int64:1x128, mask=bool:1x16. The dtype is float32 "
         "by default."

@@ -17,7 +17,7 @@ from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
-from pkcompiler.frontend.precision import cast, converted, copied, in_order, is_ready, refuse_complex
+from pkcompiler.frontend.precision import cast, converted, copied, in_order, is_ready, refuse_complex, refuse_meta
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 
@@ -102,6 +102,7 @@ def capture(
         )
     hooked = hooked_parameters(model)
     refuse_complex(model)
+    refuse_meta(model)
     if not is_ready(model, dtype):
         model = in_order(copied(model) if dtype is None else converted(model, dtype))
     call = bind_call(model, cast_inputs(example_inputs, dtype), output, dtype)

@@ -14,7 +14,7 @@ from torch._ops import mode_stack_state_for_pre_dispatch
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 
@@ -84,6 +84,14 @@ def refuse_complex(model: nn.Module) -> None:
             for name, kind in found
         ]
     )
+
+
+def refuse_meta(model: nn.Module) -> None:
+    """Raise ``PKC212`` where parameters or buffers have no values."""
+    found = [n for n, t in (*model.named_parameters(), *model.named_buffers()) if t.is_meta]
+    if found:
+        message = f"the model's tensors lie on the device meta, which holds no values: {first_few(found)}"
+        raise fail("PKC212", message, "build it on the CPU: leave out device='meta' and torch.device('meta')")
 
 
 def _differs(value: Any, dtype: torch.dtype) -> bool:

@@ -15,7 +15,7 @@ SHAPE_ERRORS = (RuntimeError, IndexError, TypeError)
 """What torch raises where shapes, dtypes or the number of inputs do not fit."""
 
 
-def uncallable(model: nn.Module, flat: Sequence[Any], error: Exception) -> PkcError:
+def uncallable(model: nn.Module, flat: Sequence[Any], error: BaseException) -> PkcError:
     """``PKC203``, with a likely input and the innermost line of the user's own files that led to the exception."""
     shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
     first = next(iter(str(error).strip().splitlines()), "")

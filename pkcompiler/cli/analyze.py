@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def analyze(
     if latex == json_file == "-":
         raise click.UsageError("stdout holds one of --latex and --json: name a file for the other.")
     pages.prepare(html, plot)
-    artifact = (Path(model) / "manifest.json").is_file()
+    artifact = os.path.isfile(Path(model) / "manifest.json")
     found = _of_artifact(model, chosen, options["seed"]) if artifact else _of_model(model, options, chosen, data, loss, verify)
     closed = None if scheme is None else forms.of(found.graph, found.tensors, scheme)
     report, more = found.report, found.analyses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +53,7 @@ def finished(folder: Path) -> None:
     from pkcompiler.pruning.resume import partial_of, unfinished
 
     out = folder.with_name(folder.name.removesuffix(".partial"))
-    found = None if folder.name in ("", "..") or (folder / "manifest.json").exists() else unfinished(out)
+    found = None if folder.name in ("", "..") or os.path.isfile(folder / "manifest.json") else unfinished(out)
     if found is None:
         return
     command, collapse = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -43,7 +44,7 @@ def opened(model: str, output: str | None, **options: Any) -> Opened:
     from pkcompiler.cli.output import say
     from pkcompiler.diagnostics import fail
 
-    if (Path(model) / "manifest.json").is_file():
+    if os.path.isfile(Path(model) / "manifest.json"):
         raise fail(
             "PKC242",
             f"'{model}' is the folder of an artifact, and this command takes a model: a .py file or a module",

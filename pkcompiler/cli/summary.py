@@ -56,7 +56,7 @@ def result(artifact: Artifact, spec: str) -> None:
         ("sparsity", f"{found['direct_sparsity']:.4%} direct, {found['effective_sparsity']:.4%} effective"),
         *(("worst layers" if i == 0 else "", text) for i, text in enumerate(_aligned(rows))),
         *_warned(artifact),
-        ("seconds", f"{found['seconds']:.1f}"),
+        ("seconds", "not known" if found["seconds"] is None else f"{found['seconds']:.1f}"),
         ("folder", found["folder"]),
     ]
     for label, text in lines:

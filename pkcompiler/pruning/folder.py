@@ -19,6 +19,8 @@ RECIPE, STATE, COMMAND, COLLAPSE = "recipe.json", "state.safetensors", "command"
 LOCK, OLDER, PARTIAL = "lock", "older", ".partial"
 TOKEN = "pkc prune works in this folder\n"
 RUN = frozenset({RECIPE, STATE, COMMAND, COLLAPSE})
+UNTIDIED = RUN | {LOCK, OLDER}
+"""What an artifact may still hold for a moment after its run, or after one that was killed then."""
 ARTIFACT = frozenset({MANIFEST, *KNOWN})
 
 

@@ -225,7 +225,8 @@ class Run:
         self.demands(last.masks)
         sized = [aim.found for aim in self.aims if aim.quantity.word == "size"]
         packed = tuple(sized[-1].sizes) if sized else ()
-        total = sum({name: size for aim in self.aims for name, size in aim.found.sizes.items()}.values())
+        sizes = {name: size for aim in self.aims for name, size in aim.found.sizes.items()}
+        total = sum((sizes | {name: mask.numel() for name, mask in last.masks.items()}).values())  # masks that were given, too
         tensors, chosen = self.captured.tensors, last.by_position
         return Pruned(last.masks, self.plan, self.captured.graph, tensors, seconds, total, packed=packed, by_position=chosen)
 

@@ -27,6 +27,7 @@ from pkcompiler.pruning.manifest import (
     SCHEDULE,
     SPARSE,
     WEIGHTS,
+    manifest_hash,
 )
 from pkcompiler.pruning.provenance import Provenance
 from pkcompiler.pruning.readme import readme
@@ -98,7 +99,7 @@ def _constants(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> di
 
 def manifest_of(pruned: Pruned, origin: Provenance, hashes: Mapping[str, str]) -> dict[str, Any]:
     """The manifest as plain data (its schema: ``manifest.schema.json``)."""
-    return {
+    found = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": versions(),
@@ -114,3 +115,4 @@ def manifest_of(pruned: Pruned, origin: Provenance, hashes: Mapping[str, str]) -
         "data": origin.data,
         "files": dict(sorted(hashes.items())),
     }
+    return {**found, "sha256": manifest_hash(found)}

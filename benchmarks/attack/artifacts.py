@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
+from benchmarks.attack.tally import Tally
 from pkcompiler.cli import main
 
 Change = Callable[[Path, Random], str]
@@ -234,6 +235,7 @@ def cut(name: str, at: int) -> Change:
     return change
 
 
+COMMANDS = ("show", "analyze", "compare")
 TAMPERED: tuple[Change, ...] = (
     in_json(MANIFEST),
     in_json(MANIFEST),
@@ -293,3 +295,31 @@ def damages(artifact: Path, each: int, random: Random) -> Iterator[Change]:
         for i in range(each):
             at = random.randrange(size)
             yield flip(path.name, at) if i % 2 else cut(path.name, at)
+
+
+def attacks(artifact: Path, work: Path, count: int, seed: int) -> Iterator[Tally]:
+    """``count`` flips and cuts of every file, twice as many changes under right hashes, and files that are no files."""
+    random = Random(seed)
+    damaged, tampered, odd = (
+        Tally("artifact: a file flipped or cut"),
+        Tally("artifact: changed under right hashes"),
+        Tally("artifact: no files"),
+    )
+    for change in damages(artifact, count, random):
+        _count(damaged, attacked(artifact, work, change, random, sealed=False), silent=True)
+    yield damaged
+    for i in range(2 * count):
+        change, command = random.choice(TAMPERED), COMMANDS[i % len(COMMANDS)]
+        _count(tampered, attacked(artifact, work, change, random, sealed=True, command=command), silent=False)
+    yield tampered
+    for _ in range(count // 4 or 1):
+        _count(odd, attacked(artifact, work, kinds, random, sealed=False), silent=True)
+    yield odd
+
+
+def _count(tally: Tally, found: tuple[str, str, str], *, silent: bool) -> None:
+    """``silent``: whether reading what was changed is a fault (under right hashes it may be as good an artifact as any)."""
+    kind, done, said = found
+    tally.tried += 1
+    fault = "silent" if silent else "right"
+    tally.add({"read": fault, "refused": "refused", "escape": "silent"}.get(kind, "tracebacks"), f"{done}: {said[-300:]}")

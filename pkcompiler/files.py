@@ -23,6 +23,8 @@ except ImportError:  # no locks on Windows
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.unfinished", re.DOTALL)
 """What a file is called while it is written."""
+DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d{1,9})")
+"""What is open already: opening it anew would lose its place, or cut what was appended to."""
 LONGEST = 200  # bytes of a name that its temporary file repeats
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No room, on the disk or for this user."""
@@ -38,12 +40,16 @@ def write_whole(path: str | Path, content: bytes | str, *, durable: bool = True)
     """
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
-        place, before = _place(path)
-        if before is not None and not stat.S_ISREG(before.st_mode):
-            with open(place, "wb") as device:
-                device.write(data)
-            return
-        _replace(place, before, data, durable)
+        if "\0" in os.fspath(path):
+            raise OSError(errno.EINVAL, "a name cannot hold the character NUL")
+        before = _status(path)
+        if (open_already := DESCRIPTOR.fullmatch(os.fspath(path))) is not None:
+            number = open_already["number"] or ("stdout", "stderr").index(open_already["name"]) + 1
+            _write_into(os.dup(int(number)), data)
+        elif before is not None and not stat.S_ISREG(before.st_mode):
+            _write_into(os.open(path, os.O_WRONLY), data)
+        else:
+            _replace(os.path.realpath(path), before, data, durable)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from None
 
@@ -56,20 +62,22 @@ def deliver(path: str | Path, content: bytes | str, code: str, note: str) -> Non
         raise fail(code, f"'{path}' cannot be written: {reason(error)}", note) from None
 
 
-def _place(path: str | Path) -> tuple[str, os.stat_result | None]:
-    """Where the bytes of a path lie, and what lies there now."""
-    if "\0" in os.fspath(path):
-        raise OSError(errno.EINVAL, "a name cannot hold the character NUL")
-    place = os.path.realpath(path)
+def _status(path: str | Path) -> os.stat_result | None:
+    """What lies at a path, behind its links; None for nothing. Raises OSError for a folder, and for what is protected."""
     try:
-        before = os.stat(place)
+        before = os.stat(path)
     except FileNotFoundError:
-        return place, None
+        return None
     if stat.S_ISDIR(before.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    if not os.access(place, os.W_OK):
+    if not os.access(path, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    return place, before
+    return before
+
+
+def _write_into(handle: int, data: bytes) -> None:
+    with open(handle, "wb") as stream:
+        stream.write(data)
 
 
 def _replace(place: str, before: os.stat_result | None, data: bytes, durable: bool) -> None:

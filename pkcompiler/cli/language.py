@@ -100,4 +100,4 @@ def explain(word: str) -> None:
     """
     from pkcompiler.lang.explain import explain as explained
 
-    put(explained(word), nl=False, exact=True)
+    put(explained(word), nl=False)

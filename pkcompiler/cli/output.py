@@ -60,10 +60,9 @@ def stdout() -> TextIO | None:
 
 
 def put(text: str = "", *, nl: bool = True, exact: bool = False) -> None:
-    """Write a result to stdout. What a terminal might obey is replaced, unless the text is to be read back (``exact``)."""
-    shown = text if exact else _safe(text)
+    """Write a result to stdout. What a terminal might obey is replaced; of a text to be read back (``exact``) on a terminal only."""
     if (stream := stdout()) is not None:
-        click.echo(shown, file=stream, nl=nl)
+        click.echo(text if exact and not stream.isatty() else _safe(text), file=stream, nl=nl)
 
 
 def failed(diagnostics: Iterable[Diagnostic], form: str) -> None:

@@ -6,11 +6,12 @@ import inspect
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,14 @@ def run_cell(cell: Cell, folder: Path, threads: int) -> Record:
 
 @contextmanager
 def apart() -> Iterator[dict[Path, str]]:
-    """The user's code runs inside as in a process of its own: its modules and torch's defaults do not reach what comes next.
+    """The user's code runs inside as in a process of its own: its modules and torch's defaults do not reach what comes next, and
+    what it prints goes to stderr.
 
     Yields the files that it imported with their sha256, filled at the end.
     """
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
-        with fresh() as files:
+        with fresh() as files, redirect_stdout(sys.stderr):
             yield files
     finally:
         torch.set_default_dtype(dtype)

@@ -60,7 +60,7 @@ def stdout() -> TextIO | None:
 
 
 def put(text: str = "", *, nl: bool = True, exact: bool = False) -> None:
-    """Write a result to stdout. What a terminal might obey is replaced; of a text to be read back (``exact``) on a terminal only."""
+    """Write a result to stdout. What a terminal might obey is replaced; of a text to be read back only on a terminal."""
     if (stream := stdout()) is not None:
         click.echo(text if exact and not stream.isatty() else _safe(text), file=stream, nl=nl)
 

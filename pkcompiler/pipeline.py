@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from pkcompiler import usercode
 from pkcompiler.analysis.certificate import Certificate, certify_capture
 from pkcompiler.analysis.topology import topology
 from pkcompiler.data import LoadedData, load_data
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.inputs import Inputs, example_inputs
 from pkcompiler.frontend.spec import LoadedModel, load_model, rebuilt
@@ -34,13 +34,12 @@ from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
-from pkcompiler.pruning.files import write_whole
 from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.objective import load_loss
 from pkcompiler.pruning.plan import Plan, refuse_training
 from pkcompiler.pruning.progress import bar
 from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, state_of
-from pkcompiler.pruning.resume import COMMAND, Work, begin
+from pkcompiler.pruning.resume import Work, begin
 from pkcompiler.pruning.rounds import Collapsed, Pruned, Round, Run
 from pkcompiler.pruning.write import write
 
@@ -297,12 +296,13 @@ def prune_to(
         return Outcome(out, "complete", None)
     try:
         if command is not None:
-            write_whole(work.partial / COMMAND, (command + "\n").encode())
+            work.typed(command)
         if work.after is not None:
             _resumed(work, work.after, say)
         last, seconds = _run(job, work, progress, say)
         pruned = replace(job.run.result(last, work.spent + seconds), origin=job.origin)
-        write(pruned, work.partial)
+        with work.writing():
+            write(pruned, work.partial)
         work.finish()
     finally:
         work.release()
@@ -341,15 +341,24 @@ def _stopped(work: Work, last: Round | None, seconds: float, stop: BaseException
     if last is None:
         work.discard()
     else:
-        work.checkpoint(last, seconds, now=True)
+        _kept(work, last, seconds, say)
     if isinstance(stop, KeyboardInterrupt):
         done = f"after round {last.round} of {last.rounds}" if last else "before the first round was done"
         say(f"interrupted {done}; the same command goes on from there" + (f" ({work.partial})" if last else ""))
     if isinstance(stop, Collapsed) and last is not None:
-        work.collapsed(stop.diagnostics[0].message.partition(":")[0])
-        good = stop.state
-        if good is not None:
-            say(f"the masks of round {good.round} ({good.kept:,} of {good.total:,} kept): {work.keep_masks(good)}")
+        with suppress(PkcError):  # the collapse is the news, whether or not there is room to keep it
+            work.collapsed(stop.diagnostics[0].message.partition(":")[0])
+            good = stop.state
+            if good is not None:
+                say(f"the masks of round {good.round} ({good.kept:,} of {good.total:,} kept): {work.keep_masks(good)}")
+
+
+def _kept(work: Work, last: Round, seconds: float, say: Say) -> None:
+    """Write the last state, whatever has ended the run; where that cannot be done, an earlier one stays."""
+    try:
+        work.checkpoint(last, seconds, now=True)
+    except PkcError as error:
+        say(f"the state after round {last.round} is not kept: {error.diagnostics[0].message}")
 
 
 def _bar(job: Job, after: Round | None, progress: bool) -> AbstractContextManager[Callable[[Round], None]]:

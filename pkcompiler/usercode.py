@@ -250,9 +250,9 @@ def _running(folder: Path, source: Path | None, doing: str) -> Iterator[None]:
     with importable(folder), redirect_stdout(sys.stderr):
         try:
             yield
-        except PkcError:
+        except (PkcError, KeyboardInterrupt):
             raise
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             raise blame(error, source, doing) from error
 
 
@@ -274,6 +274,14 @@ def own_lines(frames: Sequence[tuple[str, int]]) -> list[tuple[Path, int]]:
     """Those of some frames that lie neither in an installed package nor in this one."""
     places = [(Path(file), line) for file, line in frames]
     return [(file, line) for file, line in places if os.path.isfile(file) and not is_installed(file)]
+
+
+def raised_in(error: BaseException) -> Path | None:
+    """The user's file whose code raised an exception itself, or in what it called of other packages; None where this one did."""
+    frames = [Path(frame.f_code.co_filename) for frame, _ in walk_tb(error.__traceback__)]
+    own = Path(__file__).parent
+    last = next((file for file in reversed(frames) if file.is_relative_to(own) or not is_installed(file)), own)
+    return last if last.is_file() and not is_installed(last) else None
 
 
 def _last_line(trace: TracebackType | None, source: Path) -> int | None:

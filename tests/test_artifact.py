@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from torch import Tensor, nn
 
 import pkcompiler
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.files import sha256_of
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.pruning.artifact import MODULATOR
-from pkcompiler.pruning.files import sha256_of
 
 SCHEMA = json.loads((files("pkcompiler") / "pruning" / "manifest.schema.json").read_text())
 
@@ -66,11 +67,18 @@ def copied(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
+def digest(data: object) -> str:
+    return sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Change the manifest."""
+    """Change the manifest, and its own hashes with it."""
     path = folder / "manifest.json"
     manifest = json.loads(path.read_text())
     change(manifest)
+    if "recipe" in manifest:
+        manifest["recipe_sha256"] = digest(manifest["recipe"])
+    manifest["sha256"] = digest({key: value for key, value in manifest.items() if key != "sha256"})
     path.write_text(json.dumps(manifest))
 
 
@@ -90,7 +98,7 @@ def test_graphs_of_version_1_say_no_gains(copied: Path, old: str, new: str, refu
     graph = (copied / "graph.pkir").read_text()
     (copied / "graph.pkir").write_text(graph.replace(f"kind = {old}", f"kind = {new}"))
     rehash(copied, "graph.pkir")
-    edit(copied, lambda m: m.update(format_version=1))
+    edit(copied, lambda m: (m.update(format_version=1), m["recipe"]["model"].update(graph=m["files"]["graph.pkir"])))
     artifact = pkcompiler.load(copied)
     assert artifact.masks  # masks and weights are read as ever
     product = "%p: f32[B, 4] = product %x, %x {kind = mul"
@@ -220,7 +228,7 @@ def test_files_that_are_not_named_are_named(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda m: m.update(format_version=3), "PKC625"),
+        (lambda m: m.update(format_version=4), "PKC625"),
         (lambda m: m.update(format_version="1"), "PKC627"),
         (lambda m: m.update(format_version=True), "PKC627"),
         (lambda m: m.update(format="zip"), "PKC627"),
@@ -231,8 +239,8 @@ def test_files_that_are_not_named_are_named(copied: Path) -> None:
         (lambda m: m["parameters"].update(x=3), "PKC627"),
         (lambda m: m.pop("recipe"), "PKC627"),
         (lambda m: m["files"].update({"more.bin": "0" * 64}), "PKC626"),
-        (lambda m: m["parameters"].pop("head.weight"), "PKC628"),
-        (lambda m: m["parameters"]["head.weight"].update(kept=0), "PKC628"),
+        (lambda m: m["parameters"].pop("head.weight"), "PKC627"),
+        (lambda m: m["parameters"]["head.weight"].update(kept=0), "PKC627"),
     ],
 )
 def test_manifests_that_cannot_be_used(copied: Path, change: Callable[[dict[str, Any]], object], code: str) -> None:

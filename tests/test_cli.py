@@ -227,8 +227,8 @@ def test_ir_hands_its_options_on(pipeline: dict[str, object]) -> None:
 
 
 def test_an_unexpected_exception_is_a_traceback(pipeline: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pkcompiler.pipeline.open_model", lambda *_, **__: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr("pkcompiler.pipeline.open_model", None)
+    with pytest.raises(TypeError):
         pkc("ir", "net.py")
 
 
@@ -247,7 +247,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
     assert process.stderr.read() == b""
-    assert process.wait() in (0, 1)
+    assert process.wait() == 141
     process.stderr.close()
 
 

@@ -25,20 +25,21 @@ LAYERS = (
     ("frontend", "data"),
     ("ops",),
     ("ir", "lang"),
-    ("diagnostics", "resources", "codes", "render", "markup", "usercode", "usermodules", "modes", "arguments"),
+    ("diagnostics", "files", "resources", "codes", "render", "markup", "usercode", "usermodules", "modes", "arguments"),
 )
 """From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
 
 BESIDE = {
     ("data", "lang"),
     ("arguments", "diagnostics"),
+    ("files", "diagnostics"),
     ("resources", "diagnostics"),
     ("render", "diagnostics"),
     ("usercode", "diagnostics"),
     ("usercode", "usermodules"),
 }
 
-TORCHLESS = ("ir", "lang", "diagnostics", "resources", "codes", "render", "markup", "arguments")
+TORCHLESS = ("ir", "lang", "diagnostics", "files", "resources", "codes", "render", "markup", "arguments")
 
 AT_HOME = {
     "lark": ("ir/syntax.py", "lang/parse.py"),

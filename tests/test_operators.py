@@ -67,6 +67,15 @@ def test_certified(names: tuple[str, ...]) -> None:
     assert certificate.holds, (certificate, [name for name in names if not checked(*build(name))[1].holds])
 
 
+@pytest.mark.parametrize("name", ["rrelu", "sinc", "frac", "logit", "deg2rad", "logaddexp", "clamp_tensors", "lerp_first"])
+def test_what_an_operator_stands_for_does_not_depend_on_the_others(name: str) -> None:
+    net, inputs = build(name)
+    company = Together({name: net, "glu": nn.Sequential(nn.Linear(inputs.shape[-1], 6), nn.GLU())})
+    alone, beside = (capture(m, x, dtype=torch.float64).graph for m, x in ((net, inputs), (company, (inputs, inputs))))
+    maps = [repr(op.map) for op in alone.ops]
+    assert maps and [repr(op.map).replace(f"nets.{name}.", "") for op in beside.ops][: len(maps)] == maps
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_models_certified(name: str) -> None:
     torch.manual_seed(0)

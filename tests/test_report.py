@@ -333,7 +333,7 @@ def test_the_command_prints_the_report(tmp_path: Path):
 @pytest.mark.usefixtures("opened")
 def test_a_json_file_that_cannot_be_written(tmp_path: Path):
     result = CliRunner().invoke(main, ["analyze", "net.py", "--json", str(tmp_path / "no" / "report.json")])
-    assert result.exit_code == 1 and "PKC613" in result.stderr and "--json -" in result.stderr
+    assert result.exit_code == 1 and "PKC631" in result.stderr and "--json -" in result.stderr
 
 
 def test_the_command_reads_an_artifact_without_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -174,7 +174,7 @@ def test_damaged_and_half_written_files_are_done_again(done: Studied, tmp_path: 
     first, second, third, *_ = sorted(folder.iterdir())
     first.write_text(first.read_text()[:100])
     second.write_text(json.dumps({"key": "of another cell", "status": "done"}))
-    third.rename(third.with_name(third.name + ".unfinished"))
+    third.rename(third.with_name(f".{third.name}.{'0' * 16}.unfinished"))
     again, calls = run(tmp_path, files(tmp_path))
     assert calls == 3 and again.rows == done.rows
     assert len(cells(tmp_path)) == CELLS

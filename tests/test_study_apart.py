@@ -14,10 +14,11 @@ from study_files import STUDY, files, run
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.files import locked
 from pkcompiler.frontend.spec import load_model
 from pkcompiler.lang.library import find_study
-from pkcompiler.pruning.resume import locked
 from pkcompiler.study import cell as cells_work
+from pkcompiler.study.store import TOKEN
 from pkcompiler.study.table import summary
 from pkcompiler.usermodules import fresh, importable
 
@@ -158,9 +159,9 @@ def test_a_mean_says_how_many_are_not_finite() -> None:
 def test_what_another_process_writes_is_left_alone(tmp_path: Path) -> None:
     study = files(tmp_path, ONE)
     run(tmp_path, study)
-    half = tmp_path / "out" / "cells" / "net-dense.json.unfinished"
+    half = tmp_path / "out" / "cells" / f".net-dense.json.{'0' * 16}.unfinished"
     half.write_text("{")
-    with locked(tmp_path / "out" / "lock"), pytest.raises(PkcError) as error:
+    with locked(tmp_path / "out" / "lock", ""), pytest.raises(PkcError) as error:
         run(tmp_path, study)
     assert codes(error) == ["PKC623"] and half.exists()
     run(tmp_path, study)
@@ -187,14 +188,27 @@ def test_a_cell_that_cannot_be_written_is_an_error_and_the_others_stay(tmp_path:
     assert run(tmp_path, study)[1] == 2
 
 
-@pytest.mark.parametrize("name", ["lock", "results.csv"])
-def test_a_folder_in_the_way_is_an_error(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["cells", "results.csv"])
+def test_a_folder_or_file_in_the_way_is_an_error(tmp_path: Path, name: str) -> None:
     study = files(tmp_path, ONE)
-    (tmp_path / "out" / "cells").mkdir(parents=True)
-    (tmp_path / "out" / name).mkdir()
+    (tmp_path / "out").mkdir()
+    locked(tmp_path / "out" / "lock", TOKEN).close()
+    (tmp_path / "out" / name).write_text("") if name == "cells" else (tmp_path / "out" / name).mkdir()
     with pytest.raises(PkcError) as error:
         run(tmp_path, study)
     assert codes(error) == ["PKC620"]
+
+
+@pytest.mark.parametrize("name", ["cells/biology.json", "cells/a/b", "lock", "lock/x", "results.csv"])
+def test_a_folder_that_no_study_has_made_is_left_as_it_is(tmp_path: Path, name: str) -> None:
+    study = files(tmp_path, ONE)
+    mine = tmp_path / "out" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(PkcError) as error:
+        run(tmp_path, study)
+    assert codes(error) == ["PKC481"] and mine.read_text() == "mine"
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == [mine]
 
 
 def test_targets_that_cannot_be_reached_are_said_before_the_first_cell(tmp_path: Path) -> None:

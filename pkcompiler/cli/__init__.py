@@ -1,6 +1,7 @@
 """The command line: ``pkc``. Commands are loaded when they are called; torch, numpy and rich only inside of them.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 diagnosed, 2 usage, 130 interrupted.
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 diagnosed, 2 usage, 130 interrupted,
+141 where nobody reads stdout any more.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
 
 from pkcompiler import __version__
-from pkcompiler.cli.output import FORMATS, TYPED, failed, misused, say
-from pkcompiler.diagnostics import PkcError, on_the_command_line
+from pkcompiler.cli.output import FORMATS, TYPED, Lost, abandon, failed, losses, misused, results_apart, say
+from pkcompiler.diagnostics import Diagnostic, PkcError, on_the_command_line
 
 COMMANDS = {
     "prune": "prune",
@@ -36,7 +38,8 @@ COMMANDS = {
 }
 """Each command and the module of this folder that holds it (under the same name), in the order of the help page."""
 
-DONE, DIAGNOSED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, DIAGNOSED, USAGE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
+"""UNREAD: the reader of stdout is gone (``pkc passes | head -1``), which ends other tools by the signal 13, told as 128 + 13."""
 
 
 class Pkc(click.Group):
@@ -49,7 +52,7 @@ class Pkc(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command = getattr(import_module(f"pkcompiler.cli.{COMMANDS[cmd_name]}"), cmd_name)
-        return _with_error_format(command)
+        return _prepared(command)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         close = get_close_matches(args[0], COMMANDS, 1)
@@ -61,9 +64,14 @@ class Pkc(click.Group):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         typed = shlex.join(["pkc", *args])
-        context = super().make_context(info_name, args, parent, **extra)
+        with losses():
+            context = super().make_context(info_name, args, parent, **extra)
         context.meta[TYPED] = typed
         return context
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with losses():
+            return super().invoke(ctx)
 
     def main(
         self,
@@ -76,6 +84,9 @@ class Pkc(click.Group):
         """Run a command line; exits, unless ``standalone_mode`` is False."""
         given = list(sys.argv[1:] if args is None else args)
         options = {"obj": _error_format(given)} | extra
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # a name that is no text of the terminal's encoding
         run = partial(super().main, given, prog_name, complete_var, standalone_mode=False, **options)
         with on_the_command_line(say):
             if not standalone_mode:
@@ -94,7 +105,28 @@ def _exit_code(run: Callable[[], Any], form: str) -> int:
         return USAGE
     except click.Abort:
         return INTERRUPTED
+    except Lost as lost:
+        abandon(sys.stdout)
+        if isinstance(lost.error, BrokenPipeError):
+            return UNREAD
+        failed([_unwritten(lost)], form)
+        return DIAGNOSED
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        from pkcompiler.usercode import blame, raised_in
+
+        file = raised_in(error)
+        if file is None and isinstance(error, Exception):
+            raise
+        failed(blame(error, file, "the model's code").diagnostics, form)
+        return DIAGNOSED
     return code if isinstance(code, int) else DONE
+
+
+def _unwritten(lost: Lost) -> Diagnostic:
+    note = "send it elsewhere; files that the command has written are whole"
+    return Diagnostic("PKC635", f"the result cannot be written to stdout: {lost}", notes=(note,))
 
 
 def _error_format(args: Sequence[str]) -> str:
@@ -117,9 +149,12 @@ def _error_format_option() -> click.Option:
     )
 
 
-def _with_error_format(command: click.Command) -> click.Command:
-    if not any(param.name == "error_format" for param in command.params):
-        command.params.append(_error_format_option())
+def _prepared(command: click.Command) -> click.Command:
+    """A command with what all have: the option, and results apart from what the user's code prints."""
+    if any(param.name == "error_format" for param in command.params) or command.callback is None:
+        return command
+    command.params.append(_error_format_option())
+    command.callback = results_apart(command.callback)
     return command
 
 

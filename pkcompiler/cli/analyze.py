@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import click
 
 from pkcompiler.cli import analyses, forms, pages
 from pkcompiler.cli.model import model_options, opened
+from pkcompiler.cli.output import deliver_json, put
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,13 +92,12 @@ def analyze(
     found = _of_artifact(model, chosen, options["seed"]) if artifact else _of_model(model, options, chosen, data, loss, verify)
     closed = None if scheme is None else forms.of(found.graph, found.tensors, scheme)
     report, more = found.report, found.analyses
-    if json_file is not None:
-        _write_json(json_file, report, more, closed)
+    deliver_json(_json(report, more, closed) if json_file else None, json_file)
     if latex is not None and closed is not None:
         forms.write_latex(latex, closed)
     if "-" not in (json_file, latex):
         said = () if closed is None else (forms.text(closed),)
-        click.echo("\n\n".join(str(part) for part in (report, *said, *more)))
+        put("\n\n".join(str(part) for part in (report, *said, *more)))
     origin = {"model": model, "weights": options.get("weights"), "seed": None if artifact else options["seed"], "data": data}
     pages.deliver(html, plot, report, more, found.graph, found.tensors, found.masks, eigenvalues, closed, **origin)
 
@@ -126,16 +125,6 @@ def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
     return Found(report, more, artifact.graph, artifact.tensors, artifact.masks)
 
 
-def _write_json(file: str, report: Report, more: list[AnalysisReport], closed: ClosedForms | None) -> None:
-    from pkcompiler.cli.output import write_json
-    from pkcompiler.diagnostics import fail
-
+def _json(report: Report, more: list[AnalysisReport], closed: ClosedForms | None) -> dict[str, Any]:
     plain = {**report.to_json(), "analyses": [part.to_json() for part in more]}
-    plain |= {} if closed is None else {"symbolic": forms.plain(closed)}
-    if file == "-":
-        write_json(plain)
-        return
-    try:
-        Path(file).write_text(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise fail("PKC613", f"'{file}' cannot be written: {error.strerror}", "print the report instead: --json -") from None
+    return plain if closed is None else {**plain, "symbolic": forms.plain(closed)}

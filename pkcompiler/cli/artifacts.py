@@ -50,7 +50,8 @@ def compare(artifacts: tuple[str, ...], json_file: str | None, html: str | None)
 def finished(folder: Path) -> None:
     """Raise ``PKC624`` where there is only an unfinished run of an artifact."""
     from pkcompiler.diagnostics import fail
-    from pkcompiler.pruning.resume import partial_of, unfinished
+    from pkcompiler.pruning.folder import partial_of
+    from pkcompiler.pruning.resume import unfinished
 
     if folder.name in ("", "..") or os.path.isfile(folder / "manifest.json"):
         return

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -77,13 +76,11 @@ def plain(closed: ClosedForms) -> dict[str, Any]:
 
 def write_latex(file: str, closed: ClosedForms) -> None:
     """A document that compiles on its own; to stdout for ``-``."""
-    from pkcompiler.diagnostics import fail
+    from pkcompiler.cli.output import put
+    from pkcompiler.files import deliver
 
     document = f"{PREAMBLE}{closed.latex()}\n\\end{{document}}\n"
     if file == "-":
-        click.echo(document, nl=False)
+        put(document, nl=False, exact=True)
         return
-    try:
-        Path(file).write_text(document, encoding="utf-8")
-    except OSError as error:
-        raise fail("PKC613", f"'{file}' cannot be written: {error.strerror}", "print it instead: --latex -") from None
+    deliver(file, document, "PKC613", "print it instead: --latex -")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pkcompiler.cli.model import model_options, opened
-from pkcompiler.cli.output import deliver_json, table, write_json
+from pkcompiler.cli.output import deliver_json, put, table, write_json
 from pkcompiler.diagnostics import first_few
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def ir(form: str, groups: bool, **model: Any) -> None:
     if form == "json":
         write_json(to_json(graph))
     else:
-        click.echo(to_dot(graph) if form == "dot" else print_graph(graph), nl=False)
+        put(to_dot(graph) if form == "dot" else print_graph(graph), nl=False, exact=True)
 
 
 @click.command()
@@ -58,7 +58,7 @@ def certify(json_file: str | None, **model: Any) -> None:
     found = certificate(network)
     if deliver_json({"schema": 1, "holds": found.holds, "tolerance": TOLERANCE, **asdict(found)}, json_file):
         for line in _certified(found, TOLERANCE):
-            click.echo(line)
+            put(line)
     require(found, network.name)
 
 
@@ -94,5 +94,5 @@ def ops(as_json: bool) -> None:
         write_json({"schema": 1, "readings": READINGS, "operators": [{"name": o.name, "readings": o.readings} for o in found]})
         return
     table(("operator", "read as"), [(o.name, ", ".join(o.readings)) for o in found])
-    click.echo()
+    put()
     table(("reading", "meaning"), READINGS.items())

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from pkcompiler.cli.output import table, write_json
+from pkcompiler.cli.output import put, table, write_json
 from pkcompiler.diagnostics import first_few
 
 if TYPE_CHECKING:
@@ -32,12 +30,12 @@ def write_groups(captured: Capture, as_json: bool) -> None:
         return
     if found.groups:
         table(("groups", "units", "entries of one", "made by", "read by"), [_row(layer, found) for layer in found.layers])
-        click.echo()
-    click.echo(f"{len(found.groups):,} groups in {len(found.layers)} layers")
+        put()
+    put(f"{len(found.groups):,} groups in {len(found.layers)} layers")
     for line in _counted(found):
-        click.echo(line)
+        put(line)
     if found.excluded:
-        click.echo()
+        put()
         table(
             ("not removable because", "units", "where"),
             [(e.reason, f"{e.count:,}", _listed(name for name, _ in e.made)) for e in found.excluded],

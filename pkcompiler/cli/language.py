@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
-from pkcompiler.cli.output import say, table, warn, write_json
+from pkcompiler.cli.output import put, say, table, warn, write_json
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail
+from pkcompiler.files import deliver
 from pkcompiler.render import summary
 
 
@@ -44,28 +45,19 @@ def fmt(only_check: bool, files: tuple[str, ...]) -> None:
 
 
 def _format(file: str, only_check: bool) -> None:
-    from pkcompiler.lang.library import format_text, read_source
+    from pkcompiler.lang.library import decoded, format_text, read_source
 
-    text = sys.stdin.read() if file == "-" else read_source(Path(file))
+    text = decoded(sys.stdin.buffer.read() if sys.stdin else b"", "<stdin>") if file == "-" else read_source(Path(file))
     formatted = format_text(text, "<stdin>" if file == "-" else file)
     if only_check and formatted != text:
         raise fail("PKC009", f"'{file}' is not laid out canonically", f"pkc fmt {file}")
     if only_check:
         return
     if file == "-":
-        click.echo(formatted, nl=False)
+        put(formatted, nl=False, exact=True)
     elif formatted != text:
-        _write(Path(file), formatted)
+        deliver(file, formatted, "PKC612", "make it writable, or print the result: pkc fmt - < FILE")
         say(f"formatted {file}")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise fail(
-            "PKC612", f"'{path}' cannot be written: {error.strerror}", "make it writable, or print the result: pkc fmt -"
-        ) from None
 
 
 @click.command()
@@ -78,7 +70,7 @@ def passes(as_json: bool) -> None:
     found, measured = list_passes(), list_analyses()
     if not as_json:
         table(("pass", "reads", "rounds", "source"), [(p.name, reads(p), str(p.rounds), p.source) for p in found])
-        click.echo()
+        put()
         table(("analysis", "reads", "source"), [(a.name, reads(a), a.source) for a in measured])
         return
     rows = [
@@ -108,4 +100,4 @@ def explain(word: str) -> None:
     """
     from pkcompiler.lang.explain import explain as explained
 
-    click.echo(explained(word), nl=False)
+    put(explained(word), nl=False)

@@ -5,33 +5,78 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
+from functools import wraps
+from io import StringIO
+from traceback import walk_tb
+from typing import Any, TextIO
 
 import click
 
-from pkcompiler.diagnostics import Diagnostic, fail
+from pkcompiler.diagnostics import Diagnostic, printable
+from pkcompiler.files import deliver, json_text, reason
 from pkcompiler.render import FORMATS, render, summary
 
-__all__ = ["FORMATS", "TYPED", "deliver_json", "failed", "misused", "say", "table", "typed", "warn", "write_json"]
+__all__ = [
+    "FORMATS",
+    "TYPED",
+    "Lost",
+    "abandon",
+    "deliver_json",
+    "failed",
+    "losses",
+    "misused",
+    "put",
+    "results_apart",
+    "say",
+    "stdout",
+    "table",
+    "typed",
+    "warn",
+    "write_json",
+]
 
-TYPED = "pkcompiler.typed"
-"""Where the context of a command keeps the line that was typed."""
+TYPED, STDOUT = "pkcompiler.typed", "pkcompiler.stdout"
+"""Where the context of a command keeps the line that was typed, and the stream that results go to."""
+
+
+def results_apart(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command during which ``sys.stdout`` is stderr, for the user's code may print anywhere; :func:`put` writes the results."""
+
+    @wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        click.get_current_context().meta[STDOUT] = sys.stdout
+        with redirect_stdout(sys.stderr):
+            return command(*args, **kwargs)
+
+    return called
+
+
+def stdout() -> TextIO | None:
+    """Where results go; None where it is closed."""
+    context = click.get_current_context(silent=True)
+    return sys.stdout if context is None else context.meta.get(STDOUT, sys.stdout)
+
+
+def put(text: str = "", *, nl: bool = True, exact: bool = False) -> None:
+    """Write a result to stdout. What a terminal might obey is replaced; of a text to be read back only on a terminal."""
+    if (stream := stdout()) is not None:
+        click.echo(text if exact and not stream.isatty() else _safe(text), file=stream, nl=nl)
 
 
 def failed(diagnostics: Iterable[Diagnostic], form: str) -> None:
     """Write diagnostics to stderr, in text with their number below."""
     found = tuple(diagnostics)
-    click.echo(render(found, form, colour=_coloured()), nl=False, err=True)
-    if form == "text" and len(found) > 1:
-        click.echo(f"\n{summary(found)}", err=True)
+    more = f"\n{summary(found)}\n" if form == "text" and len(found) > 1 else ""
+    _err(render(found, form, colour=_coloured()) + more, nl=False)
 
 
 def misused(error: click.ClickException, form: str) -> None:
     """Write a usage error to stderr."""
     if form == "text":
-        error.show()
+        with _stderr():
+            error.show()
         return
     _line({"code": "usage", "severity": "error", "message": error.format_message()})
 
@@ -44,14 +89,14 @@ def warn(diagnostics: Iterable[Diagnostic]) -> None:
 def say(message: str) -> None:
     """Write one line for the reader of stderr."""
     if _form() == "text":
-        click.echo(message, err=True)
+        _err(_safe(message))
     else:
         _line({"severity": "info", "message": message})
 
 
 def write_json(data: object) -> None:
     """Write data to stdout, as JSON without NaN or infinity."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    put(json_text(data), nl=False, exact=True)
 
 
 def deliver_json(data: object, target: str | None) -> bool:
@@ -64,11 +109,35 @@ def deliver_json(data: object, target: str | None) -> bool:
     if target == "-":
         write_json(data)
         return False
-    try:
-        Path(target).write_text(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise fail("PKC631", f"cannot write '{target}': {error.strerror}", "give a file that can be written, or --json -") from None
+    deliver(target, json_text(data), "PKC631", "give a file that can be written, or --json -")
     return True
+
+
+class Lost(Exception):
+    """What was written to stdout could not leave it: the disk behind it is full, or its reader is gone."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+        super().__init__(reason(error))
+
+
+@contextmanager
+def losses() -> Iterator[None]:
+    """Inside, what :func:`click.echo` cannot write raises :class:`Lost`. (Click would make a gone reader an exit with 1.)"""
+    try:
+        yield
+    except OSError as error:
+        if any(frame.f_code is click.echo.__code__ for frame, _ in walk_tb(error.__traceback__)):
+            raise Lost(error) from error
+        raise
+
+
+def abandon(stream: TextIO | None) -> None:
+    """Give up what a stream still holds, or Python would try to write it once more at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        os.close(null)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -82,15 +151,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for title in header:
         shown.add_column(title, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
-    console = Console(file=sys.stdout, highlight=False, markup=False)
-    if console.is_terminal:
-        console.print(shown)
+        shown.add_row(*(Text(printable(cell)) for cell in row))
+    stream = stdout()
+    if stream is not None and stream.isatty():
+        Console(file=stream, highlight=False, markup=False).print(shown)
         return
+    console = Console(file=StringIO(), highlight=False, markup=False)
     console.width = max(1, console.measure(shown, options=console.options.update(max_width=1_000_000)).maximum)
     with console.capture() as text:
         console.print(shown)
-    click.echo("\n".join(line.rstrip() for line in text.get().splitlines()))
+    put("\n".join(line.rstrip() for line in text.get().splitlines()))
 
 
 def typed() -> str | None:
@@ -105,8 +175,26 @@ def _form() -> str:
 
 
 def _line(record: dict[str, Any]) -> None:
-    click.echo(json.dumps(record, ensure_ascii=False), err=True)
+    _err(json.dumps(record, ensure_ascii=False))
+
+
+def _safe(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _err(text: str, *, nl: bool = True) -> None:
+    with _stderr():
+        click.echo(text, nl=nl, err=True)
+
+
+@contextmanager
+def _stderr() -> Iterator[None]:
+    """Where stderr cannot be written nobody can be told, and nothing stops for it."""
+    try:
+        yield
+    except OSError:
+        abandon(sys.stderr)
 
 
 def _coloured() -> bool:
-    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pkcompiler.cli.model import model_options, opened
-from pkcompiler.cli.output import deliver_json, say, typed
+from pkcompiler.cli.output import deliver_json, put, say, typed
 from pkcompiler.cli.targets import Bytes, Factor, Part, Word, short
 from pkcompiler.lang import words
 
@@ -67,7 +67,7 @@ def prune(ctx: click.Context, /, force: bool, fresh: bool, json_file: str | None
     chosen_seed = model["seed"] if ctx.get_parameter_source("seed") is not click.core.ParameterSource.DEFAULT else None
     plan, source = planned(seed=chosen_seed, model=model["model"], **given)
     if given["print_schedule"]:
-        click.echo(plan.schedule.text, nl=False)
+        put(plan.schedule.text, nl=False, exact=True)
         return
     network = opened(**{**model, "seed": plan.seed})
     task = _job(network, plan, source, given)

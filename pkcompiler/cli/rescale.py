@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pkcompiler.cli.model import model_options, opened
-from pkcompiler.cli.output import deliver_json, say, table
+from pkcompiler.cli.output import deliver_json, put, say, table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,7 +79,7 @@ def _write(file: Path, model: nn.Module) -> None:
     from safetensors.torch import save
 
     from pkcompiler.diagnostics import fail
-    from pkcompiler.pruning.files import write_whole
+    from pkcompiler.files import write_whole
     from pkcompiler.pruning.provenance import state_of
 
     content = save(state_of(model))
@@ -95,12 +95,12 @@ def _write(file: Path, model: nn.Module) -> None:
 def _print(result: Rescaled, file: Path) -> None:
     table(("", "before", "after"), [_objective(result), *_rows(result.before, result.after)])
     ended = "converged" if result.converged else "not converged"
-    click.echo()
-    click.echo(f"{result.units:,} units rescaled by {result.method}: {ended} after {len(result.history) - 1} steps, ", nl=False)
-    click.echo(f"scales {_range(result)}; diag(G) {result.status}")
-    click.echo(f"the function, on random inputs in float64: preserved to {result.checked:.2e} ({result.stored:.1e} as stored)")
+    put()
+    put(f"{result.units:,} units rescaled by {result.method}: {ended} after {len(result.history) - 1} steps, ", nl=False)
+    put(f"scales {_range(result)}; diag(G) {result.status}")
+    put(f"the function, on random inputs in float64: preserved to {result.checked:.2e} ({result.stored:.1e} as stored)")
     if result.left_alone:
-        click.echo()
+        put()
         table(("left alone because", "units", "where"), _reasons(result.left_alone))
     say(f"written: {file}")
 

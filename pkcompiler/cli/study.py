@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pkcompiler.cli.output import say, table
+from pkcompiler.cli.output import put, say, table
 
 if TYPE_CHECKING:
     from pkcompiler.study.grid import Cell
@@ -141,8 +141,8 @@ def _results(done: Studied) -> None:
     metric = metric_of(done.rows)
     if metric is not None:
         header, rows = summary(done.rows, metric)
-        click.echo(f"{metric.removeprefix('train: ')}, mean over seeds +- standard deviation")
-        click.echo()
+        put(f"{metric.removeprefix('train: ')}, mean over seeds +- standard deviation")
+        put()
         table(header, rows)
     collapsed = done.state.count("collapsed")
     if collapsed:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import click
-
-from pkcompiler.cli.output import table
+from pkcompiler.cli.output import put, stdout, table
 
 if TYPE_CHECKING:
     from pkcompiler.pruning.artifact import Artifact
@@ -59,12 +56,12 @@ def result(artifact: Artifact, spec: str) -> None:
         ("sparsity", f"{found['direct_sparsity']:.4%} direct, {found['effective_sparsity']:.4%} effective"),
         *(("worst layers" if i == 0 else "", text) for i, text in enumerate(_aligned(rows))),
         *_warned(artifact),
-        ("seconds", f"{found['seconds']:.1f}"),
+        ("seconds", "not known" if found["seconds"] is None else f"{found['seconds']:.1f}"),
         ("folder", found["folder"]),
     ]
     for label, text in lines:
-        click.echo(f"{label:<14}{text}".rstrip())
-    click.echo(f"\n{usage({**artifact.manifest['model'], 'spec': spec}, found['folder'])}", nl=False)
+        put(f"{label:<14}{text}".rstrip())
+    put(f"\n{usage({**artifact.manifest['model'], 'spec': spec}, found['folder'])}", nl=False)
 
 
 def _arbitrary(artifact: Artifact) -> list[tuple[str, str]]:
@@ -101,14 +98,14 @@ def show(artifact: Artifact) -> None:
         *_arbitrary(artifact),
     ]
     for label, text in lines:
-        click.echo(f"{label:<14}{text}")
-    click.echo()
+        put(f"{label:<14}{text}")
+    put()
     rows = (
         (n, "x".join(map(str, row["shape"])), f"{row['kept']:,}", _share(row["kept"], row["size"]))
         for n, row in found["parameters"].items()
     )
     table(("parameter", "shape", "kept", "density"), rows)
-    click.echo(f"\n{artifact.schedule}", nl=False)
+    put(f"\n{artifact.schedule}", nl=False)
 
 
 def _input(described: Mapping[str, Any]) -> str:
@@ -133,11 +130,11 @@ def compared(found: Comparison) -> None:
         ("log10 L2 path norm", *(_mass(t["l2"].value) for t in totals)),
     ]
     table(("", *names), rows)
-    click.echo()
+    put()
     pair = found.overlaps[0].layers if len(names) == 2 else None
     header = ("density", *names) + (("overlap",) if pair else ())
     table(header, ((n, *map(_density, found.densities[n]), *((_density(pair[n]),) if pair else ())) for n in found.names))
-    click.echo()
+    put()
     table(("mask overlap (Jaccard)", "", ""), ((names[o.first], names[o.second], _density(o.whole)) for o in found.overlaps))
 
 
@@ -179,18 +176,18 @@ def densities(states: Sequence[Mapping[str, Any]]) -> None:
     names = list(dict.fromkeys(name for state in states for name in state["layers"]))
     width = len(str(len(names))) + 1
     for i, name in enumerate(names, 1):
-        click.echo(f"{f'#{i}':<{width}}  {name}")
+        put(f"{f'#{i}':<{width}}  {name}")
     head, fixed = _facts(states)
     widths = [max(len(title), *(len(row[i]) for row in fixed)) for i, title in enumerate(head)]
     room = shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths)
-    step = max(1, min(room // 8, len(names))) if sys.stdout.isatty() else max(1, len(names))
+    step = max(1, min(room // 8, len(names))) if (stream := stdout()) is not None and stream.isatty() else max(1, len(names))
     for start in range(0, max(1, len(names)), step):
         part = names[start : start + step]
         if names:
-            click.echo()
-        click.echo(_line(head, widths) + "".join(f"{f'#{start + i + 1}':>8}" for i in range(len(part))))
+            put()
+        put(_line(head, widths) + "".join(f"{f'#{start + i + 1}':>8}" for i in range(len(part))))
         for state, row in zip(states, fixed, strict=True):
-            click.echo(_line(row, widths) + "".join(_cell(state["layers"].get(name)) for name in part))
+            put(_line(row, widths) + "".join(_cell(state["layers"].get(name)) for name in part))
 
 
 def _facts(states: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

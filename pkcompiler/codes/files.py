@@ -26,6 +26,7 @@ CODES: dict[str, str] = {
     "PKC632": "A page or a plot needs a plotting library that is not installed. It is an extra: pip install 'pkcompiler[plot]'.",
     "PKC633": "Plots are written as png, svg or pdf.",
     "PKC634": "A page or a plot cannot be written: its folder is missing or protected, or the disk is full.",
+    "PKC635": "A result cannot be written to stdout: the disk behind it is full, or it is closed.",
     "PKC640": "A weights file is missing, damaged, or not one of .safetensors .pt .pth .bin.",
     "PKC641": (
         "The weights file holds pickled objects, and unpickling can run any code. They are never loaded; save "

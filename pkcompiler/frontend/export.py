@@ -160,9 +160,9 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     try:
         with evaluating(model), torch.no_grad(), computing_in(dtype, model):
             result = model(*args, **kwargs)
-    except PkcError:
+    except (PkcError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # sys.exit() in forward, too
         raise uncallable(model, flat, error) from error
     names = _output_names(result)
     leaves = pytree.tree_leaves(result)

@@ -14,7 +14,7 @@ from torch import fx
 from torch.export.graph_signature import ExportGraphSignature, TokenArgument
 
 import pkcompiler.ops.entries  # noqa: F401  (fills the table)
-from pkcompiler.ops.decompose import REWRITES
+from pkcompiler.ops.decompose import REWRITES, decompositions
 from pkcompiler.ops.gates import PASS_THROUGH, is_pointwise
 from pkcompiler.ops.table import TABLE
 
@@ -44,7 +44,12 @@ def _known(node: fx.Node) -> bool:
         return True
     if not isinstance(target, torch._ops.OpOverload) or target in REWRITES:
         return False
-    return str(target) in TABLE or str(target) in PASS_THROUGH or is_pointwise(target)
+    return str(target) in TABLE or str(target) in PASS_THROUGH or _is_gate(target)
+
+
+def _is_gate(target: Any) -> bool:
+    """A pointwise operator that decomposing leaves as it is, so that no other operator of the model changes what it stands for."""
+    return is_pointwise(target) and target not in decompositions()
 
 
 def functional_of(node: fx.Node) -> Any:
@@ -53,7 +58,7 @@ def functional_of(node: fx.Node) -> Any:
     packet, _, overload = str(target).removeprefix("aten.").partition(".")
     twin = getattr(getattr(torch.ops.aten, packet.removesuffix("_"), None), overload, None)
     source = node.args[0] if node.args else None
-    if twin is None or not is_pointwise(twin) or not isinstance(source, fx.Node):
+    if twin is None or not _is_gate(twin) or not isinstance(source, fx.Node):
         return None
     fresh = source.op == "call_function" and not _is_view(source)
     return twin if fresh and not any(_is_view(user) for user in source.users) else None

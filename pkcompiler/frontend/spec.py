@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -17,6 +18,7 @@ from torch import nn
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.precision import defaults
 from pkcompiler.usercode import UserSpec
 
@@ -44,17 +46,41 @@ def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), see
     Without ``:name``: ``model``, else the only module-level ``nn.Module`` instance, function or ``nn.Module`` subclass that is
     defined there and can be called with ``args``. The seed (torch, numpy, random) is set before the file runs and again before
     the factory is called. Raises ``PkcError``: PKC240 no spec, PKC242 no such file, PKC243 the user's code raised, PKC244 the
-    arguments do not fit, PKC245 no or several candidates, PKC246 no such name, PKC247 not a module.
+    arguments do not fit, PKC245 no or several candidates, PKC246 no such name, PKC247 not a module,
+    PKC248 torch's default device is set, PKC212 tensors without values.
     """
     parsed = usercode.parse_spec(spec)
     set_seed(seed)
-    python = usercode.import_spec(parsed)
-    source = usercode.source_of(python)
-    name = parsed.name or _choose(python, source, parsed, args)
-    module = _build(python, name, source, parsed, args, seed)
+    with _no_default_device(parsed):
+        python = usercode.import_spec(parsed)
+        source = usercode.source_of(python)
+        name = parsed.name or _choose(python, source, parsed, args)
+        module = _build(python, name, source, parsed, args, seed)
+    refuse_valueless(module)
     built = isinstance(getattr(python, name), nn.Module)
     digest, dtype = usercode.source_hash(source), torch.get_default_dtype()
     return LoadedModel(module, parsed.stem, parsed.text, source, python, digest, name, built, dtype)
+
+
+@contextmanager
+def _no_default_device(spec: UserSpec) -> Iterator[None]:
+    """Inside, the user's code may not change torch's default device, on which everything after it would be made (``PKC248``)."""
+    before = torch.get_default_device()
+    try:
+        yield
+    finally:
+        now = _default_device()
+        if now != str(before):
+            torch.set_default_device(None if before.type == "cpu" else before)
+            message = f"'{spec.place}' sets torch's default device to {now}, for this whole process"
+            raise fail("PKC248", message, "leave out torch.set_default_device; --device of pkc prune moves the model")
+
+
+def _default_device() -> str:
+    try:
+        return str(torch.get_default_device())
+    except (RuntimeError, AssertionError):  # torch makes a tensor to find out
+        return "one that is not there"
 
 
 def rebuilt(loaded: LoadedModel, args: Mapping[str, object], seed: int) -> nn.Module:

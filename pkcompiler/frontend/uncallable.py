@@ -22,7 +22,7 @@ def first_line(error: BaseException) -> str:
     return first if first and isinstance(error, SHAPE_ERRORS) else f"{type(error).__name__}: {first}"
 
 
-def uncallable(model: nn.Module, flat: Sequence[Any], error: Exception) -> PkcError:
+def uncallable(model: nn.Module, flat: Sequence[Any], error: BaseException) -> PkcError:
     """``PKC203``, with a likely input and the innermost line of the user's own files that led to the exception."""
     shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
     place = usercode.user_line(error)

@@ -229,6 +229,11 @@ def read_source(path: Path, shown: str = "") -> str:
             content = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise _unreadable(path, shown, error) from None
+    return decoded(content, shown)
+
+
+def decoded(content: bytes, shown: str) -> str:
+    """The text of a file's bytes. Raises PkcError (PKC006 too large, PKC008 no text)."""
     if len(content) > MAX_BYTES:
         raise fail("PKC006", f"'{shown}' is larger than {MAX_BYTES // 1_000_000} MB", "split it into several files")
     try:

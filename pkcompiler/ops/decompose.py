@@ -25,7 +25,7 @@ reflection_pad3d replication_pad1d replication_pad2d replication_pad3d roll flip
 unfold masked_fill.Scalar masked_fill.Tensor where.self where.ScalarSelf where.ScalarOther tril triu cumsum split.Tensor
 split_with_sizes chunk stack unbind.int clamp clamp_min clamp_max rsqrt reciprocal repeat repeat_interleave.self_int
 linalg_vector_norm var.correction std.correction amax max.dim logsumexp slice_scatter index_select narrow maximum minimum fmax fmin
-square
+square sinc
 """
 """Operators that the lift reads whole. Everything else goes through torch's default decompositions."""
 
@@ -98,6 +98,12 @@ def rrelu(x: Tensor, noise: Tensor, lower: float = 0.125, upper: float = 1 / 3, 
     return torch.nn.functional.leaky_relu(x, (lower + upper) / 2), noise
 
 
+def clamp(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """Bounds that are tensors, one after the other."""
+    x = x if low is None else torch.maximum(x, low)
+    return x if high is None else torch.minimum(x, high)
+
+
 REWRITES: dict[Any, Callable[..., Any]] = {
     aten.scaled_dot_product_attention.default: attention,
     aten.prelu.default: prelu,
@@ -108,6 +114,9 @@ REWRITES: dict[Any, Callable[..., Any]] = {
     aten.min.dim: smallest,
     aten.amin.default: lambda x, dim=(), keepdim=False: -torch.amax(-x, dim, keepdim),
     aten.rrelu_with_noise_functional.default: rrelu,
+    aten.clamp.Tensor: clamp,
+    aten.clamp_min.Tensor: torch.maximum,
+    aten.clamp_max.Tensor: torch.minimum,
     aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape),
     aten.addcmul.default: lambda x, a, b, *, value=1: x + (a * b if value == 1 else value * (a * b)),
     aten.var_mean.correction: lambda x, dim=None, *, correction=None, keepdim=False: (

@@ -5,7 +5,6 @@ Nothing that an artifact names is imported or run: reading it takes its printed 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,19 +12,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as read_tensors
 from torch import Tensor, nn
 
 from pkcompiler.arguments import checked
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.files import reason
 from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.trace import DTYPES
 from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
+from pkcompiler.pruning.contents import check_contents, read_report, read_tensors, read_text
+from pkcompiler.pruning.folder import UNTIDIED
 from pkcompiler.pruning.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, anew, check_files, read_manifest
 
 __all__ = ["Artifact", "load"]
@@ -100,8 +99,7 @@ class Artifact:
     @cached_property
     def report(self) -> dict[str, Any]:
         """The analysis under the masks, as ``Report.to_json`` gave it."""
-        found: dict[str, Any] = json.loads(self.text(REPORT))
-        return found
+        return read_report(self.text(REPORT), self.path, self.manifest)
 
     @property
     def kept(self) -> int:
@@ -118,8 +116,8 @@ class Artifact:
         return int(self.manifest["total"])
 
     def text(self, name: str) -> str:
-        """The text of one of the files."""
-        return (self.path / name).read_text(encoding="utf-8")
+        """The text of one of the files. Raises ``PKC628`` where it is none."""
+        return read_text(self.path, name)
 
     def lower(self, model: nn.Module, example_inputs: Any = None, *, weights: bool = True) -> nn.Module:
         """A trainable masked copy of ``model``, which is not changed (see :func:`pkcompiler.lower`).
@@ -158,39 +156,20 @@ class Artifact:
 @checked
 @in_own_modes
 def load(path: str | Path) -> Artifact:
-    """Read the artifact in a folder; every file is checked against its hash.
+    """Read the artifact in a folder; every file is checked against its hash, and what they hold against each other.
 
     Raises PkcError: ``PKC624`` no artifact, ``PKC625`` written by a newer version, ``PKC626`` files missing or damaged (all of
     them named), ``PKC627`` and ``PKC628`` contents that do not fit together.
     """
     folder = Path(path)
-    manifest = read_manifest(folder)
-    extra = check_files(folder, manifest)
-    masks, weights = _tensors(folder, MASKS), _tensors(folder, WEIGHTS)
-    constants = _tensors(folder, CONSTANTS) if CONSTANTS in manifest["files"] else {}
-    _fitting(folder, masks, weights, manifest)
-    return Artifact(folder, manifest, masks, weights, constants, extra)
-
-
-def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     try:
-        return read_tensors((folder / name).read_bytes())
-    except (SafetensorError, ValueError) as error:
-        raise fail("PKC628", f"'{name}' of '{folder}' is no safetensors file: {error}", "make the artifact anew") from None
-
-
-def _fitting(folder: Path, masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
-    """Each mask is boolean, belongs to a weight of its shape, and keeps as many entries as the manifest says."""
-    rows = manifest["parameters"]
-    found = [f"'{n}' is in the manifest or in {MASKS}, not in both" for n in sorted(masks.keys() ^ rows.keys())]
-    for name, mask in masks.items():
-        if mask.dtype != torch.bool:
-            found.append(f"the mask of '{name}' is {mask.dtype}, not torch.bool")
-        elif name not in weights or weights[name].shape != mask.shape:
-            found.append(f"the mask of '{name}' has no weight of its shape")
-        elif name in rows and rows[name]["kept"] != int(mask.sum()):
-            found.append(f"the mask of '{name}' keeps {int(mask.sum())}, the manifest says {rows[name]['kept']}")
-    if found:
-        raise PkcError(
-            *(Diagnostic("PKC628", f"{problem} (in '{folder}')", notes=("make the artifact anew",)) for problem in found)
-        )
+        manifest = read_manifest(folder)
+        extra = check_files(folder, manifest)
+        masks, weights = read_tensors(folder, MASKS), read_tensors(folder, WEIGHTS)
+        constants = read_tensors(folder, CONSTANTS) if CONSTANTS in manifest["files"] else {}
+    except OSError as error:
+        raise fail("PKC624", f"'{folder}' cannot be read: {reason(error)}", "give a folder that can be read") from None
+    check_contents(folder, manifest, masks, weights)
+    found = Artifact(folder, manifest, masks, weights, constants, tuple(name for name in extra if name not in UNTIDIED))
+    _ = found.report, found.schedule  # read now, so that what is wrong with them is said now
+    return found

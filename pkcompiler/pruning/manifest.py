@@ -5,17 +5,23 @@ Its schema is published beside this file as ``manifest.schema.json``.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pkcompiler.diagnostics import Diagnostic, PkcError, fail, typed_or_called
-from pkcompiler.pruning.files import read_object, sha256_of
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all, typed_or_called
+from pkcompiler.files import parse_json, reason, sha256_of
+from pkcompiler.pruning import schema
+from pkcompiler.pruning.recipe import recipe_hash
 
 MANIFEST = "manifest.json"
 FORMAT = "pkcompiler artifact"
-FORMAT_VERSION = 2
-"""2: the gates of the printed graph carry their gain."""
+FORMAT_VERSION = 3
+"""2: the gates of the printed graph carry their gain. 3: the manifest holds its own hash."""
+OWN_HASH = 3
+SCHEMA = "manifest.schema.json"
 
 MASKS, WEIGHTS, CONSTANTS = "masks.safetensors", "weights.safetensors", "constants.safetensors"
 SCHEDULE, GRAPH, REPORT, README = "schedule.pkc", "graph.pkir", "report.json", "README.txt"
@@ -25,16 +31,16 @@ KNOWN = (*NEEDED, CONSTANTS, SPARSE)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an artifact, its shape checked; keys that this version does not know are left alone.
+    """The manifest of an artifact, every entry checked; keys that this version does not know are left alone.
 
-    Raises ``PKC624`` (no artifact), ``PKC625`` (written by a newer version), ``PKC627`` (a manifest that is none).
+    Raises ``PKC624`` (no artifact), ``PKC625`` (written by a newer version), ``PKC627`` (a manifest that is none, or was changed).
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if os.path.islink(path):
+        raise _malformed(folder, "it is a symbolic link, and none is followed")
+    if not os.path.isfile(path):
         raise _no_artifact(folder)
-    found = read_object(path)
-    if found is None:
-        raise _malformed(folder, "it is no JSON object")
+    found = _object(folder, path)
     version = found.get("format_version")
     if found.get("format") != FORMAT or type(version) is not int or version < 1:
         raise _malformed(folder, f"it does not name the format '{FORMAT}' and its version")
@@ -44,9 +50,53 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"'{folder}' has format version {version}, this pkcompiler reads up to {FORMAT_VERSION}",
             "use a newer one: pip install --upgrade pkcompiler",
         )
-    if problem := _problem(found):
+    if problem := schema.problem(found, SCHEMA) or _changed(found, version) or _miscounted(found):
         raise _malformed(folder, problem)
     return found
+
+
+def _object(folder: Path, path: Path) -> dict[str, Any]:
+    try:
+        found = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise _malformed(folder, f"it is no JSON: {error}") from None
+    except OSError as error:
+        raise _malformed(folder, f"it cannot be read: {reason(error)}") from None
+    if not isinstance(found, dict):
+        raise _malformed(folder, "it is no JSON object")
+    return found
+
+
+def manifest_hash(manifest: Mapping[str, Any]) -> str:
+    """sha256 of all entries but ``sha256``."""
+    return recipe_hash({key: value for key, value in manifest.items() if key != "sha256"})
+
+
+def _changed(found: Mapping[str, Any], version: int) -> str:
+    """What shows that a manifest is not as it was written."""
+    if version >= OWN_HASH and "sha256" not in found:
+        return "it lacks 'sha256', its own hash"
+    if "sha256" in found and found["sha256"] != manifest_hash(found):
+        return "it was changed: its hash is another than the 'sha256' in it"
+    if found["recipe_sha256"] != recipe_hash(found["recipe"]):
+        return "the hash of 'recipe' is another than 'recipe_sha256'"
+    return ""
+
+
+def _miscounted(found: Mapping[str, Any]) -> str:
+    """Sizes, sums and files that contradict each other."""
+    if strange := [name for name in found["files"] if name == MANIFEST]:
+        return f"'files' names '{strange[0]}', which holds it"
+    rows = found["parameters"]
+    for name, row in rows.items():
+        if math.prod(row["shape"]) != row["size"] or row["kept"] > row["size"]:
+            return f"'parameters' says that '{name[:60]}' has shape {row['shape']}, size {row['size']} and {row['kept']} kept"
+    for word, key in (("total", "size"), ("kept", "kept")):
+        if found[word] != (count := sum(row[key] for row in rows.values())):
+            return f"'{word}' is {found[word]}, and the parameters add up to {count}"
+    if found.get("by_position", 0) > found["kept"]:
+        return f"'by_position' is {found['by_position']} of {found['kept']} kept"
+    return ""
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
@@ -55,9 +105,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
     Raises ``PKC626``, one diagnostic for each file that is missing or was changed.
     """
     named: Mapping[str, str] = manifest["files"]
-    found = [d for name, expected in named.items() if (d := _fault(folder, name, expected))]
-    if found:
-        raise PkcError(*found)
+    raise_all(d for name, expected in named.items() if (d := _fault(folder, name, expected)))
     return tuple(sorted(p.name for p in folder.iterdir() if p.name not in named and p.name != MANIFEST))
 
 
@@ -67,52 +115,35 @@ def anew() -> str:
 
 
 def _fault(folder: Path, name: str, expected: str) -> Diagnostic | None:
-    again = f"copy the folder again, or make it anew: {anew()}"
     path = folder / name
-    if not path.is_file() or path.is_symlink():
-        return Diagnostic("PKC626", f"'{name}' is missing from the artifact '{folder}'", notes=(again,))
-    if sha256_of(path) != expected:
-        return Diagnostic("PKC626", f"'{name}' of the artifact '{folder}' is damaged: its hash is another", notes=(again,))
-    return None
+    try:
+        fault = _unlike(path, expected)
+    except OSError as error:
+        fault = f"cannot be read: {reason(error)}"
+    again = f"copy the folder again, or make it anew: {anew()}"
+    return Diagnostic("PKC626", f"'{name}' of the artifact '{folder}' {fault}", notes=(again,)) if fault else None
 
 
-def _problem(found: Mapping[str, Any]) -> str:
-    """What is wrong with the entries that are read here; empty when nothing is."""
-    files, parameters = found.get("files"), found.get("parameters")
-    if not isinstance(files, dict) or not all(isinstance(h, str) for h in files.values()):
-        return "'files' must map file names to hashes"
-    if strange := [name for name in files if not _plain(name)]:
-        return f"'files' names {strange[0]!r}, which is no plain file name"
-    if missing := [name for name in NEEDED if name not in files]:
-        return f"'files' lacks {', '.join(missing)}"
-    if not isinstance(parameters, dict) or not all(_is_row(row) for row in parameters.values()):
-        return "'parameters' must map names to shape, size and kept"
-    return next((f"'{key}' is missing" for key in ("model", "recipe", "total", "kept") if key not in found), "")
-
-
-def _is_row(row: object) -> bool:
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("shape"), list)
-        and all(type(n) is int for n in row["shape"])
-        and all(type(row.get(key)) is int for key in ("size", "kept"))
-    )
-
-
-def _plain(name: str) -> bool:
-    return bool(name) and name == Path(name).name and name not in (".", "..") and "\\" not in name
+def _unlike(path: Path, expected: str) -> str:
+    if os.path.islink(path):
+        return "is a symbolic link, and none is followed"
+    if not os.path.lexists(path):
+        return "is missing"
+    if not os.path.isfile(path):
+        return "is no ordinary file"
+    return "" if sha256_of(path) == expected else "is damaged: its hash is another"
 
 
 def _no_artifact(folder: Path) -> PkcError:
-    if not folder.exists():
-        beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST}")) if folder.parent.is_dir() else []
+    if not os.path.exists(folder):
+        beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST}")) if os.path.isdir(folder.parent) else []
         hint = (
             f"artifacts beside it: {', '.join(beside[:5])}"
             if beside
             else "make one: " + typed_or_called("pkc prune model.py --pass synflow-l2 --sparsity 90%", "prune(...).save(FOLDER)")
         )
         return fail("PKC624", f"there is no folder '{folder}'", hint)
-    what = f"'{folder}' holds no {MANIFEST}" if folder.is_dir() else f"'{folder}' is a file, an artifact is a folder"
+    what = f"'{folder}' holds no {MANIFEST}" if os.path.isdir(folder) else f"'{folder}' is a file, an artifact is a folder"
     return fail("PKC624", f"{what}, so it is no artifact", "give the folder that pkc prune has written")
 
 

@@ -220,11 +220,11 @@ class Run:
     def result(self, last: Round, seconds: float) -> Pruned:
         """The result of the last round. Raises ``PKC424`` where its masks are not as ``lower`` demands."""
         self.demands(last.masks)
-        sized = [aim.found for aim in self.aims if aim.quantity.word == "size"]
-        packed = tuple(sized[-1].sizes) if sized else ()
-        total = sum({name: size for aim in self.aims for name, size in aim.found.sizes.items()}.values())
-        tensors, chosen = self.captured.tensors, last.by_position
-        return Pruned(last.masks, self.plan, self.captured.graph, tensors, seconds, total, packed=packed, by_position=chosen)
+        packed = next((tuple(aim.found.sizes) for aim in reversed(self.aims) if aim.quantity.word == "size"), ())
+        sizes = {n: size for aim in self.aims for n, size in aim.found.sizes.items()}
+        total = sum((sizes | {n: m.numel() for n, m in last.masks.items()}).values())  # masks that were given, too
+        given = (last.masks, self.plan, self.captured.graph, self.captured.tensors, seconds, total)
+        return Pruned(*given, packed=packed, by_position=last.by_position)
 
     def remark(self) -> str:
         """What there is to say before any work; '' for nothing."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -13,8 +12,9 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.files import json_text, locked, unwritable, write_whole
 from pkcompiler.ir.text import print_graph
-from pkcompiler.pruning.files import json_text, unwritable, write_whole
+from pkcompiler.pruning import folder
 from pkcompiler.pruning.manifest import (
     CONSTANTS,
     FORMAT,
@@ -27,6 +27,7 @@ from pkcompiler.pruning.manifest import (
     SCHEDULE,
     SPARSE,
     WEIGHTS,
+    manifest_hash,
 )
 from pkcompiler.pruning.provenance import Provenance
 from pkcompiler.pruning.readme import readme
@@ -44,34 +45,36 @@ def save(pruned: Pruned, path: Path) -> Path:
     """
     if pruned.origin is None:
         raise fail("PKC630", "the model's state_dict holds entries that are no tensors", "remove its get_extra_state")
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    folder.refuse_name(path)
+    place, partial = folder.place_of(path), folder.partial_of(path)
+    if not folder.is_vacant(place):
         raise fail("PKC621", f"'{path}' exists already", "give a new folder")
-    unfinished = path.with_name(f"{path.name}.partial")
-    if unfinished.exists():
-        raise fail("PKC621", f"'{unfinished}' is in the way: an unfinished run", f"remove it: rm -r '{unfinished}'")
+    if os.path.lexists(partial):
+        raise fail("PKC621", f"'{partial}' is in the way: an unfinished run", f"remove it: rm -r '{partial}'")
     try:
-        unfinished.mkdir(parents=True)
+        partial.mkdir(parents=True)
     except OSError as error:
-        raise unwritable(unfinished, error) from None
+        raise unwritable(partial, error) from None
     try:
-        write(pruned, unfinished)
-        os.replace(unfinished, path)
+        with locked(partial / folder.LOCK, folder.TOKEN):
+            write(pruned, partial)
+            folder.rename_into_place(partial, path, replace=False)
     except OSError as error:
         raise unwritable(path, error) from None
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        folder.remove(partial)
     return path
 
 
-def write(pruned: Pruned, folder: Path) -> None:
+def write(pruned: Pruned, into: Path) -> None:
     """All files of the artifact into an existing folder, the manifest last. The same result gives the same bytes of masks."""
     origin = pruned.origin
     assert origin is not None
     contents = _contents(pruned, origin)
     for name, content in contents.items():
-        write_whole(folder / name, content)
+        write_whole(into / name, content)
     hashes = {name: sha256(content).hexdigest() for name, content in contents.items()}
-    write_whole(folder / MANIFEST, json_text(manifest_of(pruned, origin, hashes)))
+    write_whole(into / MANIFEST, json_text(manifest_of(pruned, origin, hashes)))
 
 
 def _contents(pruned: Pruned, origin: Provenance) -> dict[str, bytes]:
@@ -96,7 +99,7 @@ def _constants(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> di
 
 def manifest_of(pruned: Pruned, origin: Provenance, hashes: Mapping[str, str]) -> dict[str, Any]:
     """The manifest as plain data (its schema: ``manifest.schema.json``)."""
-    return {
+    found = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "versions": versions(),
@@ -112,3 +115,4 @@ def manifest_of(pruned: Pruned, origin: Provenance, hashes: Mapping[str, str]) -
         "data": origin.data,
         "files": dict(sorted(hashes.items())),
     }
+    return {**found, "sha256": manifest_hash(found)}

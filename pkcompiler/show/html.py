@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.files import deliver
 from pkcompiler.markup import Cell, Column, Table, badge, escape
 from pkcompiler.show.library import need
 from pkcompiler.show.nodes import Node
@@ -41,10 +41,7 @@ def write_html(path: str | Path, page: Page) -> None:
 
 def save(path: str | Path, text: str) -> None:
     """Write a page. Raises ``PKC634``."""
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise fail("PKC634", f"'{path}' cannot be written: {error.strerror}", "name a file in a folder that exists") from None
+    deliver(path, text, "PKC634", "name a file in a folder that exists")
 
 
 def html_of(page: Page) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.files import deliver
 from pkcompiler.markup import superscript
 from pkcompiler.show import heat
 from pkcompiler.show.library import need
@@ -76,15 +78,22 @@ def _write(draw: Callable[[], Any], where: Path, name: str, formats: Sequence[st
     from matplotlib import rc_context
 
     paths = [where / f"{name}.{form}" for form in formats]
-    try:
-        where.mkdir(parents=True, exist_ok=True)
-        with rc_context(STYLE):
-            figure = draw()
-            for path, form in zip(paths, formats, strict=True):
-                figure.savefig(path, format=form, dpi=160, metadata=UNDATED[form])
-    except OSError as error:
-        raise fail("PKC634", f"'{where}' cannot be written: {error.strerror}", "name a folder that can be written") from None
+    with rc_context(STYLE):
+        figure = draw()
+        for path, form in zip(paths, formats, strict=True):
+            content = BytesIO()
+            figure.savefig(content, format=form, dpi=160, metadata=UNDATED[form])
+            _deliver(path, content.getvalue())
     return paths
+
+
+def _deliver(path: Path, content: bytes) -> None:
+    note = "name a folder that can be written"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise fail("PKC634", f"'{path.parent}' cannot be written: {getattr(error, 'strerror', None) or error}", note) from None
+    deliver(path, content, "PKC634", note)
 
 
 def _drawings(page: Page) -> dict[str, Callable[[], Any]]:

@@ -6,11 +6,12 @@ import inspect
 import math
 import os
 import signal
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,11 @@ from pkcompiler.analyses.run import analyse_capture
 from pkcompiler.analysis.topology import topology
 from pkcompiler.data import LoadedData, load_data
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.files import sha256_of, unwritable
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.spec import set_seed
 from pkcompiler.lowering.apply import apply_masks
 from pkcompiler.pruning.candidates import candidates
-from pkcompiler.pruning.files import sha256_of, unwritable
 from pkcompiler.pruning.rounds import Collapsed
 from pkcompiler.study.grid import FORMAT, SAMPLES, Cell, made
 from pkcompiler.study.sources import source_files, source_hashes
@@ -87,13 +88,14 @@ def run_cell(cell: Cell, folder: Path, threads: int) -> Record:
 
 @contextmanager
 def apart() -> Iterator[dict[Path, str]]:
-    """The user's code runs inside as in a process of its own: its modules and torch's defaults do not reach what comes next.
+    """The user's code runs inside as in a process of its own: its modules and torch's defaults do not reach what comes next, and
+    what it prints goes to stderr.
 
     Yields the files that it imported with their sha256, filled at the end.
     """
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
-        with fresh() as files:
+        with fresh() as files, redirect_stdout(sys.stderr):
             yield files
     finally:
         torch.set_default_dtype(dtype)

@@ -14,10 +14,10 @@ import torch
 
 from pkcompiler import __version__
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.files import sha256_of
 from pkcompiler.lang.ast import Analysis, DataSpec, Pass, Schedule, Study
 from pkcompiler.lang.format import print_expr
 from pkcompiler.lang.printing import data_expr
-from pkcompiler.pruning.files import sha256_of
 from pkcompiler.pruning.plan import Plan, plan_of, require_data
 from pkcompiler.study.sources import placed, source_hashes
 from pkcompiler.usercode import parse_spec

@@ -13,13 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.files import sweep, unwritable
 from pkcompiler.lang.ast import Study
-from pkcompiler.pruning.files import unwritable
-from pkcompiler.pruning.resume import locked
 from pkcompiler.study.cell import digest, run_cell, start_worker
 from pkcompiler.study.examine import examine
 from pkcompiler.study.grid import Cell, cells_of, made, with_samples
-from pkcompiler.study.store import CELLS, LOCK, Record, clean, prepare, read_cell
+from pkcompiler.study.store import CELLS, Record, hold, read_cell
 from pkcompiler.study.table import Row, rows_of, write_tables
 
 INSTALL = "pip install 'pkcompiler[study]', or: pip install 'joblib>=1.4' 'pyarrow>=17'"
@@ -143,16 +142,12 @@ def run_study(
 def _held(out: Path) -> Iterator[Path]:
     """The folder of cells, for this process alone."""
     try:
-        cells = prepare(out)
-        lock = locked(out / LOCK)
+        lock = hold(out)
     except OSError as error:
         raise unwritable(out, error) from None
     with lock:
-        try:
-            clean(cells)
-        except OSError as error:
-            raise unwritable(cells, error) from None
-        yield cells
+        sweep(out / CELLS)
+        yield out / CELLS
 
 
 def _tabled(cells: tuple[Cell, ...], out: Path) -> tuple[State, list[Row]]:

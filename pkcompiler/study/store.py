@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.pruning.files import UNFINISHED, read_object, sha256_of, write_whole
+from pkcompiler.files import bears, json_text, locked, read_object, sha256_of, write_whole
 
 CELLS = "cells"
 LOCK = "lock"
+TOKEN = "pkc study works in this folder\n"
 STATUSES = ("done", "collapsed", "failed")
 Record = dict[str, Any]
 """What a file of a cell holds: docs/studies.md lists the entries."""
@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 def write_cell(folder: Path, file: str, record: Record) -> None:
     """Write a cell's file into ``folder``."""
-    write_whole(folder / file, json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n", durable=False)
+    write_whole(folder / file, json_text(record), durable=False)
 
 
 def read_cell(folder: Path, file: str, key: str) -> Record | None:
@@ -49,19 +49,29 @@ def _digest(file: Path, modified: int, size: int) -> str:
     return sha256_of(file)
 
 
-def prepare(out: Path) -> Path:
-    """The folder of cells, made where it is not there. Raises ``PKC481``."""
-    strange = "" if not os.path.exists(out) or os.path.isdir(out) else str(out)
-    if os.path.isdir(out) and any(out.iterdir()) and not os.path.isdir(out / CELLS):
-        strange = next(str(p) for p in out.iterdir())
-    if strange:
+def hold(out: Path) -> IO[str]:
+    """The folder of a study and that of its cells, made where they are not there, and locked as long as the file is open.
+
+    Raises ``PKC481`` for a folder that no study has made, ``PKC623`` where another process is at work there, and OSError.
+    """
+    if strange := _strange(out):
         raise fail("PKC481", f"'{out}' is no folder of a study: there is '{strange}'", "give another folder: -o DIR")
-    cells = out / CELLS
-    cells.mkdir(parents=True, exist_ok=True)
-    return cells
+    out.mkdir(parents=True, exist_ok=True)
+    lock = locked(out / LOCK, TOKEN)
+    try:
+        (out / CELLS).mkdir(exist_ok=True)
+    except OSError:
+        lock.close()
+        raise
+    return lock
 
 
-def clean(cells: Path) -> None:
-    """Remove what an ended process left half-written: only for who holds the lock, for others may be at work."""
-    for left in cells.glob("*" + UNFINISHED):
-        left.unlink(missing_ok=True)
+def _strange(out: Path) -> str:
+    """What shows that a folder is not a study's; '' where it is one, or may become one."""
+    if not os.path.lexists(out) or bears(out / LOCK, TOKEN):
+        return ""
+    if not out.is_dir():
+        return str(out)
+    names = sorted(os.listdir(out))
+    begun = names == [LOCK] and (out / LOCK).is_file() and not (out / LOCK).stat().st_size
+    return "" if begun or not names else str(out / next((name for name in names if name not in (LOCK, CELLS)), names[0]))

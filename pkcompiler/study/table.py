@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
-from pkcompiler.pruning.files import write_whole
+from pkcompiler.files import write_whole
 from pkcompiler.study.store import Record
 
 if TYPE_CHECKING:

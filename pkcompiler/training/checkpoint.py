@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.pruning.files import unwritable, write_whole
+from pkcompiler.files import unwritable, write_whole
 from pkcompiler.training.tree import from_bytes, to_bytes
 
 MOST = 6

@@ -1,0 +1,56 @@
+"""Attacks on what is promised of files, and a table of what they have come to. Exits with 1 where a promise was broken.
+
+    python -m benchmarks.attack                       # all of them, about half an hour on one core
+    python -m benchmarks.attack --count 10 files kills
+
+``--count``: kills of each kind, places of each file, tampered artifacts twice; a tenth of it in full disks. Every attack makes a
+folder of its own, and removes it. Needs ``fork`` (Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: no pool survives a fork
+
+from benchmarks.attack import artifacts, files, kills
+from benchmarks.attack.processes import ONE, command, home, run, warm
+from benchmarks.attack.tally import Tally, shown
+
+ATTACKS: dict[str, Callable[[int, int], Iterator[Tally]]] = {
+    "files": files.attacks,
+    "kills": kills.attacks,
+    "artifacts": lambda count, seed: on_artifacts(count, seed),
+}
+
+
+def on_artifacts(count: int, seed: int) -> Iterator[Tally]:
+    """The attacks of :mod:`~benchmarks.attack.artifacts` on one artifact, in this process."""
+    with home() as folder, tempfile.TemporaryDirectory() as work:
+        assert (made := run(command(*ONE, "-o", "old"))).code == 0, made.err
+        yield from artifacts.attacks(folder / "old", Path(work), count, seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.attack", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"of {', '.join(ATTACKS)}; all of them by default")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    warm()
+    tallies = []
+    for name in given.attacks or ATTACKS:
+        for tally in ATTACKS[name](given.count, given.seed):
+            tallies.append(tally)
+            print(f"{tally.attack}: {tally.tried} tried, {tally.faults} faults", file=sys.stderr, flush=True)
+    print(shown(tallies))
+    return int(any(tally.faults for tally in tallies))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

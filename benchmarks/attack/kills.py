@@ -1,0 +1,153 @@
+"""``kill -9`` at random instants: the same command ends with the same masks and tables, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks.attack.processes import ONE, TWO, Done, begin, command, contents, end, home, killed, run
+from benchmarks.attack.tally import Tally
+
+STUDY = """\
+study small {
+  model = "net.py"
+  passes = magnitude, random
+  compression = 2
+  seeds = 0..1
+  train = "fit.py:train"
+}
+"""
+FIT = "def train(model, seed, device):\n    return {'size': float(sum(p.abs().sum().item() for p in model.parameters()))}\n"
+
+
+class Here(Executor):
+    """Runs what is submitted at once, in this process."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def study() -> None:
+    """As ``pkc study small.pkc -o out`` does, but that no worker is started."""
+    from pkcompiler.diagnostics import PkcError
+    from pkcompiler.lang.library import find_study
+    from pkcompiler.study import run_study
+
+    try:
+        run_study(find_study("small.pkc"), Path("out"), jobs=1, threads=1, executor=Here())
+    except PkcError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+def attacks(count: int, seed: int) -> Iterator[Tally]:
+    """``count`` kills of a pass, of a schedule of two stages, of a replacement, and of a study."""
+    replaced = (*TWO, "--force")
+    yield _killed("kill -9: one pass", command(*ONE, "-o", "out"), count, seed, "masks.safetensors")
+    yield _killed("kill -9: two stages", command(*TWO, "-o", "out"), count, seed, "masks.safetensors")
+    yield _killed("kill -9: --force", command(*replaced, "-o", "out"), count, seed, "masks.safetensors", command(*ONE, "-o", "out"))
+    yield _killed("kill -9: study", study, count, seed, "results.csv")
+    yield together(max(1, count // 10), seed)
+
+
+def _killed(
+    name: str, work: Callable[[], object], count: int, seed: int, result: str, before: Callable[[], object] | None = None
+) -> Tally:
+    """Up to three kills, then the same command to its end. ``before``: what makes the artifact that is replaced."""
+    tally, random = Tally(name), Random(seed)
+    with home() as folder:
+        (folder / "small.pkc").write_text(STUDY)
+        (folder / "fit.py").write_text(FIT)
+        given = set(contents(folder))
+        started = time.monotonic()
+        assert (first := run(work)).code == 0, first.err
+        seconds, expected = time.monotonic() - started, (folder / "out" / result).read_bytes()
+        names = set(contents(folder))
+        while tally.tried < count:
+            for path in folder.iterdir():
+                if path.name not in given:
+                    shutil.rmtree(path, ignore_errors=True)
+            if before is not None:
+                run(before)
+            _attack(tally, work, random, count, seconds, folder, result, expected, names, before is not None)
+    return tally
+
+
+def _attack(
+    tally: Tally,
+    work: Callable[[], object],
+    random: Random,
+    count: int,
+    seconds: float,
+    folder: Path,
+    result: str,
+    expected: bytes,
+    names: set[str],
+    replaces: bool,
+) -> None:
+    for _ in range(min(random.randint(1, 3), count - tally.tried)):
+        tally.tried += 1
+        done = killed(work, random.random() * seconds * 1.1)
+        if done.kind == "tracebacks":
+            tally.add("tracebacks", done.err[-300:])
+        elif replaces and not _an_artifact_is_left(folder):
+            tally.add("lost", "neither the old nor the new artifact is whole")
+        else:
+            tally.add("right")
+    done = run(work)
+    if done.kind == "tracebacks" or done.code:
+        tally.add("tracebacks", done.err[-300:])
+    elif (folder / "out" / result).read_bytes() != expected:
+        tally.add("silent", f"another {result}")
+    elif set(contents(folder)) != names:
+        tally.add("silent", f"left behind or gone: {sorted(set(contents(folder)) ^ names)[:4]}")
+
+
+def _an_artifact_is_left(folder: Path) -> bool:
+    from pkcompiler import load
+    from pkcompiler.diagnostics import PkcError
+
+    for place in ("out", "out.partial", "out.partial/older"):
+        try:
+            load(folder / place)
+            return True
+        except PkcError:
+            continue
+    return False
+
+
+def together(count: int, seed: int) -> Tally:
+    """Three processes at once in one folder: each does its work, or says that another is at work."""
+    tally, random = Tally("three processes in one folder"), Random(seed)
+    with home() as folder:
+        run(command(*TWO, "-o", "alone"))
+        expected = (folder / "alone" / "masks.safetensors").read_bytes()
+        for _ in range(count):
+            shutil.rmtree(folder / "out", ignore_errors=True)
+            children = []
+            for _ in range(3):
+                children.append(begin(command(*TWO, "-o", "out")))
+                time.sleep(random.random() * 0.2)
+            for done in [end(*child) for child in children]:
+                _count(tally, done)
+            if (folder / "out" / "masks.safetensors").read_bytes() != expected:
+                tally.add("silent", "other masks")
+            if left := sorted(
+                p.name for p in folder.iterdir() if p.name not in ("alone", "out", "net.py", "two.pkc", "__pycache__")
+            ):
+                tally.add("lost", f"left behind: {left}")
+    return tally
+
+
+def _count(tally: Tally, done: Done) -> None:
+    tally.tried += 1
+    refused = done.kind == "refused" and "PKC623" in done.err
+    tally.add("right" if done.kind == "right" else "refused" if refused else "tracebacks", done.err[-300:])

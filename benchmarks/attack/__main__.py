@@ -36,16 +36,25 @@ def on_artifacts(count: int, seed: int) -> Iterator[Tally]:
         yield from artifacts.attacks(folder / "old", Path(work), count, seed)
 
 
+def short(_: int, seed: int) -> Iterator[Tally]:
+    """Some of what needs processes: the tests do the rest in their own."""
+    yield kills.two_stages(2, seed)
+    yield kills.of_study(1, seed)
+    yield kills.together(1, seed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attack", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"of {', '.join(ATTACKS)}; all of them by default")
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--short", action="store_true", help="a few of those that need processes, in seconds: what the tests run")
     given = parser.parse_args()
     warm()
     tallies = []
-    for name in given.attacks or ATTACKS:
-        for tally in ATTACKS[name](given.count, given.seed):
+    chosen = [short] if given.short else [ATTACKS[name] for name in given.attacks or ATTACKS]
+    for attacks in chosen:
+        for tally in attacks(given.count, given.seed):
             tallies.append(tally)
             print(f"{tally.attack}: {tally.tried} tried, {tally.faults} faults", file=sys.stderr, flush=True)
     print(shown(tallies))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MODULES = ("pkcompiler.pipeline", "pkcompiler.cli", "torch.export", "torch._export", "torch._functorch.aot_autograd", "sympy", "PIL.Image")
+MODULES = ["pkcompiler.cli", "pkcompiler.pipeline", "torch.export", "torch._functorch.aot_autograd", "sympy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Done:
 def pkc(arguments: Sequence[str], folder: Path) -> Done:
     """Run ``pkc`` with these arguments in ``folder``, at one thread, without colours."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(MODULES))
+    context.set_forkserver_preload(MODULES)
     printed = folder / ".printed"
     child = context.Process(target=_run, args=(list(arguments), folder, printed))
     child.start()

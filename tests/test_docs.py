@@ -7,16 +7,15 @@ A block with ``title="FILE"`` is written to that file. In a console block ``$`` 
 from __future__ import annotations
 
 import doctest
-import os
 import re
+import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import pkc
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,21 +54,13 @@ def assert_prints(got: str, want: str, what: str) -> None:
 
 
 def run_console(text: str, folder: Path) -> None:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    settings = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
     for command, want in commands(text):
-        done = subprocess.run(
-            ["bash", "-c", command],
-            cwd=folder,
-            env=settings,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
+        program, *arguments = shlex.split(command)
+        assert program == "pkc"
+        done = pkc(arguments, folder)
         expected = 1 if "error[" in want else 0
-        assert done.returncode == expected, f"$ {command}\n{done.stdout}"
-        assert_prints(done.stdout, want, f"$ {command}")
+        assert done.returncode == expected, f"$ {command}\n{done.printed}"
+        assert_prints(done.printed, want, f"$ {command}")
 
 
 def run_python(text: str, want: str, names: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,9 +110,9 @@ def test_the_installation_is_the_one_that_is_checked() -> None:
 
 
 def test_a_wrong_page_is_noticed(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="exit 3"):
-        run_console("$ exit 3\n", tmp_path)
+    with pytest.raises(AssertionError, match="prun"):
+        run_console("$ pkc prun\n", tmp_path)
     with pytest.raises(pytest.fail.Exception, match="Expected"):
-        run_console("$ echo one\ntwo\n", tmp_path)
-    run_console("$ echo one \\\n  two\none ...\n", tmp_path)
+        run_console("$ pkc --version\npkc two\n", tmp_path)
+    run_console("$ pkc passes \\\n  --help\nUsage: pkc passes ...\n", tmp_path)
     assert blocks('a\n```python title="x.py"\nb = 1\n```\n') == [Block("python", "x.py", "b = 1\n")]

@@ -33,6 +33,7 @@ from unittest import mock
 import click
 
 from benchmarks.attack.folder import contents, furnish, restore
+from benchmarks.attack.tally import Tally
 from pkcompiler.cli import COMMANDS, main
 
 GOOD = ("done", "reached", "diagnosed", "usage")
@@ -302,6 +303,26 @@ def attack(folder: Path, count: int, random: Random) -> Iterator[tuple[str, Outc
                 restore(folder, before)
     finally:
         os.chdir(here)
+
+
+ENDS = {
+    **dict.fromkeys(("done", "reached"), "right"),
+    **dict.fromkeys(("diagnosed", "usage"), "refused"),
+    "traceback": "tracebacks",
+    "left": "lost",
+    **dict.fromkeys(("silent", "ran", "escape"), "silent"),
+}
+"""What an outcome counts as beside those of the other attacks."""
+
+
+def attacks(count: int, seed: int) -> Iterator[Tally]:
+    """200 vectors for each of ``count``, by what was drawn."""
+    tallies = {name: Tally(f"arguments: {name}") for name in KINDS}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, seen in attack(Path(folder).resolve(), 200 * count, Random(seed)):
+            tallies[name].tried += 1
+            tallies[name].add(ENDS[seen.kind], f"pkc {' '.join(repr(a)[:80] for a in seen.vector)}")
+    yield from tallies.values()
 
 
 def table(found: Counter[tuple[str, str]]) -> str:

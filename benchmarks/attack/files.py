@@ -47,8 +47,8 @@ WRITERS = (
 
 def attacks(count: int, seed: int) -> Iterator[Tally]:
     """``count`` full disks in every writer, and every way to be in the way."""
-    for writer in WRITERS:
-        yield _full(writer, max(2, count // 10), seed)
+    for each in WRITERS:
+        yield full(each, max(2, count // 10), seed)
     yield in_the_way()
     yield full_stdout()
 
@@ -62,7 +62,7 @@ def prepare(folder: Path) -> None:
         (folder / name).write_text(f"the former {name}\n")
 
 
-def _full(writer: Writer, count: int, seed: int) -> Tally:
+def full(writer: Writer, count: int, seed: int) -> Tally:
     tally, random = Tally(f"full disk: {writer.name}"), Random(seed)
     with home() as folder:
         prepare(folder)

@@ -50,12 +50,20 @@ def study() -> None:
 
 def attacks(count: int, seed: int) -> Iterator[Tally]:
     """``count`` kills of a pass, of a schedule of two stages, of a replacement, and of a study."""
-    replaced = (*TWO, "--force")
     yield _killed("kill -9: one pass", command(*ONE, "-o", "out"), count, seed, "masks.safetensors")
-    yield _killed("kill -9: two stages", command(*TWO, "-o", "out"), count, seed, "masks.safetensors")
-    yield _killed("kill -9: --force", command(*replaced, "-o", "out"), count, seed, "masks.safetensors", command(*ONE, "-o", "out"))
-    yield _killed("kill -9: study", study, count, seed, "results.csv")
+    yield two_stages(count, seed)
+    force, one = command(*TWO, "--force", "-o", "out"), command(*ONE, "-o", "out")
+    yield _killed("kill -9: --force", force, count, seed, "masks.safetensors", one)
+    yield of_study(count, seed)
     yield together(max(1, count // 10), seed)
+
+
+def two_stages(count: int, seed: int) -> Tally:
+    return _killed("kill -9: two stages", command(*TWO, "-o", "out"), count, seed, "masks.safetensors")
+
+
+def of_study(count: int, seed: int) -> Tally:
+    return _killed("kill -9: study", study, count, seed, "results.csv")
 
 
 def _killed(

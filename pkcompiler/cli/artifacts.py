@@ -53,11 +53,10 @@ def finished(folder: Path) -> None:
     from pkcompiler.pruning.folder import partial_of
     from pkcompiler.pruning.resume import unfinished
 
-    if folder.name in ("", "..") or os.path.isfile(folder / "manifest.json"):
+    if folder.name in ("", "..", ".partial") or os.path.isfile(folder / "manifest.json"):
         return
     out = folder.with_name(folder.name.removesuffix(".partial"))
-    found = unfinished(out)
-    if found is None:
+    if (found := unfinished(out)) is None:
         return
     command, collapse = found
     if collapse:

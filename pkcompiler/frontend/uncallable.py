@@ -21,7 +21,9 @@ def uncallable(model: nn.Module, flat: Sequence[Any], error: BaseException) -> P
     first = next(iter(str(error).strip().splitlines()), "")
     kind = "" if first and isinstance(error, SHAPE_ERRORS) else f"{type(error).__name__}: "
     place = usercode.user_line(error)
-    notes = [f"check the inputs first: example_inputs, or --input such as {guess_input(model) or '1x3x32x32'}"]
+    notes = [
+        _apart(model, flat) or f"check the inputs first: example_inputs, or --input such as {guess_input(model) or '1x3x32x32'}"
+    ]
     if place is not None:
         notes.append(f"or correct {place[0].name}, line {place[1]}")
     return fail(
@@ -31,3 +33,10 @@ def uncallable(model: nn.Module, flat: Sequence[Any], error: BaseException) -> P
         span=None if place is None else usercode.span_of(*place),
         label="raised here",
     )
+
+
+def _apart(model: nn.Module, flat: Sequence[Any]) -> str | None:
+    """What to do where an input lies on another device than the model."""
+    where = next((p.device for p in model.parameters()), None)
+    other = next((t.device for t in flat if isinstance(t, Tensor) and t.device != where), None)
+    return None if where is None or other is None else f"an input lies on {other}, the model on {where}: give x.to('{where}')"

@@ -54,7 +54,7 @@ def _read(path: Path) -> object:
         raise fail("PKC640", f"there is no file '{path}'", nearest(path.name, beside, FILES) or f"run 'ls {path.parent}'")
     try:
         if path.suffix == ".safetensors":
-            return load_safetensors(path.read_bytes())
+            return dict(sorted(load_safetensors(path.read_bytes()).items()))  # it gives them in any order
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _pickled(path, error) from None

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import device_of, masked, prepare
+from pkcompiler.analysis.functional import masked, prepare
 from pkcompiler.analysis.measured import LOG2
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
-from pkcompiler.analysis.sources import check_range, data_inputs, data_position, input_sources, is_batched, unit_sources
+from pkcompiler.analysis.sources import check_range, data_inputs, data_position, device_of, input_sources, is_batched, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.capture import Capture
@@ -182,8 +182,7 @@ class Workspace:
         """The source weights of every input; all ones are those of the graph alone."""
         if not isinstance(input, str) or input != "ones":
             return input_sources(self.captured, samples, input, batch, dtype)
-        device = device_of(self.captured)
-        return {name: t.to(device) for name, t in unit_sources(self.captured.graph, batch, dtype).items()}
+        return unit_sources(self.captured.graph, batch, dtype)
 
     def _weighted(self, value: Scaled, output: str | Term, reads_samples: bool) -> Term:
         tensor = value.tensor
@@ -373,6 +372,7 @@ class _mode:
 
 
 def sample_inputs(captured: Capture, data: Any) -> tuple[Sequence[Any], Tensor | None]:
-    """The flat inputs and the targets of a pair (x, y)."""
+    """The flat inputs and the targets of a pair (x, y), where the model is."""
     target = data[1] if isinstance(data, tuple | list) and len(data) > 1 else None
-    return data_inputs(captured, data), target
+    device = device_of(captured.graph, captured.tensors)
+    return data_inputs(captured, data), target.to(device) if isinstance(target, Tensor) else target

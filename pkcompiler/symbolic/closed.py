@@ -267,16 +267,16 @@ def closed_forms(
 def given_graph(
     model: nn.Module | PathGraph, inputs: Any, tensors: Mapping[str, Tensor] | None
 ) -> tuple[PathGraph, Mapping[str, Tensor], int]:
-    """The graph, its tensors and the batch that it carries. Raises ``PKC538`` where stored tensors are missing."""
+    """The graph, its tensors (on the CPU) and the batch that it carries. Raises ``PKC538`` where stored tensors are missing."""
     if not isinstance(model, PathGraph):
         captured = capture(model, inputs)
-        return captured.graph, captured.tensors, captured.static_batch
+        return captured.graph, {n: t.cpu() for n, t in captured.tensors.items()}, captured.static_batch
     missing = [s.name for s in model.slots if s.role != "parameter" and s.name not in (tensors or {})]
     if missing:
         raise fail(
             "PKC538", f"the graph reads stored tensors that are not given: {', '.join(missing)}", "pass tensors={name: tensor}"
         )
-    return model, tensors or {}, static_batch(model)
+    return model, {n: t.detach().cpu() for n, t in (tensors or {}).items()}, static_batch(model)
 
 
 def _widths(groups: Groups) -> tuple[Width, ...]:

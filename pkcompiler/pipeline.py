@@ -210,7 +210,7 @@ def job(
     """
     if not rehearsed:
         refuse_training(plan)
-    where = find_device(device)
+    where = find_device(device, dtype)
     spec = plan.schedule.data
     needed = plan.needs_data and spec is not None
     data = load_data(replace(spec, source=data_source or spec.source), plan.seed) if needed and spec else None
@@ -218,9 +218,7 @@ def job(
         opened.say("the passes read no data: none is loaded")
     objective, objective_hash = objective_of(opened, loss) if plan.needs_data else (None, None)
     state = state_of(opened.module)
-    opened.module.to(where)
-    placed = Inputs(tuple(t.to(where) for t in opened.inputs.args), {n: t.to(where) for n, t in opened.inputs.kwargs.items()})
-    captured = opened.capture(dtype, placed)
+    captured = captured_on(opened, where, dtype)
     split = crossed_factors(captured.graph, "either", at_data=False)
     for name, word in plan.products.items() if split else ():
         opened.say(f"products of activations: {len(split)}, read by '{name}' as products = {word} (docs/theory.md, section 1)")
@@ -255,12 +253,19 @@ def objective_of(opened: Opened, spec: str | None) -> tuple[Loss | None, str | N
     return load_loss(found, opened.loaded.source), opened.loaded.sha256
 
 
-def find_device(name: str) -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:1``, ``mps`` ... Raises ``PKC411`` where it is not there."""
+def captured_on(opened: Opened, where: torch.device, dtype: torch.dtype) -> Capture:
+    """The model, moved to a device, traced and lifted at its inputs there."""
+    opened.module.to(where)
+    args, kwargs = tuple(t.to(where) for t in opened.inputs.args), {n: t.to(where) for n, t in opened.inputs.kwargs.items()}
+    return opened.capture(dtype, Inputs(args, kwargs))
+
+
+def find_device(name: str, dtype: torch.dtype = torch.float64) -> torch.device:
+    """``cpu``, ``cuda``, ``cuda:1`` ... Raises ``PKC411`` where it is not there, or holds no numbers of this precision."""
     try:
         found = torch.device(name)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.ones(1, device=found, dtype=dtype).item()
+    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise fail("PKC411", f"the device '{name}' cannot be used: {first}", "leave it out, or --device cpu") from None
     return found

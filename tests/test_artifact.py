@@ -145,6 +145,12 @@ def test_the_masks_are_plain_booleans_of_the_prunable_parameters(saved: Path) ->
     assert sum(int(m.sum()) for m in masks.values()) == round(0.2 * total)
 
 
+def test_tensors_come_in_one_order(saved: Path) -> None:
+    for found in (pkcompiler.load(saved) for _ in range(4)):
+        assert list(found.masks) == sorted(found.masks)
+        assert list(found.weights) == sorted(found.weights)
+
+
 def test_what_is_read_back_is_what_was_pruned(saved: Path) -> None:
     pruned = pkcompiler.prune(net(), X, "synflow-l2", density=0.2, rounds=3)
     artifact = pkcompiler.load(saved)

@@ -57,6 +57,14 @@ def half_masks():
     return {n: torch.rand(p.shape, generator=generator) < 0.6 for n, p in network().named_parameters() if p.dim() > 1}
 
 
+@pytest.mark.parametrize("name", ["synflow", "snip", "phew"])
+def test_masks_of_numbers_are_masks(name):
+    masks = half_masks()
+    numbers = {n: m.double() for n, m in masks.items()}
+    found, expected = (score(network(), X[:1], name, data=DATA, masks=m) for m in (numbers, masks))
+    assert all(torch.equal(found[n], expected[n]) for n in expected)
+
+
 @pytest.mark.parametrize("masks", [None, half_masks()], ids=["whole", "masked"])
 def test_snip_is_plain_autograd_at_the_masked_weights(masks):
     model = network()

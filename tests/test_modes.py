@@ -22,6 +22,7 @@ from pkcompiler import pipeline
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.modes import MARK, in_own_modes, own_modes
 from pkcompiler.pruning.plan import plan_of
+from tests.same_bits import close, same
 
 
 class Net(nn.Module):
@@ -179,20 +180,6 @@ ENTRIES: dict[str, Callable[[], Any]] = {
 }
 
 
-def same(one: Any, other: Any) -> bool:
-    """Equal bit for bit, through whatever holds the numbers."""
-    if isinstance(one, Tensor):
-        return one.dtype == other.dtype and torch.equal(one, other) and not one.is_inference()
-    if hasattr(one, "keys") and hasattr(one, "__getitem__"):
-        return list(one) == list(other) and all(same(one[k], other[k]) for k in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    if hasattr(one, "__slots__") or hasattr(one, "__dataclass_fields__"):
-        names = getattr(one, "__dataclass_fields__", ())
-        return type(one) is type(other) and all(same(getattr(one, n), getattr(other, n)) for n in names)
-    return bool(one == other) or (one != one and other != other)
-
-
 EXPECTED: dict[str, Any] = {}
 
 
@@ -230,11 +217,12 @@ def test_the_same_bits_in_each_other_context(entry: str, context: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "b"])
-def test_numbers_that_differ_are_seen(name: str) -> None:
+@pytest.mark.parametrize("alike", [same, close])
+def test_numbers_that_differ_are_seen(name: str, alike: Callable[[Any, Any], bool]) -> None:
     one = {"a": torch.ones(2), "b": [1.0, {"c": torch.zeros(1)}]}
     other = {"a": torch.ones(2), "b": [1.0, {"c": torch.zeros(1)}]}
-    assert same(one, other)
-    assert not same(one, {**other, name: 2 * torch.ones(2) if name == "a" else [1.0, {"c": torch.ones(1)}]})
+    assert alike(one, other)
+    assert not alike(one, {**other, name: 2 * torch.ones(2) if name == "a" else [1.0, {"c": torch.ones(1)}]})
 
 
 # inference tensors ------------------------------------------------------------------------------------------------------

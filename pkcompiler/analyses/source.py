@@ -37,6 +37,10 @@ class Bare:
         return frozenset()
 
     @property
+    def frozen(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
     def batched(self) -> bool:
         return False
 

@@ -76,7 +76,7 @@ def _remainders(
     primes: Sequence[int],
 ) -> list[int]:
     """The count modulo each prime: the sweeps of all primes in step, so that windows can compare them."""
-    sweeps = [Sweep(graph, tensors, chosen, batch=batch, arithmetic=Modular(float(p))) for p in primes]
+    sweeps = [Sweep(graph, tensors, chosen, batch=batch, arithmetic=Modular(float(p)), device="cpu") for p in primes]
     edges = sweeps[0].with_computed(sweeps[0].edges(masks))
     values = {name: [Scaled(tensor)] * len(primes) for name, tensor in unit_sources(graph, batch, torch.float64).items()}
     last = last_uses(graph)

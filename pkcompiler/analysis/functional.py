@@ -143,7 +143,7 @@ def open_functional(
     check_masks(graph, masks)
     check_range(graph, tensors, chosen)
     batch = static_batch(graph)
-    sweep = Sweep(graph, tensors, chosen, batch=batch, device=next((t.device for t in tensors.values()), torch.device("cpu")))
+    sweep = Sweep(graph, tensors, chosen, batch=batch)
     part = differentiate(sweep, masks, unit_sources(graph, batch, chosen.dtype), "ones", gradients)
     exact = count_paths(graph, tensors, chosen, masks, batch) if count else None
     return total([part], exact, "approximate" if is_approximate(graph, chosen) else "exact")
@@ -162,9 +162,8 @@ def differentiate(
     edges = sweep.edges(masks)
     for edge in edges.values():
         edge.requires_grad_(gradients)
-    on_device = {name: t.to(sweep.device) for name, t in sources.items()}
     with torch.set_grad_enabled(gradients):
-        weighted = weigh(sweep.run(edges, on_device), output)
+        weighted = weigh(sweep.run(edges, sources), output)
         if not gradients or not edges:
             return Scaled(weighted.tensor.detach(), weighted.exponent), {}
         grads = torch.autograd.grad(weighted.tensor.sum(), list(edges.values()), allow_unused=True)
@@ -236,7 +235,7 @@ def prepare(
         batch = example_batch(samples)
     if isinstance(input, Tensor) and captured.batched and input.shape[0] > 1:
         batch = int(input.shape[0])
-    sweep = kind(captured.graph, captured.tensors, chosen, observed=observed, batch=batch, device=device_of(captured))
+    sweep = kind(captured.graph, captured.tensors, chosen, observed=observed, batch=batch)
     return sweep, batch
 
 
@@ -258,11 +257,6 @@ def weigh(value: Scaled, output: Any) -> Scaled:
 def _spreads(shape: torch.Size, over: torch.Size) -> bool:
     """Whether a tensor of one shape broadcasts to another."""
     return len(shape) <= len(over) and all(a in (1, b) for a, b in zip(shape[::-1], over[::-1], strict=False))
-
-
-def device_of(captured: Capture) -> torch.device:
-    """Where the model's parameters are."""
-    return next((t.device for t in captured.tensors.values()), torch.device("cpu"))
 
 
 def total(parts: Sequence[tuple[Scaled, dict[str, Tensor]]], count: int | None, status: str) -> Functional:

@@ -21,7 +21,7 @@ from pkcompiler.ir.types import Op, PathGraph
 
 
 class Reach(Sweep):
-    """Which entries a path reaches, constant sources included; every window passes all of its entries.
+    """Which entries a path reaches, constant sources included; every window passes all of its entries. On the CPU.
 
     Where a function depends on weights otherwise than through a path that open gates keep (the scores of a softmax, the
     centring and the deviation of a normalisation), dependence counts as a path. So what is not reached can be removed without
@@ -30,7 +30,7 @@ class Reach(Sweep):
 
     def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], *, batch: int = 1, constants: str = "on") -> None:
         chosen = settings(edge="1", pools="sum", constants=constants, dtype=torch.float32)
-        super().__init__(graph, tensors, chosen, batch=batch, arithmetic=Boolean())
+        super().__init__(graph, tensors, chosen, batch=batch, arithmetic=Boolean(), device="cpu")
 
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
         match op.map:
@@ -78,7 +78,7 @@ class Fed:
         """The sources; the output reached from any source, and from an input (0 and 1, differentiable by the edges)."""
         edges = self.any.with_computed(edges)
         sources = unit_sources(self.graph, self.batch, self.any.settings.dtype)
-        sources = {name: t.to(self.any.device).requires_grad_() for name, t in sources.items()}
+        sources = {name: t.requires_grad_() for name, t in sources.items()}
         values = {name: (Scaled(t), Scaled(t)) for name, t in sources.items()}
         last = last_uses(self.graph)
         for i, op in enumerate(self.graph.ops):

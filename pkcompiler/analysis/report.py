@@ -15,6 +15,7 @@ from pkcompiler.analysis.findings import Finding, find
 from pkcompiler.analysis.functional import Functional, is_approximate, open_functional, static_batch
 from pkcompiler.analysis.lengths import path_lengths
 from pkcompiler.analysis.measured import LOG2, scaled_float
+from pkcompiler.analysis.scaled import numbers
 from pkcompiler.analysis.semiring import Settings, settings
 from pkcompiler.analysis.sources import check_masks, unit_sources
 from pkcompiler.analysis.sweep import Sweep
@@ -197,14 +198,16 @@ def _finite(tensors: Mapping[str, Tensor]) -> bool:
 def _masses(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> _Masses:
     chosen = {edge: settings(edge=edge, pools="sum", products="pairs", constants="on") for edge in ("abs(theta)", "theta^2")}
     l1, l2 = (open_functional(graph, tensors, c, masks=masks) for c in chosen.values())
-    tau = math.fsum(float(_kept(grad, name, masks).sum()) for name, grad in l2.grad.items())
+    tau = math.fsum(numbers(_kept(grad, name, masks).sum() for name, grad in l2.grad.items()))
     batch = static_batch(graph)
-    sweep = Sweep(graph, tensors, chosen["theta^2"], batch=batch, device=next((t.device for t in tensors.values()), "cpu"))
-    nothing = {n: t.to(sweep.device) * 0 for n, t in unit_sources(graph, batch, torch.float64).items()}
+    sweep = Sweep(graph, tensors, chosen["theta^2"], batch=batch)
+    nothing = {n: t * 0 for n, t in unit_sources(graph, batch, torch.float64).items()}
     squares = sweep.edges(masks)
     with torch.no_grad():
         rest = sweep.run(squares, nothing)
-    crossing = {n: (float((w.sqrt() * l1.grad[n]).sum()), float((w * l2.grad[n]).sum())) for n, w in squares.items()}
+    by_l1 = numbers((w.sqrt() * l1.grad[n]).sum() for n, w in squares.items())
+    by_l2 = numbers((w * l2.grad[n]).sum() for n, w in squares.items())
+    crossing = dict(zip(squares, zip(by_l1, by_l2, strict=True), strict=True))
     beside = math.ldexp(float(rest.tensor.sum()), max(-2000, min(2000, rest.exponent - l2.exponent)))
     fed = max(0.0, 1 - beside / l2.mantissa) if l2.mantissa else None
     return _Masses(l1, l2, tau, fed, crossing)

@@ -7,8 +7,9 @@ computation to the bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,8 +49,14 @@ def largest(tensor: Tensor, nonnegative: bool = False) -> float:
     detached = tensor.detach()
     if nonnegative:
         return float(detached.max())
-    low, high = torch.aminmax(detached)
-    return max(-float(low), float(high))
+    low, high = numbers(torch.aminmax(detached))
+    return max(-low, high)
+
+
+def numbers(tensors: Iterable[Tensor]) -> list[Any]:
+    """Tensors of one entry and one dtype as plain numbers, by one transfer (each is a wait for the device)."""
+    found = [t.detach() for t in tensors]
+    return torch.stack(found).tolist() if found else []
 
 
 def times_power(tensor: Tensor, power: int) -> Tensor:

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from pkcompiler.analysis.scaled import numbers
 from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import Call
 from pkcompiler.frontend.inputs import no_values
-from pkcompiler.frontend.weights import holds_odd
+from pkcompiler.frontend.weights import odd_entries
 from pkcompiler.ir.maps import Batch, Embed, Reindex
 from pkcompiler.ir.types import PathGraph, Value
 
@@ -50,10 +51,11 @@ def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, 
 
 def check_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> None:
     """Parameters and stored tensors hold neither NaN nor infinite values; those that do are named at once (``PKC405``)."""
+    stored = [s for s in graph.slots if s.role != "computed" and s.name in tensors]
     raise_all(
         not_finite(s.name, s.role)
-        for s in graph.slots
-        if s.role != "computed" and s.name in tensors and holds_odd(tensors[s.name], s.role)
+        for s, odd in zip(stored, numbers(odd_entries(tensors[s.name], s.role).any() for s in stored), strict=True)
+        if odd
     )
 
 
@@ -83,17 +85,24 @@ def check_range(graph: PathGraph, tensors: Mapping[str, Tensor], chosen: Setting
     """The edges t(theta) of each parameter fit one floating-point range, beside what they are multiplied by; those that do not are
     named at once (``PKC508``): the largest entry, and in float64 also the smallest of squares beside it."""
     reach = REACH[chosen.dtype]
+    names = [s.name for s in graph.parameters if chosen.transform.power and tensors[s.name].numel()]
+    tops = numbers(tensors[n].abs().max() for n in names)
+    squares = chosen.dtype == torch.float64 and chosen.transform.power == 2
+    lows = numbers(_smallest(tensors[n]) for n in names) if squares else tops
     found = []
-    for slot in graph.parameters if chosen.transform.power else ():
-        sizes = tensors[slot.name].detach().abs()
-        top = float(sizes.max()) if sizes.numel() else 0.0
+    for name, low, top in zip(names, lows, tops, strict=True):
         if top == 0 or not math.isfinite(top):
             continue
-        low = float(sizes.where(sizes > 0, top).min()) if chosen.dtype == torch.float64 and chosen.transform.power == 2 else top
         logs = [chosen.transform.power * math.log10(size) for size in (low, top)]
         if abs(logs[1]) > reach or logs[1] - logs[0] > reach:
-            found.append(_out_of_range(slot.name, low, top, chosen))
+            found.append(_out_of_range(name, low, top, chosen))
     raise_all(found)
+
+
+def _smallest(tensor: Tensor) -> Tensor:
+    """The smallest absolute entry that is not 0 (0 where all are)."""
+    sizes = tensor.detach().abs()
+    return sizes.where(sizes > 0, sizes.max()).min()
 
 
 def _out_of_range(name: str, low: float, top: float, chosen: Settings) -> Diagnostic:
@@ -114,6 +123,12 @@ def require_stored(graph: PathGraph, what: str) -> None:
         )
         for s in graph.computed
     )
+
+
+def device_of(graph: PathGraph, tensors: Mapping[str, Tensor]) -> torch.device:
+    """Where a graph's parameters lie (a constant of no dimension may stay on the CPU); without parameters, its first tensor."""
+    named = (*(s.name for s in graph.parameters), *tensors)
+    return next((tensors[name].device for name in named), torch.device("cpu"))
 
 
 def data_inputs(captured: Capture, data: Any) -> list[Any]:
@@ -257,11 +272,10 @@ def input_sources(
         raise fail("PKC501", f"path_functional has no input = {input!r}", f"expected one of {', '.join(map(repr, INPUTS))}")
     flat = None if samples is None else dict(zip(captured.program.inputs, samples, strict=True))
     placeholders = dict(captured.lifted.inputs)
-    device = next((t.device for t in captured.tensors.values()), torch.device("cpu"))
     out = {}
     for value in captured.graph.inputs:
         given = None if flat is None or input == "ones" else flat[placeholders[value.name]]
-        out[value.name] = source_weights(value, given, rows_of(captured.graph, value), input, batch, dtype).to(device)
+        out[value.name] = source_weights(value, given, rows_of(captured.graph, value), input, batch, dtype)
     return out
 
 

@@ -28,6 +28,7 @@ from pkcompiler.analysis.reindex import (
 )
 from pkcompiler.analysis.scaled import Scaled, aligned
 from pkcompiler.analysis.semiring import Settings
+from pkcompiler.analysis.sources import device_of
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.graphs import crossed_factors, last_uses
 from pkcompiler.ir.maps import (
@@ -60,7 +61,8 @@ class Sweep:
     """A path graph prepared for one kind of functional: constants raised to their power once, then run as often as wanted.
 
     ``tensors``: every slot's tensor (any dtype; converted to ``settings.dtype``). ``observed``: what was recorded at the data, by
-    operation name; None for functionals without data. ``batch``: the number of samples carried through.
+    operation name; None for functionals without data. ``batch``: the number of samples carried through. ``device``: where to
+    compute, by default where the parameters are; tensors and sources are moved there.
     """
 
     def __init__(
@@ -72,11 +74,11 @@ class Sweep:
         observed: Observations | None = None,
         batch: int = 1,
         arithmetic: Arithmetic | None = None,
-        device: torch.device | str = "cpu",
+        device: torch.device | str | None = None,
     ) -> None:
         self.graph, self.tensors, self.settings, self.observed, self.batch = graph, tensors, settings, observed, batch
         self.arithmetic: Arithmetic = arithmetic or Carried(nonnegative=not settings.transform.signed)
-        self.device = torch.device(device)
+        self.device = device_of(graph, tensors) if device is None else torch.device(device)
         self._made = [Made(slot) for slot in graph.computed]
         self._fixed: dict[tuple[Fixed, tuple[int, ...]], Tensor] = {}
         self._matrices: dict[tuple[Resample, tuple[int, ...]], list[Tensor]] = {}
@@ -118,7 +120,7 @@ class Sweep:
         """
         self._factors = None
         edges = self.with_computed(edges)
-        values: dict[str, Scaled] = {name: Scaled(tensor) for name, tensor in sources.items()}
+        values: dict[str, Scaled] = {name: Scaled(tensor.to(self.device)) for name, tensor in sources.items()}
         last = last_uses(self.graph)
         for i, op in enumerate(self.graph.ops):
             inputs = [values[name] for name in op.inputs]

@@ -18,7 +18,7 @@ CODES: dict[str, str] = {
         "Layer collapse: no path from an input to an output is left, and the network is a constant. The run stops, and the "
         "masks of the last good round are kept in the unfinished folder."
     ),
-    "PKC411": "The device is not there, or this torch cannot use it.",
+    "PKC411": "The device is not there, this torch cannot use it, or it holds no numbers of the precision asked for.",
     "PKC412": (
         "A loss is a function of output and target that returns the mean over the samples, a tensor with one entry; or where "
         "samples weigh differently (sum, weight), the weight from the targets alone: then the loss is the sum over all batches "

@@ -71,7 +71,8 @@ class Builder:
         return name
 
     def constant(self, tensor: Tensor) -> Named:
-        """A constant slot; equal tensors share one."""
+        """A constant slot, on the CPU; equal tensors share one."""
+        tensor = tensor.cpu()
         for name, other in self.constants.items():
             if other.shape == tensor.shape and other.dtype == tensor.dtype and torch.equal(other, tensor):
                 return Named(name)

@@ -19,7 +19,7 @@ from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
-from pkcompiler.frontend.precision import cast, check_dtype, converted, in_order, is_ready, refuse_complex
+from pkcompiler.frontend.precision import cast, check_dtype, converted, in_order, is_ready, refuse_complex, state_of
 from pkcompiler.frontend.stops import gradient_stops
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
@@ -135,10 +135,12 @@ def capture(
         call, program = alone, export_program(model, alone, free=False)
     make_equal(program)
     lifted = lift_program(program, call.flat, frozenset(gates), name)
-    tensors = {slot.name: lifted.constants.get(slot.name, program.tensors.get(slot.name)) for slot in lifted.graph.slots}
+    where = next((t.device for t in state_of(model)), torch.device("cpu"))
+    found = {**program.tensors, **{n: t.to(where) for n, t in lifted.constants.items()}}
+    tensors = {slot.name: found[slot.name].detach() for slot in lifted.graph.slots if slot.name in found}
     call = replace(call, computed=bool(lifted.graph.computed))
     stops = gradient_stops(model, call)
-    return Capture(model, call, program, lifted, {k: v.detach() for k, v in tensors.items() if v is not None}, hooked, stops)
+    return Capture(model, call, program, lifted, tensors, hooked, stops)
 
 
 def captured_for_caller(model: nn.Module, example_inputs: Any, **options: Any) -> Capture:

@@ -57,7 +57,7 @@ def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | N
             if constant is None:
                 raise LookupError(f"{n.name} is no function of the root")
             number = constant.flatten()[0]
-            return number.to(z.dtype) if number.is_floating_point() else number
+            return number.to(z) if number.is_floating_point() else number.to(z.device)
 
         for n in nodes:
             args = fx.map_arg(n.args, read)

@@ -210,9 +210,9 @@ class _Lifter:
             slot = program.parameters[name]
             return Stored(slot, tuple(program.tensors[slot].shape))
         if slot := program.parameters.get(name) or program.buffers.get(name, ""):
-            return Known(program.tensors[slot], tuple(program.tensors[slot].shape), slot)
+            return Known(program.tensors[slot].cpu(), tuple(program.tensors[slot].shape), slot)
         if name in program.lifted:
-            return Known(program.lifted[name], tuple(program.lifted[name].shape))
+            return Known(program.lifted[name].cpu(), tuple(program.lifted[name].shape))
         return self.input(node) if name in self.seen.dtypes else self.seen.shapes.get(name)
 
     def input(self, node: fx.Node) -> Path | Index:

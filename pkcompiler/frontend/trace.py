@@ -101,7 +101,7 @@ class Trace:
 
     shapes: Mapping[str, Any]  # node -> tuple[Dim, ...] | int | Batch | list of those
     dtypes: Mapping[str, str]  # of a node with several results: that of the first
-    known: Mapping[str, Tensor | None]  # data-free nodes -> value at batch 1 (None: it differs from sample to sample)
+    known: Mapping[str, Tensor | None]  # data-free nodes -> value at batch 1, on the CPU (None: it differs from sample to sample)
 
 
 def trace(program: Program, flat: Sequence[Any], keep: frozenset[str]) -> Trace:
@@ -148,7 +148,7 @@ def _unify_dim(a: Any, b: Any) -> Any:
 
 
 def _one_sample(a: Tensor, b: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
-    """A data-free tensor at batch 1, or None when it is not the same for every sample."""
+    """A data-free tensor at batch 1, on the CPU, or None when it is not the same for every sample."""
     batched = [i for i, dim in enumerate(shape) if isinstance(dim, Batch)]
     small = a
     for i in batched:
@@ -159,7 +159,7 @@ def _one_sample(a: Tensor, b: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
         repeats = [other.shape[i] // small.shape[i] if small.shape[i] else 1 for i in range(small.dim())]
         if not torch.equal(small.repeat(repeats) if repeats else small, other) and not _both_nan(small.repeat(repeats), other):
             return None
-    return small.clone()
+    return small.clone().cpu()
 
 
 def _both_nan(a: Tensor, b: Tensor) -> bool:

@@ -27,7 +27,8 @@ def uncallable(model: nn.Module, flat: Sequence[Any], error: BaseException) -> P
     shapes = ", ".join(f"{tuple(t.shape)}" if isinstance(t, Tensor) else repr(t) for t in flat)
     place = usercode.user_line(error)
     likely = guess_input(model) or InputSpec(None, torch.float32, (1, 3, 32, 32))
-    notes = [f"check the inputs first: {typed_or_called(f'example_inputs, or --input such as {likely}', likely.call)}"]
+    give = typed_or_called(f"example_inputs, or --input such as {likely}", likely.call)
+    notes = [_apart(model, flat) or f"check the inputs first: {give}"]
     if place is not None:
         notes.append(f"or correct {place[0].name}, line {place[1]}")
     return fail(
@@ -37,3 +38,10 @@ def uncallable(model: nn.Module, flat: Sequence[Any], error: BaseException) -> P
         span=None if place is None else usercode.span_of(*place),
         label="raised here",
     )
+
+
+def _apart(model: nn.Module, flat: Sequence[Any]) -> str | None:
+    """What to do where an input lies on another device than the model."""
+    where = next((p.device for p in model.parameters()), None)
+    other = next((t.device for t in flat if isinstance(t, Tensor) and t.device != where), None)
+    return None if where is None or other is None else f"an input lies on {other}, the model on {where}: give x.to('{where}')"

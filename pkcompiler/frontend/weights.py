@@ -44,9 +44,14 @@ def non_finite(module: nn.Module) -> tuple[tuple[str, str], ...]:
 
 def holds_odd(tensor: Tensor, role: str) -> bool:
     """Whether a tensor holds a NaN or an infinity. Beside parameters -inf is no fault: masks of attention are written with it."""
+    return bool(odd_entries(tensor, role).any())
+
+
+def odd_entries(tensor: Tensor, role: str) -> Tensor:
+    """Where, as :func:`holds_odd` says."""
     if not tensor.is_floating_point():
-        return False
-    return not bool((tensor.isfinite() if role == "parameter" else tensor < float("inf")).all())
+        return torch.zeros((), dtype=torch.bool, device=tensor.device)
+    return ~(tensor.isfinite() if role == "parameter" else tensor < float("inf"))
 
 
 def _read(path: Path) -> object:
@@ -61,7 +66,7 @@ def _read(path: Path) -> object:
         raise fail("PKC640", f"there is no file '{path}'", nearest(path.name, beside, FILES) or f"run 'ls {path.parent}'")
     try:
         if path.suffix == ".safetensors":
-            return load_safetensors(path.read_bytes())
+            return dict(sorted(load_safetensors(path.read_bytes()).items()))  # it gives them in any order
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _pickled(path, error) from None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.functional import device_of, masked
+from pkcompiler.analysis.functional import masked
 from pkcompiler.analysis.measured import Measured, not_predicted
 from pkcompiler.analysis.record import observe
 from pkcompiler.analysis.scaled import Scaled, aligned
@@ -53,7 +53,7 @@ def _weights(captured: Capture, graph: PathGraph, data: Any, masks: Mapping[str,
     size, parts = captured.static_batch, []
     for piece in one_by_one(captured, data_inputs(captured, data)):
         observed, _ = observe(captured.program, captured.lifted, piece, given, counting)
-        sweep = Sweep(graph, captured.tensors, counting, observed=observed, batch=size, device=device_of(captured))
+        sweep = Sweep(graph, captured.tensors, counting, observed=observed, batch=size)
         sources = input_sources(captured, piece, "data^2", size, counting.dtype)
         with torch.no_grad():
             parts.append(sweep.run(sweep.edges(masks), sources))

@@ -7,7 +7,7 @@ One product is one forward and one backward derivative of h around a product of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from pkcompiler.analysis.made import Made
 from pkcompiler.analysis.measured import Measured
+from pkcompiler.analysis.scaled import numbers
 from pkcompiler.analysis.semiring import EDGES
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.uses import uses
@@ -132,7 +133,7 @@ class ComposedKernel(PathKernel):
         note, errors = "", [0.0]
         entries = sum(self.weights.theta[made.slot.name].numel() for made in self._made) * self.size
         if entries <= LARGEST:
-            total = float(sum(t.sum() for t in self._first().values()))
+            total = float(self._sum(t.sum() for t in self._first().values()))
         else:
             total, error = self._probed(self.names, lambda pushed: {n: t * self.weights.tau()[n] for n, t in pushed.items()})
             errors.append(error)
@@ -172,9 +173,12 @@ class ComposedKernel(PathKernel):
         draws = []
         for _ in range(PROBES):
             pushed = self._pushed({n: signs(self.theta[n], generator) for n in names})
-            draws.append(float(sum((pushed[n] * t).sum() for n, t in times(pushed).items())))
-        values = torch.tensor(draws, dtype=torch.float64)
+            draws.append(self._sum((pushed[n] * t).sum() for n, t in times(pushed).items()))
+        values = torch.tensor(numbers(draws), dtype=torch.float64)
         return float(values.mean()), float(values.std() / PROBES**0.5)
+
+    def _sum(self, parts: Iterable[Tensor]) -> Tensor:
+        return sum(parts, torch.zeros((), dtype=self.dtype, device=self.device))
 
     def _first(self) -> dict[str, Tensor]:
         """sum over j of dR_2/dU_j (du_j/dtheta_i)^2 by parameter."""
@@ -203,9 +207,7 @@ class ComposedKernel(PathKernel):
             found = []
             for unit in torch.eye(self.theta[name].numel(), dtype=self.dtype, device=self.device):
                 pushed = self._pushed({name: unit.reshape(self.theta[name].shape)})
-                found.append(
-                    sum(((pushed[n] * t).sum() for n, t in self._curved(pushed).items()), torch.zeros((), dtype=self.dtype))
-                )
+                found.append(self._sum((pushed[n] * t).sum() for n, t in self._curved(pushed).items()))
             out[name] = torch.stack(found).reshape(self.theta[name].shape)
         return out
 

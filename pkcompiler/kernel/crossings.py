@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pkcompiler.analysis.scaled import numbers
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.ir.maps import Product
 from pkcompiler.ir.types import PathGraph
@@ -108,7 +109,8 @@ def _estimated(kernel: PathKernel, names: list[str]) -> Squares:
         drawn = {n: signs(kernel.theta[n], generator) for n in names}
         direction = {n: drawn[n] * kernel.theta[n] for n in names}
         second = kernel.hessian.product(direction)
-        draws.append(float(sum((direction[n] * second[n]).sum() for n in names if n in second)))
-    values = torch.tensor(draws, dtype=torch.float64)
+        none = torch.zeros((), dtype=kernel.dtype, device=kernel.device)
+        draws.append(sum(((direction[n] * second[n]).sum() for n in names if n in second), none))
+    values = torch.tensor(numbers(draws), dtype=torch.float64)
     note = f"too many entries can be crossed twice by a path; their part is the mean of {PROBES} probes"
     return Squares({}, float(values.mean()), float(values.std() / PROBES**0.5), note)

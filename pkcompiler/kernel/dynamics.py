@@ -33,7 +33,7 @@ REDUCTIONS = ("sum", "mean", "torch")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dynamics:
-    """Losses after 0, 1, ..., ``steps`` steps, float64 tensors [steps + 1].
+    """Losses after 0, 1, ..., ``steps`` steps, float64 tensors [steps + 1]; everything is on the CPU.
 
     ``predicted_steps``: of discrete steps. ``predicted_flow``: of gradient flow at the same times (None where it was not asked for,
     or the kernel's matrix does not fit). ``trained``: of the network itself, with ``deviation`` = |predicted_steps - trained| /
@@ -147,16 +147,16 @@ def _decomposed(theta: NTK | FrozenKernel, residual: Tensor, c: float, lr: float
     discrete = torch.stack([(energies_left * shrink.pow(2 * int(t))).sum() for t in times]).cpu()
     continuous = torch.stack([(energies_left * torch.exp(-2 * rate * t)).sum() for t in times]).cpu()
     total = float(energies.sum())
-    return times, discrete, continuous, values, energies / total if total else energies
+    return times, discrete, continuous, values.cpu(), (energies / total if total else energies).cpu()
 
 
 def _stepwise(theta: NTK | FrozenKernel, residual: Tensor, c: float, lr: float, steps: int) -> Curves:
     """Discrete steps by products with the kernel."""
-    losses = [float(residual.square().sum())]
+    losses = [residual.square().sum()]
     for _ in range(steps):
         residual = residual - 2 * c * lr * theta.matvec(residual)
-        losses.append(float(residual.square().sum()))
-    return torch.arange(steps + 1, dtype=torch.float64), c * torch.tensor(losses, dtype=torch.float64), None, None, None
+        losses.append(residual.square().sum())
+    return torch.arange(steps + 1, dtype=torch.float64), c * torch.stack(losses).double().cpu(), None, None, None
 
 
 def _stable_step(theta: NTK | FrozenKernel, c: float) -> Measured:

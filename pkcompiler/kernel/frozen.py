@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.certificate import SIGNED
-from pkcompiler.analysis.functional import chunks, device_of, masked
+from pkcompiler.analysis.functional import chunks, masked
 from pkcompiler.analysis.record import observe
 from pkcompiler.analysis.reindex import window_max
 from pkcompiler.analysis.scaled import Scaled
@@ -60,22 +60,14 @@ def frozen_map(
     observed_names, source_names = tuple(seen[0][0]), tuple(seen[0][1])
     stacked = [torch.stack([o[n] for o, _ in seen]) for n in observed_names]
     stacked += [torch.stack([s[n] for _, s in seen]) for n in source_names]
-    edges = Sweep(captured.graph, captured.tensors, _signed(dtype), device=device_of(captured)).edges(masks)
+    edges = Sweep(captured.graph, captured.tensors, _signed(dtype)).edges(masks)
     theta = {n: captured.tensors[n].to(dtype) for n in edges if n in wanted}
 
     def function(theta: Theta, unit: tuple[Tensor, ...]) -> Tensor:
         observed = dict(zip(observed_names, unit, strict=False))
         sources = dict(zip(source_names, unit[len(observed_names) :], strict=True))
         kept = {n: t * masks[n].to(t) if n in masks else t for n, t in theta.items()}
-        sweep = Sweep(
-            captured.graph,
-            captured.tensors,
-            _signed(dtype),
-            observed=observed,
-            batch=size,
-            arithmetic=Plain(),
-            device=device_of(captured),
-        )
+        sweep = Sweep(captured.graph, captured.tensors, _signed(dtype), observed=observed, batch=size, arithmetic=Plain())
         return sweep.run({**edges, **kept}, sources).tensor.reshape(-1)
 
     rows = function(theta, tuple(t[0] for t in stacked)).numel()

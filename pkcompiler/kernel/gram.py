@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pkcompiler.analysis.functional import is_approximate, static_batch
 from pkcompiler.analysis.measured import Measured, Status, worst
 from pkcompiler.analysis.semiring import Settings, settings
-from pkcompiler.analysis.sources import check_finite, check_masks, check_range, unit_sources
+from pkcompiler.analysis.sources import check_finite, check_masks, check_range, device_of, unit_sources
 from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
@@ -63,7 +63,6 @@ def kernel_of(
     tensors: Mapping[str, Tensor],
     chosen: Settings,
     masks: Mapping[str, Tensor] | None = None,
-    device: torch.device | str | None = None,
     *,
     input: Mapping[str, Tensor] | None = None,
     output: Any = "ones",
@@ -74,7 +73,7 @@ def kernel_of(
     ``chosen``: edge ``theta^2``, gates open (``PKC520`` otherwise). ``input``: weights of the sources by input name, as
     ``Sweep.run`` takes them, ones by default. ``output``: ``"ones"``, the position of one entry in the flattened output, or a
     tensor of weights >= 0 in its shape: paths to entry k count with that weight. ``wanted``: names of the parameters to restrict
-    G to. ``device``: where to compute, by default where the tensors are.
+    G to. It is computed where the parameters lie.
     """
     if chosen.edge != "theta^2" or chosen.reads_data:
         given = f"edge = {chosen.edge}, gates = {chosen.gates}, pools = {chosen.pools}, norms = {chosen.norms}"
@@ -82,13 +81,12 @@ def kernel_of(
     check_masks(graph, masks)
     check_finite(graph, tensors)
     check_range(graph, tensors, chosen)
-    where = torch.device(device) if device is not None else next((t.device for t in tensors.values()), torch.device("cpu"))
     kind = PathKernel
     if graph.computed:
         from pkcompiler.kernel.composed import ComposedKernel
 
         kind = ComposedKernel
-    return kind(graph, tensors, chosen, masks or {}, where, input, output, wanted)
+    return kind(graph, tensors, chosen, masks or {}, device_of(graph, tensors), input, output, wanted)
 
 
 @methods_in_own_modes
@@ -158,7 +156,7 @@ class PathKernel:
         batch = static_batch(self.graph)
         sweep = TwiceSweep(self.graph, self._tensors, self.settings, batch=batch, device=self.device)
         sources = unit_sources(self.graph, batch, self.dtype) | dict(self._input or {})
-        return sweep, sweep.edges(self._given), {name: t.to(self.device) for name, t in sources.items()}
+        return sweep, sweep.edges(self._given), sources
 
     @property
     def exponent(self) -> int:

@@ -73,6 +73,8 @@ def seeds(seed: int, count: int) -> list[int]:
 def drawn(model: nn.Module, initialise: Factory | None) -> Callable[[int], nn.Module] | str:
     """What makes a fresh model of a seed: ``initialise``, or ``reset_parameters`` of every module on a copy; else why nothing does.
 
+    A copy is on the CPU, wherever the model is: one seed draws the same numbers there and here.
+
     Raises ``PKC531`` where ``initialise`` makes another architecture than ``model``.
     """
     if initialise is not None:
@@ -96,7 +98,7 @@ def _reset(module: nn.Module) -> Callable[[], object] | None:
 
 def _again(model: nn.Module, seed: int) -> nn.Module:
     """A copy with every module reset, children before their parents (which may overwrite them, as when they are built)."""
-    fresh = copied(model)
+    fresh = copied(model).cpu()
     with seeded(seed), torch.no_grad():
         for module in reversed(list(fresh.modules())):
             reset = _reset(module)
@@ -141,11 +143,11 @@ def laws(fresh: Callable[[int], nn.Module], numel: int, seed: int) -> dict[str, 
 
 
 def collect(models: Iterator[nn.Module] | Sequence[nn.Module]) -> dict[str, Moments]:
-    """Sums over initialisations, by parameter name."""
+    """Sums over initialisations, by parameter name, on the CPU."""
     out: dict[str, Moments] = {}
     for model in models:
         for name, parameter in model.named_parameters():
-            x = parameter.detach().to(torch.float64)
+            x = parameter.detach().to("cpu", torch.float64)
             if name not in out:
                 out[name] = Moments(x.clone())
             out[name].add(x)
@@ -196,7 +198,7 @@ def unlike(model: nn.Module, fresh: Callable[[int], nn.Module], seed: int) -> st
             return f"parameter '{name}' is no draw of its module's reset_parameters: {why}; give initialise=..."
     buffers = dict(draws[0].named_buffers())
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and not torch.equal(buffer, buffers[name]):
+        if buffer.is_floating_point() and not torch.equal(buffer.cpu(), buffers[name].cpu()):
             return f"buffer '{name}' is not as initialised, so the model is trained or loaded; give initialise=..."
     return None
 

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor, nn
 
-from pkcompiler.analysis.sources import rows_of
+from pkcompiler.analysis.sources import device_of, rows_of
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import evaluating
 from pkcompiler.frontend.precision import cast, in_precision
@@ -80,7 +80,7 @@ def one_draw(
     captured: Capture, model: nn.Module, flat: Sequence[Any], masks: Mapping[str, Tensor] | None, seed: int
 ) -> tuple[Tensor, Tensor | None]:
     """The trace per sample of one model at one input; exact with its parts by output, or unbiased from random signs."""
-    model = in_precision(model, torch.float64)
+    model = in_precision(model, torch.float64).to(device_of(captured.graph, captured.tensors))
     named = dict(model.named_parameters())
     for name, parameter in named.items():
         parameter.requires_grad_(True)
@@ -93,23 +93,24 @@ def one_draw(
         rows = output.reshape(samples, -1)
         if rows.shape[1] <= EXACT_OUTPUTS:
             entries = [squared_gradient(y, list(named.values()), kept) for y in rows.flatten()]
-            parts = torch.stack(entries).reshape(samples, -1).mean(0)
+            parts = torch.stack(entries).cpu().reshape(samples, -1).mean(0)
             return parts.sum(), parts
         generator = torch.Generator().manual_seed(seed)
         signs = torch.randint(2, (PROBES, *rows.shape), generator=generator).to(rows) * 2 - 1
-        return torch.stack([squared_gradient((rows * s).sum(), list(named.values()), kept) for s in signs]).mean() / samples, None
+        probes = [squared_gradient((rows * s).sum(), list(named.values()), kept) for s in signs]
+        return torch.stack(probes).cpu().mean() / samples, None
 
 
 def squared_gradient(value: Tensor, parameters: Sequence[Tensor], kept: Sequence[Tensor | None]) -> Tensor:
     """Sum of (d value / d theta)^2 over the kept entries."""
-    if not value.requires_grad:
-        return torch.zeros((), dtype=torch.float64)
-    grads = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
     total = torch.zeros((), dtype=torch.float64, device=value.device)
+    if not value.requires_grad:
+        return total
+    grads = torch.autograd.grad(value, list(parameters), retain_graph=True, allow_unused=True)
     for grad, mask in zip(grads, kept, strict=True):
         if grad is not None:
             total = total + (grad.square() if mask is None else grad.square() * mask.to(grad)).sum()
-    return total.cpu()
+    return total
 
 
 def standard_error(values: Tensor) -> float:

@@ -88,7 +88,7 @@ def predict_trace(
     captured = captured_for_caller(model, example_inputs, dtype=torch.float64)
     check_masks(captured.graph, masks)
     check_finite(captured.graph, captured.tensors)
-    inputs = Inputs(mean, second_moment)
+    inputs = Inputs(*(m.cpu() if isinstance(m, Tensor) else m for m in (mean, second_moment)))
     _check_moments(captured, inputs)
     fresh = drawn(model, initialise)
     if isinstance(fresh, str):

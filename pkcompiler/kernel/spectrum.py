@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.measured import Measured, not_predicted, worst
+from pkcompiler.analysis.scaled import numbers
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.lanczos import eigenpairs
 from pkcompiler.kernel.probes import at_least, signs, stream
@@ -23,7 +24,9 @@ DENSE = 400
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Eigenpairs:
-    """``values`` [k] descending and ``residuals`` [k] = ||G u - lambda u|| / lambda (float64); ``vectors`` [size, k] of norm 1.
+    """``values`` [k] descending and ``residuals`` [k] = ||G u - lambda u|| / lambda; ``vectors`` [size, k] of norm 1.
+
+    Of a Path Kernel values and residuals are float64 on the CPU, else they are in the kernel's precision and on its device.
 
     Values are times ``2**exponent``. ``products``: the number of products with G that it took (those of the residuals included).
     """
@@ -62,12 +65,10 @@ def leading(kernel: PathKernel, k: int, tolerance: float, memory: int) -> Eigenp
 def _checked(kernel: PathKernel, values: Tensor, vectors: Tensor, products: int) -> Eigenpairs:
     """With the residuals recomputed: relative to lambda, or to 1e-8 of the largest where lambda is smaller."""
     floor = max(1e-8 * float(values[0]), torch.finfo(torch.float64).tiny) if len(values) else 1.0
-    residuals = []
-    for value, vector in zip(values.tolist(), vectors.unbind(1), strict=True):
-        rest = kernel.matvec(vector).sub_(vector, alpha=value)
-        residuals.append(float(torch.linalg.vector_norm(rest)) / max(value, floor))
-    found = torch.tensor(residuals, dtype=torch.float64)
-    return Eigenpairs(values.double().cpu(), vectors, found, kernel.exponent, products + len(values))
+    plain = values.double().cpu()
+    rests = (kernel.matvec(u).sub_(u, alpha=value) for value, u in zip(plain.tolist(), vectors.unbind(1), strict=True))
+    sizes = torch.tensor(numbers(torch.linalg.vector_norm(rest) for rest in rests), dtype=torch.float64)
+    return Eigenpairs(plain, vectors, sizes / plain.clamp(min=floor), kernel.exponent, products + len(values))
 
 
 def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:
@@ -76,10 +77,8 @@ def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:
     if kernel.size <= DENSE:
         return kernel._measured(float(torch.linalg.matrix_norm(kernel.dense())))
     generator = stream(seed)
-    squares = []
-    for _ in range(samples):
-        z = signs(torch.empty(kernel.size, dtype=kernel.dtype, device=kernel.device), generator)
-        squares.append(float(kernel.matvec(z).square().sum()))
+    like = torch.empty(kernel.size, dtype=kernel.dtype, device=kernel.device)
+    squares = numbers(kernel.matvec(signs(like, generator)).square().sum() for _ in range(samples))
     values = torch.tensor(squares, dtype=torch.float64)
     norm = math.sqrt(float(values.mean()))
     error = float(values.std()) / math.sqrt(samples) / (2 * norm) if norm else 0.0

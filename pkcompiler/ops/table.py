@@ -34,8 +34,8 @@ class Stored:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
-    """A tensor that no input and no parameter enters; ``slot`` when it is a whole buffer. Batch dimensions have their size at
-    batch 1."""
+    """A tensor that no input and no parameter enters, on the CPU; ``slot`` when it is a whole buffer. Batch dimensions have their
+    size at batch 1."""
 
     tensor: torch.Tensor
     shape: tuple[Any, ...]

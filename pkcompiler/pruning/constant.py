@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.functional import chunks, device_of, masked
+from pkcompiler.analysis.functional import chunks, masked
 from pkcompiler.analysis.record import observe
 from pkcompiler.analysis.scaled import Scaled, aligned
 from pkcompiler.analysis.semiring import Settings
@@ -38,7 +38,7 @@ def swept(
     for ``at_once`` samples.
     """
     given = {**captured.program.tensors, **masked(captured, masks)}
-    sweep = Sweep(captured.graph, captured.tensors, chosen, device=device_of(captured))
+    sweep = Sweep(captured.graph, captured.tensors, chosen)
     edges = sweep.edges(masks)
     parts, first = [], 0
     with torch.no_grad():

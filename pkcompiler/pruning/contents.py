@@ -31,10 +31,13 @@ def read_text(folder: Path, name: str) -> str:
 
 
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of a file. Raises ``PKC628`` where it holds none, or two of one name; OSError."""
+    """The tensors of a file, sorted by name (safetensors gives them in another order at every reading).
+
+    Raises ``PKC628`` where it holds none, or two of one name; OSError.
+    """
     content = (folder / name).read_bytes()
     try:
-        found = tensors_of(content)
+        found = dict(sorted(tensors_of(content).items()))
         parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         # torch does not know every type of element that the format has; those it does not know are a KeyError

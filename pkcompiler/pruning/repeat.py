@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pkcompiler.analysis.measured import scaled_float
+from pkcompiler.analysis.scaled import numbers
 from pkcompiler.kernel.initial import seeded
 from pkcompiler.lang.ast import Pass
 from pkcompiler.pruning import fresh, terms
@@ -36,7 +37,7 @@ def repeated(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] =
 
 def _squares(term: Term) -> tuple[float, int]:
     """The sum of the squares, and the exponent of 2 that goes with it."""
-    return sum(float(t.double().square().sum()) for t in term.tensors.values()), 2 * term.exponent
+    return sum(numbers(t.double().square().sum() for t in term.tensors.values())), 2 * term.exponent
 
 
 def _standard_error(each: Sequence[tuple[float, int]], mean: tuple[float, int]) -> float:

@@ -28,7 +28,9 @@ from pkcompiler.pruning.workspace import Workspace, sample_inputs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scores(Mapping[str, Tensor]):
-    """Parameter name to scores of its shape; the score of entry i is ``scores[name][i] * 2**exponent`` (one exponent for all).
+    """Parameter name to scores of its shape, on the model's device.
+
+    The score of entry i is ``scores[name][i] * 2**exponent`` (one exponent for all).
 
     ``standard_error``: of means over random draws, as a part of the scores (root mean squares of both); None without draws.
     """
@@ -79,7 +81,8 @@ def score(
     captured = captured_for_caller(model, example_inputs, dtype=dtype)
     check_finite(captured.graph, captured.tensors)
     check_masks(captured.graph, masks)
-    work = workspace(captured, chosen, masks or {}, dtype, data, loss, seed, initialise=initialise)
+    kept = {n: m.detach().bool().cpu() for n, m in (masks or {}).items()}
+    work = workspace(captured, chosen, kept, dtype, data, loss, seed, initialise=initialise)
     scores = evaluate(chosen, work, seed)
     refuse_nan(f"the scores of '{chosen.name}' are", "the pass", scores)
     return scores

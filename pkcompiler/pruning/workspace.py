@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import device_of, masked, prepare
+from pkcompiler.analysis.functional import masked, prepare
 from pkcompiler.analysis.measured import LOG2
 from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.analysis.semiring import Settings
@@ -21,6 +21,7 @@ from pkcompiler.analysis.sources import (
     check_targets,
     data_inputs,
     data_position,
+    device_of,
     input_sources,
     is_batched,
     unit_sources,
@@ -194,8 +195,7 @@ class Workspace:
         """The source weights of every input; all ones are those of the graph alone."""
         if not isinstance(input, str) or input != "ones":
             return input_sources(self.captured, samples, input, batch, dtype)
-        device = device_of(self.captured)
-        return {name: t.to(device) for name, t in unit_sources(self.captured.graph, batch, dtype).items()}
+        return unit_sources(self.captured.graph, batch, dtype)
 
     def _weighted(self, value: Scaled, output: str | Term, reads_samples: bool) -> Term:
         tensor = value.tensor
@@ -385,8 +385,9 @@ class _mode:
 
 
 def sample_inputs(captured: Capture, data: Any) -> tuple[Sequence[Any], Tensor | None]:
-    """The flat inputs and the targets of a pair (x, y). Raises ``PKC663`` for targets that are not one per sample."""
+    """The flat inputs and the targets of a pair (x, y), where the model is. Raises ``PKC663`` for targets that are not one per
+    sample."""
     target = data[1] if isinstance(data, tuple | list) and len(data) > 1 else None
     samples = data_inputs(captured, data)
     check_targets(target, length(samples))
-    return samples, target
+    return samples, None if target is None else target.to(device_of(captured.graph, captured.tensors))

@@ -193,8 +193,7 @@ def _pruned(cell: Cell, record: Record) -> _Network:
     loss, _ = pipeline.objective_of(opened, None)
     if cell.plan is None:
         _same_samples(cell, data)
-        opened.module.to(pipeline.find_device(cell.device))
-        captured = opened.capture(torch.float64)
+        captured = pipeline.captured_on(opened, pipeline.find_device(cell.device), torch.float64)
         masks: Mapping[str, Tensor] = {}
         sizes = candidates(captured.graph).sizes
         kept = total = sum(sizes.values())

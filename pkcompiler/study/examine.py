@@ -1,4 +1,4 @@
-"""What is wrong with a study, found before its first cell: its code, its data, and targets that cannot be reached."""
+"""What is wrong with a study, found before its first cell: its device, its code, its data, and targets that cannot be reached."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ import torch
 
 from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import Diagnostic, PkcError
+from pkcompiler.pipeline import find_device
 from pkcompiler.pruning.rounds import Run
 from pkcompiler.study.cell import apart, data_of, load_train, opened_of
 from pkcompiler.study.grid import Cell
 
 
 def examine(cells: tuple[Cell, ...]) -> tuple[Diagnostic, ...]:
-    """Every model, train and data set looked at, and every target of every model, all without pruning or training.
+    """The device, every model, train and data set looked at, and every target of every model, all without pruning or training.
 
     ``cells``: those that are to be done; of those that differ in their seed alone, the first stands for all.
     """
     found: list[Diagnostic] = []
+    for device in dict.fromkeys(cell.device for cell in cells):
+        try:
+            find_device(device)
+        except PkcError as error:
+            found += error.diagnostics
     for train in dict.fromkeys(cell.train for cell in cells):
         try:
             with apart():

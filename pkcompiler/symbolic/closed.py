@@ -270,11 +270,11 @@ def closed_forms(
 def given_graph(
     model: nn.Module | PathGraph, inputs: Any, tensors: Mapping[str, Tensor] | None
 ) -> tuple[PathGraph, Mapping[str, Tensor], int]:
-    """The graph, its tensors and the batch that it carries. Raises ``PKC538`` where stored tensors are missing."""
+    """The graph, its tensors (on the CPU) and the batch that it carries. Raises ``PKC538`` where stored tensors are missing."""
     if not isinstance(model, PathGraph):
         captured = captured_for_caller(model, inputs)
         check_finite(captured.graph, captured.tensors)
-        return captured.graph, captured.tensors, captured.static_batch
+        return captured.graph, {n: t.cpu() for n, t in captured.tensors.items()}, captured.static_batch
     missing = [s.name for s in model.slots if s.role != "parameter" and s.name not in (tensors or {})]
     if missing:
         raise fail(
@@ -282,7 +282,7 @@ def given_graph(
         )
     check_tensors(model, tensors or {})
     check_finite(model, tensors or {})
-    return model, tensors or {}, static_batch(model)
+    return model, {n: t.detach().cpu() for n, t in (tensors or {}).items()}, static_batch(model)
 
 
 def _widths(groups: Groups) -> tuple[Width, ...]:

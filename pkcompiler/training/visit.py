@@ -104,4 +104,4 @@ class Pruner:
         if captured.recorded:
             return False
         buffers = zip(captured.module.buffers(), self.model.buffers(), strict=True)
-        return not captured.lifted.constants or all(torch.equal(a, b.to(a.dtype)) for a, b in buffers)
+        return not captured.lifted.constants or all(torch.equal(a, b.to(a)) for a, b in buffers)

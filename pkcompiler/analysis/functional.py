@@ -116,7 +116,7 @@ def functional_of(
         )
     tensors = masked(captured, masks)
     whole = input in ("ones", "mean(data)", "mean(data^2)") and not chosen.reads_data
-    with at_samples(captured.module, captured.call, samples):
+    with at_samples(captured, samples):
         parts = [
             one_sweep(captured, tensors, chosen, chunk, samples, input=input, output=output, masks=masks, gradients=gradients)
             for chunk in chunks(captured, samples, whole=whole)

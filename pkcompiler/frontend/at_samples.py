@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,25 @@ from pkcompiler.frontend.export import Call, evaluating
 from pkcompiler.frontend.uncallable import first_line
 
 
+class Runs(Protocol):
+    """What holds a model and how it is called: a capture, say. Neither is read where nothing is raised."""
+
+    @property
+    def module(self) -> nn.Module: ...
+
+    @property
+    def call(self) -> Call: ...
+
+
 @contextmanager
-def at_samples(model: nn.Module, call: Call, samples: Sequence[Any] | None) -> Iterator[None]:
+def at_samples(of: Runs, samples: Sequence[Any] | None) -> Iterator[None]:
     """What is raised inside is ``PKC505`` where the model itself fails at the samples; else, and without samples, it stays."""
     try:
         yield
     except PkcError:
         raise
     except Exception as error:
-        if samples is not None and (found := _failing(model, call, samples)):
+        if samples is not None and (found := _failing(of.module, of.call, samples)):
             raise found from error
         raise
 

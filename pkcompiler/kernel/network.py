@@ -152,7 +152,7 @@ def network(
     flat = tuple(flat_samples(call, (x,)))
     n = next(len(t) for t in flat if is_batched(t))
     probe = Network(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, n, ())
-    with at_samples(module, call, flat):
+    with at_samples(probe, flat):
         shape = _output_shape(probe)
         _run_all(probe)
     return Network(module, call, theta, fixed, probe.masks, flat, n, shape)

@@ -136,7 +136,7 @@ def planned_data(given: Any, plan: Plan) -> Any:
 
 def evaluate(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] = (0, 0)) -> Scores:
     """Run a pass at the workspace's masks: the mean over its repetitions. ``moment``: stage and round, for what is drawn."""
-    with at_samples(work.captured.module, work.captured.call, work.samples):
+    with at_samples(work.captured, work.samples):
         term, error = repeated(chosen, work, seed, moment)
     if chosen.order != "magnitude":
         return Scores(term.tensors, term.exponent, chosen.order, error)

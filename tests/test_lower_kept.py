@@ -151,6 +151,19 @@ def test_gradients_are_zero_before_they_are_read(kind: str) -> None:
     assert all(not p.grad[~masks[n]].any() for n, p in kept.named_parameters() if n in masks)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_zero_whatever_hooks_were_added_later(kind: str) -> None:
+    net = build()
+    masks = masks_of(net)
+    kept = KINDS[kind](net, masks)
+    for parameter in kept.parameters():
+        parameter.register_hook(lambda gradient: gradient + 1)
+    kept(torch.randn(3, 2, 4)).sum().backward()
+    for name, mask in masks.items():
+        gradient = kept.get_parameter(name).grad
+        assert not gradient[~mask].any() and gradient[mask].all()
+
+
 @contextmanager
 def overwriting() -> Iterator[None]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)

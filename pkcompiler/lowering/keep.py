@@ -105,12 +105,13 @@ class Keeper:
         :raises PkcError: PKC471 for one of another shape, PKC474 for pieces of a flat one.
         """
         for leaf, cell in list(self.cells.items()):
-            if is_flat(self.parameters[leaf]):
-                raise PkcError(flat_fault(self.names[leaf]))
-            found = self.held.get(leaf)
-            if not isinstance(found, nn.Parameter) or (among is not None and id(found) not in among):
+            now = self.held.get(leaf)
+            found = now if isinstance(now, nn.Parameter) else self.parameters[leaf]
+            if among is not None and id(found) not in among:
                 continue
-            if cell_of(found) is not cell or self.places.get(leaf) != found._cdata:
+            if is_flat(found):
+                raise PkcError(flat_fault(self.names[leaf]))
+            if _last_hook(found) is not cell or self.places[leaf] != found._cdata:
                 self._hold(leaf, found, cell)
             self.parameters[leaf] = found
 
@@ -128,7 +129,7 @@ class Keeper:
         elif other is not cell:
             other.tighten(cell.mask)
             cell = other
-        parameter._backward_hooks = parameter._backward_hooks  # torch.utils.swap_tensors gives it a place without them
+        _make_last(parameter, cell)
         self.parameters[leaf], self.cells[leaf], self.places[leaf] = parameter, cell, parameter._cdata
         cell.zero(parameter)
 
@@ -187,7 +188,7 @@ def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: 
     """Hold ``masks`` (by any names of parameters, of their shapes) on the parameters of ``module`` from now on.
 
     :param anew: in the place of the masks so far, not besides them.
-    :param called: whether the modules that own the parameters, and those around them, are called; else a graph reads the weights.
+    :param called: whether the modules that own the parameters, and those around them, are called; else ``module`` alone is.
     """
     _hook_optimizers_once()
     for owner in module.modules():
@@ -197,7 +198,7 @@ def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: 
         path, _, leaf = name.rpartition(".")
         keeper = _keeper(module.get_submodule(path))
         keeper.keep(leaf, name, mask, anew=anew)
-        for around in _around(module, path) if called else ():
+        for around in _around(module, path) if called else (module,):
             _find_again_in(around, keeper)
 
 
@@ -251,6 +252,19 @@ def _hook_gradient(parameter: nn.Parameter, cell: Cell) -> None:
     parameter.requires_grad_(True)
     parameter.register_hook(cell)
     parameter.requires_grad_(not frozen)
+
+
+def _last_hook(parameter: nn.Parameter) -> object:
+    return next(reversed((parameter._backward_hooks or {}).values()), None)
+
+
+def _make_last(parameter: nn.Parameter, cell: Cell) -> None:
+    """Run the hook of a cell after all others, which may write to gradients; and all of them after ``torch.utils.swap_tensors``,
+    which takes a parameter to a place where torch knows none."""
+    hooks: Any = parameter._backward_hooks
+    key = next(key for key, hook in hooks.items() if hook is cell)
+    hooks[key] = hooks.pop(key)
+    parameter._backward_hooks = hooks
 
 
 _optimizer_hooks: list[Any] = []

@@ -93,6 +93,10 @@ CODES: dict[str, str] = {
     "PKC459": "A round is due while a stage before its own has not come to its last one: stages run in the order of the text.",
     "PKC460": "The optimizer was made from another model (or before the model's parameters were replaced): it would train nothing.",
     "PKC461": "An average of weights that is to follow the masks of training has other parameters than the model that is trained.",
+    "PKC462": (
+        "A weight is computed from a parameter by a division (weight_norm, w / w.norm()), and masks drop all of one of its rows, "
+        "which would be 0/0. lower makes such rows of torch's own norms 0; a forward of your own divides by what is never 0."
+    ),
     "PKC470": "A mask has a name that no parameter of the model has, or has no more since it was masked.",
     "PKC471": "A mask has another shape than its parameter, or than what took the parameter's place since it was masked.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.lowering.keep import ATTRIBUTE, is_keeping, keep, keeper_of
 from pkcompiler.lowering.masks import Masks, check_masks, of_all_names, overlap_faults
+from pkcompiler.lowering.zero_rows import undefined_faults
 from pkcompiler.modes import in_own_modes
 
 
@@ -28,7 +29,8 @@ def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
 
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
         :class:`pkcompiler.Pruned`.
-    :raises PkcError: as :func:`check_masks`; PKC474 also for parameters made under ``torch.inference_mode``.
+    :raises PkcError: as :func:`check_masks`; PKC474 also for parameters made under ``torch.inference_mode``; PKC462 for a computed
+        weight that the masks leave 0/0.
     """
     return _applied(module, masks, anew=False)
 
@@ -45,6 +47,9 @@ def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
     refuse_inference(module)
     checked = check_masks(module, masks)
     raise_all(overlap_faults(module, checked))
+    held = {} if anew else applied_masks(module)
+    whole = {**held, **{n: mask & held[n].to(mask.device) if n in held else mask for n, mask in checked.items()}}
+    raise_all(undefined_faults(module, whole, masks))
     keep(module, of_all_names(module, checked), anew=anew, called=True)
     return module
 

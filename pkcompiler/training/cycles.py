@@ -182,6 +182,7 @@ class Cycles:
             while due is not None and self.back is None:
                 done.append(self._round(due, next(states)))
                 due = self.agenda.due(len(self.visits), moment)
+        self.pruner.refuse_undefined(self.masks)
         self.trained.keep(self.masks)
         return done
 

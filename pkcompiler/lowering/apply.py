@@ -68,10 +68,10 @@ def refuse_inference(module: nn.Module) -> None:
 def applied_masks(module: nn.Module) -> dict[str, Tensor]:
     """The masks that :func:`apply_masks` put on ``module``, a part of it or what holds it, by parameter name."""
     found = {}
-    for name, _ in module.named_parameters():
+    for name, parameter in module.named_parameters():
         path, _, leaf = name.rpartition(".")
         keeper = keeper_of(module.get_submodule(path))
-        if keeper is not None and leaf in keeper.cells:
+        if keeper is not None and leaf in keeper.cells and keeper.cells[leaf].mask.shape == parameter.shape:
             found[name] = keeper.cells[leaf].mask
     return found
 

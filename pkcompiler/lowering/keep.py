@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -115,6 +115,10 @@ class Keeper:
                 self._hold(leaf, found, cell)
             self.parameters[leaf] = found
 
+    def is_current(self) -> bool:
+        """Whether the parameters last seen are those that there are: what a compiler can ask, and guards."""
+        return all(self.held.get(leaf, parameter) is parameter for leaf, parameter in self.parameters.items())
+
     def _hold(self, leaf: str, parameter: nn.Parameter, cell: Cell) -> None:
         if parameter.shape != cell.mask.shape:
             raise fail(
@@ -168,15 +172,21 @@ _KEEPERS: WeakSet[Keeper] = WeakSet()
 class FindAgain:
     """A forward pre-hook: before a module is called, masks are held on the parameters that it has now.
 
-    Not while a compiler or ``torch.export`` traces it, which runs no hook that writes.
+    ``torch.compile`` breaks its graph where they have changed; ``torch.export`` and the transforms of ``torch.func`` run the module
+    with tensors that take the place of the parameters, and nothing is done then.
     """
 
     def __init__(self) -> None:
         self.keepers: list[Keeper] = []
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
+        if torch.compiler.is_dynamo_compiling():
+            if not all(keeper.is_current() for keeper in self.keepers):
+                _UNCOMPILED["find"](self, module)
+        elif not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+            self.find(module)
+
+    def find(self, module: nn.Module) -> None:
         for keeper in self.keepers:
             keeper.find_again()
         own = keeper_of(module)
@@ -267,13 +277,17 @@ def _make_last(parameter: nn.Parameter, cell: Cell) -> None:
     parameter._backward_hooks = hooks
 
 
-_optimizer_hooks: list[Any] = []
+_UNCOMPILED: dict[str, Callable[..., None]] = {}
+"""What no compiler traces, from the first mask on: importing torch's compiler takes a second."""
 
 
 def _hook_optimizers_once() -> None:
-    if not _optimizer_hooks:
-        _optimizer_hooks.append(register_optimizer_step_pre_hook(_before_step))
-        _optimizer_hooks.append(register_optimizer_step_post_hook(_after_step))
+    if _UNCOMPILED:
+        return
+    functions = {"find": FindAgain.find, "before": _before_step, "after": _after_step}
+    _UNCOMPILED.update({name: torch.compiler.disable(function) for name, function in functions.items()})
+    register_optimizer_step_pre_hook(_UNCOMPILED["before"])
+    register_optimizer_step_post_hook(_UNCOMPILED["after"])
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -218,3 +218,23 @@ def test_a_schedule_in_training_refuses_such_rows(kind: str) -> None:
         for cycle in cycles:
             for _ in cycle:
                 cycle.epoch_end()
+
+
+def test_channels_of_computed_weights_are_refused() -> None:
+    """Without a column of v all other entries of g v / ||v|| would change."""
+    with pytest.raises(pk.PkcError, match=r"PKC445.*'0\.weight' is computed from") as caught:
+        pk.prune(network(), X, schedule="schedule s { prune synflow { density = 50% structure = channel } }")
+    assert len(caught.value.diagnostics) == 2
+    pk.prune(folded(network()), X, schedule="schedule s { prune synflow { density = 50% structure = channel } }")
+
+
+def test_closed_forms_of_computed_weights_are_refused_by_their_name() -> None:
+    with pytest.raises(pk.PkcError, match=r"PKC509.*'0\.weight' is computed from.*closed forms are of stored weights"):
+        pk.closed_forms(network(), X)
+
+
+def test_rescaling_leaves_computed_weights_alone_and_says_so() -> None:
+    model = network()
+    found = pk.rescale(model, X)
+    assert [(alone.name, alone.units) for alone in found.left_alone] == [("0", 6), ("2", 3)]
+    torch.testing.assert_close(found.model(X), model(X), rtol=0, atol=0)

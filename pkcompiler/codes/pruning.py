@@ -66,6 +66,11 @@ CODES: dict[str, str] = {
         "A weight is computed from the parameter (weight_norm, spectral_norm, w / w.norm(), sigmoid(g) * w). Passes of first "
         "derivatives score it; random walks, orders by paths and derivatives that are differentiated again read weights alone."
     ),
+    "PKC445": (
+        "Whole channels are to go, and a weight that has some is computed from parameters (weight_norm, spectral_norm, "
+        "w / w.norm()). What it is divided by changes with every entry, so that the channels that stay would change too. Fold the "
+        "computation into the weight, or prune single entries."
+    ),
     "PKC450": (
         "A schedule of which every stage runs before training leaves nothing to do in a loop of training. For such schedules "
         "there is pkcompiler.prune."

@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations
 
 import pkcompiler as pk
 from pkcompiler.analysis.report import analyze_graph
+from pkcompiler.training import load_schedule
 
 X = torch.ones(2, 4)
 V = ["0.parametrizations.weight.original1", "2.parametrizations.weight.original1"]
@@ -156,3 +157,84 @@ def test_a_lowered_network_has_zeros_where_nothing_of_a_row_is_kept(wrap: object
     assert grads and all(bool(g.isfinite().all()) for g in grads.values())
     assert bool((grads[name][~mask] == 0).all())
     assert net.state_dict().keys() == model.state_dict().keys()
+
+
+NORMED = {
+    "parametrized": (lambda: parametrizations.weight_norm(nn.Linear(4, 6)), "0.parametrizations.weight.original1", [2]),
+    "hook": (lambda: nn.utils.weight_norm(nn.Linear(4, 6)), "0.weight_v", [2, 3]),
+    "spectral": (lambda: parametrizations.spectral_norm(nn.Linear(4, 6)), "0.parametrizations.weight.original", list(range(6))),
+    "by hand": (ByHand, "0.w", [2]),
+}
+
+
+def emptied(kind: str) -> tuple[nn.Module, pk.Pruned]:
+    """A network, and a result of pruning that keeps nothing of some rows of its first weight."""
+    torch.manual_seed(0)
+    made, name, rows = NORMED[kind]
+    model = nn.Sequential(made(), nn.ReLU(), nn.Linear(6, 3))
+    pruned = pk.prune(model, X, "magnitude", density=0.9)
+    pruned.masks[name].fill_(True)[rows] = False
+    return model, pruned
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", NORMED)
+def test_rows_of_which_nothing_is_kept_are_refused_by_name_where_they_stay_undefined(kind: str) -> None:
+    model, pruned = emptied(kind)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with pytest.raises(pk.PkcError, match=rf"PKC462.*{NORMED[kind][1]}"):
+        pk.apply_masks(model, pruned)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    if kind == "by hand":
+        with pytest.raises(pk.PkcError, match=r"PKC462.*0\.w"):
+            pk.lower(model, pruned)
+        return
+    assert pk.lower(model, pruned)(X).isfinite().all()
+    with pytest.raises(pk.PkcError, match="PKC462"):
+        pk.apply_masks(model, pruned.masks)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
+@pytest.mark.parametrize("kind", ["hook", "by hand"])
+def test_masks_that_leave_a_row_together_are_refused(kind: str) -> None:
+    model, name = nn.Sequential(NORMED[kind][0](), nn.ReLU(), nn.Linear(6, 3)), NORMED[kind][1]
+    pruned = pk.prune(model, X, "magnitude", density=0.9)
+    half = torch.ones(6, 4, dtype=torch.bool)
+    half[1, :2] = False
+    pk.apply_masks(model, {name: half})
+    pruned.masks[name].copy_(~half | (torch.arange(6) != 1)[:, None])
+    with pytest.raises(pk.PkcError, match="PKC462"):
+        pk.apply_masks(model, pruned)
+
+
+@pytest.mark.parametrize("kind", ["parametrized", "by hand"])
+def test_a_schedule_in_training_refuses_such_rows(kind: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(NORMED[kind][0](), nn.ReLU(), nn.Linear(6, 3))
+    model.get_parameter(NORMED[kind][1]).data[2] *= 1e-6
+    text = f'schedule s {{ prune magnitude {{ density = 60%\n at = epochs(1..1)\n include = "{NORMED[kind][1]}" }} }}'
+    cycles = load_schedule(text).cycles(model, torch.optim.SGD(model.parameters(), 0.1), X, epochs=1)
+    with pytest.raises(pk.PkcError, match="PKC462"):
+        for cycle in cycles:
+            for _ in cycle:
+                cycle.epoch_end()
+
+
+def test_channels_of_computed_weights_are_refused() -> None:
+    """Without a column of v all other entries of g v / ||v|| would change."""
+    with pytest.raises(pk.PkcError, match=r"PKC445.*'0\.weight' is computed from") as caught:
+        pk.prune(network(), X, schedule="schedule s { prune synflow { density = 50% structure = channel } }")
+    assert len(caught.value.diagnostics) == 2
+    pk.prune(folded(network()), X, schedule="schedule s { prune synflow { density = 50% structure = channel } }")
+
+
+def test_closed_forms_of_computed_weights_are_refused_by_their_name() -> None:
+    with pytest.raises(pk.PkcError, match=r"PKC509.*'0\.weight' is computed from.*closed forms are of stored weights"):
+        pk.closed_forms(network(), X)
+
+
+def test_rescaling_leaves_computed_weights_alone_and_says_so() -> None:
+    model = network()
+    found = pk.rescale(model, X)
+    assert [(alone.name, alone.units) for alone in found.left_alone] == [("0", 6), ("2", 3)]
+    torch.testing.assert_close(found.model(X), model(X), rtol=0, atol=0)

@@ -155,3 +155,16 @@ def test_what_is_not_finite_is_refused_by_name(form: Form) -> None:
         with pytest.raises(PkcError, match=r"not finite: .* at %\S+ \(equal_models.py:\d+\)") as caught:
             call()
         assert [d.code for d in caught.value.diagnostics] == ["PKC510"]
+
+
+def test_a_part_that_is_taken_twice_is_one_value() -> None:
+    """LLaMA's gate, its first half written twice, and the product from the other side."""
+    x = torch.randn(3, 3, 4)
+    forms = [
+        lambda z: (F.silu(z[..., :2]) * z[..., 2:]).repeat(1, 1, 2),
+        lambda z: (z[..., :2] * torch.sigmoid(z[..., :2]) * z[..., 2:]).repeat(1, 1, 2),
+        lambda z: (z[..., 2:] * (torch.sigmoid(z[..., :2]) * z[..., :2])).repeat(1, 1, 2),
+    ]
+    expected, *found = [figures(Between(form), x) for form in forms]
+    for values in found:
+        assert values == pytest.approx(expected, rel=1e-9)

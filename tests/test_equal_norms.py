@@ -265,3 +265,18 @@ def test_a_frozen_batch_norm_that_is_written_out(writing: int) -> None:
             values = [path_functional(Frozen(w), x, edge=edge, constants=constants).value for w in (0, writing)]
             assert values[1] == pytest.approx(values[0], rel=1e-6)
     assert certify(Frozen(writing), torch.randn(3, 2, 4, 4)).holds
+
+
+def test_a_view_behind_a_norm_over_channels() -> None:
+    """The norm is computed with its channels last, and the model's own view would not fit its order in memory."""
+
+    class Viewed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.o = nn.Conv2d(2, 4, 2), nn.Linear(36, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.a(x)
+            return self.o((z * torch.rsqrt(z.square().mean(1, keepdim=True) + 1e-6)).view(len(x), -1))
+
+    assert certify(Viewed(), torch.randn(2, 2, 4, 4)).holds

@@ -26,6 +26,7 @@ EXACT: dict[str, tuple[Phi, float]] = {
     "mish": (F.mish, 1),
     "hardswish": (F.hardswish, 1),
     "relu6": (F.relu6, 1),
+    "elu, by a clamp": (lambda z: torch.relu(z) + torch.clamp(torch.exp(z) - 1, max=0), 1),
     "tanh": (torch.tanh, 1),
     "abs": (torch.abs, 1),
     "softplus": (F.softplus, 1),

@@ -82,6 +82,14 @@ def test_a_lazy_parameter_has_no_shape() -> None:
         lower(nn.Sequential(nn.LazyLinear(2)), {"0.weight": torch.ones(2, 2, dtype=torch.bool)})
 
 
+@pytest.mark.parametrize("function", [lower, apply_masks])
+def test_parameters_that_nothing_trains(function) -> None:
+    model = nn.Linear(2, 2)
+    model.codes = nn.Parameter(torch.ones(2, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(PkcError, match=r"PKC474.*'codes' is torch.int8"):
+        function(model, {"codes": torch.tensor([True, False])})
+
+
 def hook(*_: object) -> None:
     return None
 

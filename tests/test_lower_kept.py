@@ -151,6 +151,19 @@ def test_gradients_are_zero_before_they_are_read(kind: str) -> None:
     assert all(not p.grad[~masks[n]].any() for n, p in kept.named_parameters() if n in masks)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_zero_whatever_hooks_were_added_later(kind: str) -> None:
+    net = build()
+    masks = masks_of(net)
+    kept = KINDS[kind](net, masks)
+    for parameter in kept.parameters():
+        parameter.register_hook(lambda gradient: gradient + 1)
+    kept(torch.randn(3, 2, 4)).sum().backward()
+    for name, mask in masks.items():
+        gradient = kept.get_parameter(name).grad
+        assert not gradient[~mask].any() and gradient[mask].all()
+
+
 @contextmanager
 def overwriting() -> Iterator[None]:
     torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -292,13 +305,45 @@ def test_a_parametrization_over_a_masked_weight_keeps_its_mask() -> None:
     assert torch.equal(net[0].weight != 0, torch.eye(3) > 0)
 
 
-def test_compiled_networks_keep_zeros_in_one_graph() -> None:
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_compiled_networks_keep_zeros_in_one_graph_also_after_a_compiled_step() -> None:
     torch._dynamo.reset()
     net = build()
     masks = masks_of(net)
-    compiled = torch.compile(apply_masks(net, masks), backend="aot_eager", fullgraph=True)
+    compiled = torch.compile(apply_masks(net, masks), backend="eager", fullgraph=True)
     train(compiled, optimizer_of("Muon", net))
     assert_zero(net, masks)
+    step = torch.compile(optimizer_of("Muon", net).step, backend="eager")
+    compiled(torch.randn(3, 2, 4)).square().sum().backward()
+    step()
+    assert all(not net.get_parameter(name)[~mask].any() for name, mask in masks.items())
+
+
+def test_compiled_networks_find_replaced_parameters() -> None:
+    torch._dynamo.reset()
+    net = build()
+    masks = masks_of(net)
+    compiled = torch.compile(apply_masks(net, masks), backend="eager")
+    x = torch.randn(3, 2, 4)
+    compiled(x)
+    new_parameters(net)
+    first, masked = compiled(x), net(x)
+    assert torch.allclose(first, masked)
+    assert_zero(net, masks)
+
+
+def test_tensors_in_the_place_of_parameters_are_left_alone() -> None:
+    """Those of ``functional_call``, and of an ensemble over it."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    given = {name: p.detach().clone() for name, p in net.named_parameters()}
+    apply_masks(net, masks_of(net))
+    before, x = copy.deepcopy(given), torch.randn(3, 4)
+    torch.func.functional_call(net, given, (x,))
+    assert all(torch.equal(before[name], tensor) for name, tensor in given.items())
+    stacked, _ = torch.func.stack_module_state([net, copy.deepcopy(net)])
+    base = copy.deepcopy(net).to("meta")
+    both = torch.func.vmap(lambda p: torch.func.functional_call(base, p, (x,)))(stacked)
+    assert torch.allclose(both[0], net(x), atol=1e-6)
 
 
 def test_maskings_one_after_the_other_share_one_hook_and_tighten() -> None:

@@ -123,6 +123,7 @@ def first_version() -> None:
     settings = {"use_orig_params": True, "device_id": torch.device("cpu")}
     plain, parallel = (FullyShardedDataParallel(each, **settings) for each in (build()[0], apply_masks(net, masks)))
     optimizer = torch.optim.SGD(parallel.parameters(), 0.1, momentum=0.9)
+    torch.optim.SGD(nn.Linear(2, 2).parameters()).step()
     for act in (lambda: apply_masks(plain.module, masks), lambda: parallel(torch.randn(4, 2, 3)), optimizer.step):
         with pytest.raises(PkcError, match=r"PKC474.*weight'") as error:
             act()

@@ -120,8 +120,11 @@ def spread(t: Tensor) -> Tensor:
     return t.unsqueeze(-1)
 
 
+V = torch.tensor([1.0, -2.0, 3.0])
+
 WRITINGS = {
     "factors": [lambda a, b: 0.3 * (a * b), lambda a, b: (0.3 * a) * b, lambda a, b: a * (b * 0.3)],
+    "vectors": [lambda a, b: V * (a * b), lambda a, b: (V * a) * b, lambda a, b: a * (b * V)],
     "sums": [lambda a, b: a * b.sum(-1, keepdim=True), lambda a, b: (spread(a) * b.unsqueeze(-2)).sum(-1)],
     "means": [lambda a, b: a * b.mean(1, keepdim=True), lambda a, b: (a.unsqueeze(2) * b.unsqueeze(1)).mean(2)],
     "additions": [lambda a, b: a * (b + a.flip(1)), lambda a, b: a * b + a * a.flip(1)],
@@ -144,9 +147,27 @@ WRITINGS = {
 @pytest.mark.parametrize("products", ["value", "either"])
 @pytest.mark.parametrize("name", WRITINGS)
 def test_a_functional_is_one_of_the_function(name: str, products: str) -> None:
+    """Without data, and at the data with either power of the slopes: constants have the power of the edge wherever they stand."""
+    models = [Two(function).double() for function in WRITINGS[name]]
+    captures = [capture(model, X, dtype=torch.float64) for model in models]
     for edge in EDGES:
-        masses = [mass(function, products, edge) for function in WRITINGS[name]]
-        np.testing.assert_allclose(masses, masses[0], rtol=1e-13)
+        for gates in ("open", "data", "data^2"):
+            more = {} if gates == "open" else {"input": "data", "data": (X, torch.zeros(2))}
+            chosen = settings(edge=edge, products=products, gates=gates)
+            masses = [functional_of(c, chosen, **more).value for c in captures if edge != "1" or gates == "open"]
+            np.testing.assert_allclose(masses, masses[:1] * len(masses), rtol=1e-13)
+
+
+def test_a_constant_inside_a_frozen_factor_has_the_power_of_the_edge() -> None:
+    """By hand, at the data: 3 a [b] + 3 [a] b with 3^2, and |a| and |b| to the first power."""
+    model = Two(lambda a, b: a * (3 * b)).double()
+    with torch.no_grad():
+        a, b, ones = model.a(X).abs(), model.b(X).abs(), torch.ones_like(X)
+        through = [F.linear(ones, m.weight.square(), m.bias.square()) for m in (model.a, model.b)]
+        y = 9 * (through[0] * b + a * through[1])
+        expected = F.linear(y, model.out.weight.square(), model.out.bias.square()).sum()
+    found = path_functional(model, X, edge="theta^2", products="either", gates="data", data=(X, torch.zeros(2)))
+    assert found.value == pytest.approx(float(expected), rel=1e-13)
 
 
 def test_counts_of_many_products_are_exact() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from pkcompiler.analysis.reindex import apply_reindex, concrete
+from pkcompiler.analysis.reindex import concrete
 from pkcompiler.analysis.scaled import Scaled
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.lifted import OBSERVED
@@ -55,13 +55,13 @@ class Rest:
 
 @dataclass(slots=True)
 class Factors:
-    """Frozen factors of one run of a sweep, raised to the power that the functional gives them.
+    """Frozen factors of one run of a sweep, as they stand in the functional: see :class:`Rest`.
 
-    At the data: the values that the model had, with the power of the slopes. Without: see :class:`Rest`.
+    At the data the 1 of an entry is the value that the model had, with the power of the slopes, and a number is no source.
     """
 
     sweep: Sweep
-    known: dict[str, Scaled] = field(default_factory=dict)
+    known: dict[str, Scaled | None] = field(default_factory=dict)
     rest: Rest = field(init=False)
     types: dict[str, TensorType] = field(init=False)
 
@@ -71,26 +71,42 @@ class Factors:
         self.types = {value.name: value.type for value in (*graph.inputs, *(op.result for op in graph.ops))}
 
     def of(self, name: str) -> Scaled:
-        """What the value ``name`` is frozen at."""
+        """What the value ``name`` is frozen at. Raises ``PKC502`` where it was not recorded at the data."""
         if name not in self.known:
             at_data = self.sweep.settings.gates != "open"
-            self.known[name] = Scaled(self._slope(name)) if at_data else self.sweep.arithmetic.settle(self._without_data(name))
-        return self.known[name]
+            value = self._at_data(name) if at_data else self._without_data(name)
+            self.known[name] = None if value is None else self.sweep.arithmetic.settle(value)
+        found = self.known[name]
+        if found is None:
+            help = "use gates='open', or products='pairs'"
+            raise fail("PKC502", f"the value of %{name} was not recorded at the data", help)
+        return found
 
-    def _slope(self, name: str) -> torch.Tensor:
-        value = self._recorded(name)
-        if self.sweep.settings.transform.signed:
-            return value
-        return value.abs() ** self.sweep.settings.slope_power
+    def _at_data(self, name: str) -> Scaled | None:
+        """Made of what it is made of, if all of that was recorded, else as it was recorded itself; None where it was not."""
+        op, seen, chosen = self.rest.makers.get(name), self.sweep.observed or {}, self.sweep.settings
+        if op is not None and self.rest.is_fixed(op) and all(self._is_known(source) for source in op.inputs):
+            return self._made(op, [self.of(source) for source in op.inputs])
+        if OBSERVED + name not in seen:
+            return None
+        value = self.sweep.seen(OBSERVED + name)
+        return Scaled(value if chosen.transform.signed else value.abs() ** chosen.slope_power)
 
-    def _recorded(self, name: str) -> torch.Tensor:
-        """The value that the model had: recorded, or a view of what was."""
-        seen, op = self.sweep.observed or {}, self.rest.makers.get(name)
-        if OBSERVED + name in seen:
-            return self.sweep.seen(OBSERVED + name)
-        if op is None or not isinstance(op.map, Reindex):
-            raise fail("PKC502", f"the value of %{name} was not recorded at the data", "use gates='open', or products='pairs'")
-        return apply_reindex(op.map, [self._recorded(i) for i in op.inputs], self.sweep.batch, self.sweep.tensors)
+    def _is_known(self, name: str) -> bool:
+        if name not in self.known:
+            value = self._at_data(name)
+            self.known[name] = None if value is None else self.sweep.arithmetic.settle(value)
+        return self.known[name] is not None
+
+    def _made(self, op: Op, frozen: list[Scaled]) -> Scaled:
+        match op.map:
+            case Product():
+                return self.sweep.multiplied(op.map, *frozen)
+            case Source():
+                return self.sweep.apply(replace(op, map=replace(op.map, factor=True)), frozen, {})
+            case Frozen():
+                return self.sweep.apply(replace(op, map=replace(op.map, as_source=False)), frozen, {})
+        return self.sweep.apply(op, frozen, {})
 
     def _without_data(self, name: str) -> Scaled:
         op = self.rest.makers.get(name)

@@ -35,6 +35,10 @@ class Made:
         """u at the given tensors of its slots, in their dtype: 0 where all that a row is divided by is 0."""
         return _Run(self, given).at(self.last)
 
+    def plain(self, given: Mapping[str, Tensor]) -> Tensor:
+        """u as the model's own code computes it: NaN where :meth:`value` makes 0 of 0/0."""
+        return _Plain(self, given).at(self.last)
+
     def edge(self, edges: Mapping[str, Tensor], tensors: Mapping[str, Tensor], transform: Edge) -> Tensor:
         """t(u), differentiable by the edges of its parameters.
 
@@ -49,6 +53,8 @@ class Made:
 
 class _Run:
     """The results of a formula's steps, each computed when it is asked for."""
+
+    mends = True
 
     def __init__(self, made: Made, given: Mapping[str, Tensor]) -> None:
         self.made = made
@@ -71,16 +77,20 @@ class _Run:
         return argument
 
     def step(self, step: Step) -> Any:
-        return call(step.op, [self.at(a) for a in step.arguments], {k: self.at(v) for k, v in step.named})
+        return call(step.op, [self.at(a) for a in step.arguments], {k: self.at(v) for k, v in step.named}, self.mends)
 
 
-def call(op: str, arguments: Sequence[Any], named: Mapping[str, Any]) -> Any:
-    """One operator of the closed list; what is singular at 0 is 0 there."""
+class _Plain(_Run):
+    mends = False
+
+
+def call(op: str, arguments: Sequence[Any], named: Mapping[str, Any], mends: bool = True) -> Any:
+    """One operator of the closed list; what is singular at 0 is 0 there, if ``mends``."""
     if op == "getitem":
         return arguments[0][arguments[1]]
     if str(CENTRE) == op:
         return CENTRE(*arguments)
-    found = singular(op, arguments)
+    found = singular(op, arguments) if mends else None
     if found is not None:
         return found
     name, _, overload = op.partition(".")

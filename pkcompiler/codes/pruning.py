@@ -66,6 +66,11 @@ CODES: dict[str, str] = {
         "A weight is computed from the parameter (weight_norm, spectral_norm, w / w.norm(), sigmoid(g) * w). Passes of first "
         "derivatives score it; random walks, orders by paths and derivatives that are differentiated again read weights alone."
     ),
+    "PKC445": (
+        "Whole channels are to go, and a weight that has some is computed from parameters (weight_norm, spectral_norm, "
+        "w / w.norm()). What it is divided by changes with every entry, so that the channels that stay would change too. Fold the "
+        "computation into the weight, or prune single entries."
+    ),
     "PKC450": (
         "A schedule of which every stage runs before training leaves nothing to do in a loop of training. For such schedules "
         "there is pkcompiler.prune."
@@ -92,6 +97,11 @@ CODES: dict[str, str] = {
     "PKC458": "An argument of schedule.cycles is missing or out of its range.",
     "PKC459": "A round is due while a stage before its own has not come to its last one: stages run in the order of the text.",
     "PKC460": "The optimizer was made from another model (or before the model's parameters were replaced): it would train nothing.",
+    "PKC461": "An average of weights that is to follow the masks of training has other parameters than the model that is trained.",
+    "PKC462": (
+        "A weight is computed from a parameter by a division (weight_norm, w / w.norm()), and masks drop all of one of its rows, "
+        "which would be 0/0. lower makes such rows of torch's own norms 0; a forward of your own divides by what is never 0."
+    ),
     "PKC470": "A mask has a name that no parameter of the model has, or has no more since it was masked.",
     "PKC471": "A mask has another shape than its parameter, or than what took the parameter's place since it was masked.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",

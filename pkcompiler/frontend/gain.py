@@ -18,6 +18,8 @@ Phi = Callable[[Tensor], Tensor]
 
 NEXT_TO_ZERO = 1e-200
 """A number so small that phi' there is the one-sided derivative at 0."""
+INSIDE = 2.0**-30
+"""A number next to 0 which 1 is not so large beside that it is lost."""
 FAR = 60
 """Limits are read at 2**FAR: powers of two keep a factor's digits, and bounded terms have vanished beside z."""
 WINDOW = 8
@@ -81,8 +83,16 @@ class _Slope:
         straight = float(near.max() - near.min()) <= 1e-12 * float(near.max()) and float(near.max()) > 0.01 * max(
             1.0, abs(self.zero)
         )
+        if (inside := self._inside(side)) is not None and abs(inside - abs(derivative)) > CLEAR * inside:
+            return inside
         rounded = straight and math.isclose(near[0], abs(derivative), rel_tol=1e-6)  # torch has some derivatives in float32
         return float(near[0]) if rounded else abs(derivative)
+
+    def _inside(self, side: float) -> float | None:
+        """abs(phi') a little further on, where the slope to there is the same: NEXT_TO_ZERO may round to a kink of phi at 0."""
+        derivative = abs(float(self._derivative(torch.tensor([side * INSIDE], dtype=torch.float64))[1]))
+        slope = float(self._at(torch.tensor([side * 2.0**FINE], dtype=torch.float64)))
+        return derivative if math.isclose(slope, derivative, rel_tol=1e-9) else None
 
     def _derivative(self, z: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

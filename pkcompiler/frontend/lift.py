@@ -22,7 +22,7 @@ from pkcompiler.frontend.trace import trace
 from pkcompiler.frontend.unplaced import frozen_end, idle_gate, unplaced
 from pkcompiler.frontend.use import OperatorUse, Unsupported, short
 from pkcompiler.ir.formula import print_formula
-from pkcompiler.ir.maps import Frozen, Gate, Product, Reindex
+from pkcompiler.ir.maps import Constant, Frozen, Gate, Merge, Product, Reindex, Resample
 from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
 from pkcompiler.ir.uses import uses
 from pkcompiler.ops.entries import entry_of
@@ -88,18 +88,24 @@ class _Lifter:
         return Lifted(graph, constants, records, hidden, placeholders, self.watched(records, frozenset(names)))
 
     def factors(self, ops: Sequence[Op]) -> dict[str, Record]:
-        """The factors of the products of ``ops``, each recorded at the node that computes it, or what it is a view of."""
-        made, found = {op.name: op for op in ops}, {}
-        nodes: dict[str, str] = {}
+        """The factors of the products of ``ops`` and what they are made of without parameters, each recorded at the node that
+        computes it."""
+        made, nodes = {op.name: op for op in ops}, dict[str, str]()
         for node, ref in self.builder.refs.items():
             if isinstance(ref, Path):
                 nodes.setdefault(ref.name, node.name)
-        for op in ops:
-            for name in op.inputs if isinstance(op.map, Product) else ():
-                while name not in nodes and name in made and isinstance(made[name].map, Reindex):
-                    name = made[name].inputs[0]
-                if name in nodes:
-                    found[OBSERVED + name] = Record("factor", nodes[name])
+        found: dict[str, Record] = {}
+        seen: set[str] = set()
+        stack = [name for op in ops if isinstance(op.map, Product) for name in op.inputs]
+        while stack:
+            name = stack.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in nodes:
+                found[OBSERVED + name] = Record("factor", nodes[name])
+            if name in made and isinstance(made[name].map, Constant | Reindex | Resample | Merge | Product):
+                stack.extend(made[name].inputs)
         return found
 
     def watched(self, records: Mapping[str, Record], names: frozenset[str]) -> frozenset[str]:

@@ -18,6 +18,7 @@ from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.lowering.keep import ATTRIBUTE, is_keeping, keep, keeper_of
 from pkcompiler.lowering.masks import Masks, check_masks, of_all_names, overlap_faults
+from pkcompiler.lowering.zero_rows import undefined_faults
 from pkcompiler.modes import in_own_modes
 
 
@@ -31,7 +32,8 @@ def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
 
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
         :class:`pkcompiler.Pruned`.
-    :raises PkcError: as :func:`check_masks`; PKC474 also for parameters made under ``torch.inference_mode``.
+    :raises PkcError: as :func:`check_masks`; PKC474 also for parameters made under ``torch.inference_mode``; PKC462 for a computed
+        weight that the masks leave 0/0.
     """
     return _applied(module, masks, anew=False)
 
@@ -48,6 +50,9 @@ def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
     refuse_inference(module)
     checked = check_masks(module, masks)
     raise_all(overlap_faults(module, checked))
+    held = {} if anew else applied_masks(module)
+    whole = {**held, **{n: mask & held[n].to(mask.device) if n in held else mask for n, mask in checked.items()}}
+    raise_all(undefined_faults(module, whole, masks))
     keep(module, of_all_names(module, checked), anew=anew, called=True)
     return module
 
@@ -66,10 +71,10 @@ def refuse_inference(module: nn.Module) -> None:
 def applied_masks(module: nn.Module) -> dict[str, Tensor]:
     """The masks that :func:`apply_masks` put on ``module``, a part of it or what holds it, by parameter name."""
     found = {}
-    for name, _ in module.named_parameters():
+    for name, parameter in module.named_parameters():
         path, _, leaf = name.rpartition(".")
         keeper = keeper_of(module.get_submodule(path))
-        if keeper is not None and leaf in keeper.cells:
+        if keeper is not None and leaf in keeper.cells and keeper.cells[leaf].mask.shape == parameter.shape:
             found[name] = keeper.cells[leaf].mask
     return found
 

@@ -22,7 +22,7 @@ from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.state import KEEP_CLASS, written
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
-from pkcompiler.lowering.zero_rows import zero_rows
+from pkcompiler.lowering.zero_rows import undefined_faults, zero_rows
 from pkcompiler.modes import in_own_modes
 
 
@@ -53,6 +53,7 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     root = copied(model)
     forget_masks(root)
     fills = zero_rows(root, checked)
+    raise_all(undefined_faults(root, checked, masks, fills))
     example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
     args, kwargs = ((), {}) if example is None else normalise_inputs(example)
     try:

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -105,14 +105,19 @@ class Keeper:
         :raises PkcError: PKC471 for one of another shape, PKC474 for pieces of a flat one.
         """
         for leaf, cell in list(self.cells.items()):
-            if is_flat(self.parameters[leaf]):
-                raise PkcError(flat_fault(self.names[leaf]))
-            found = self.held.get(leaf)
-            if not isinstance(found, nn.Parameter) or (among is not None and id(found) not in among):
+            now = self.held.get(leaf)
+            found = now if isinstance(now, nn.Parameter) else self.parameters[leaf]
+            if among is not None and id(found) not in among:
                 continue
-            if cell_of(found) is not cell or self.places.get(leaf) != found._cdata:
+            if is_flat(found):
+                raise PkcError(flat_fault(self.names[leaf]))
+            if _last_hook(found) is not cell or self.places[leaf] != found._cdata:
                 self._hold(leaf, found, cell)
             self.parameters[leaf] = found
+
+    def is_current(self) -> bool:
+        """Whether the parameters last seen are those that there are: what a compiler can ask, and guards."""
+        return all(self.held.get(leaf, parameter) is parameter for leaf, parameter in self.parameters.items())
 
     def _hold(self, leaf: str, parameter: nn.Parameter, cell: Cell) -> None:
         if parameter.shape != cell.mask.shape:
@@ -128,7 +133,7 @@ class Keeper:
         elif other is not cell:
             other.tighten(cell.mask)
             cell = other
-        parameter._backward_hooks = parameter._backward_hooks  # torch.utils.swap_tensors gives it a place without them
+        _make_last(parameter, cell)
         self.parameters[leaf], self.cells[leaf], self.places[leaf] = parameter, cell, parameter._cdata
         cell.zero(parameter)
 
@@ -167,15 +172,21 @@ _KEEPERS: WeakSet[Keeper] = WeakSet()
 class FindAgain:
     """A forward pre-hook: before a module is called, masks are held on the parameters that it has now.
 
-    Not while a compiler or ``torch.export`` traces it, which runs no hook that writes.
+    ``torch.compile`` breaks its graph where they have changed; ``torch.export`` and the transforms of ``torch.func`` run the module
+    with tensors that take the place of the parameters, and nothing is done then.
     """
 
     def __init__(self) -> None:
         self.keepers: list[Keeper] = []
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        if torch.compiler.is_compiling():
-            return
+        if torch.compiler.is_dynamo_compiling():
+            if not all(keeper.is_current() for keeper in self.keepers):
+                _UNCOMPILED["find"](self, module)
+        elif not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+            self.find(module)
+
+    def find(self, module: nn.Module) -> None:
         for keeper in self.keepers:
             keeper.find_again()
         own = keeper_of(module)
@@ -187,7 +198,7 @@ def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: 
     """Hold ``masks`` (by any names of parameters, of their shapes) on the parameters of ``module`` from now on.
 
     :param anew: in the place of the masks so far, not besides them.
-    :param called: whether the modules that own the parameters, and those around them, are called; else a graph reads the weights.
+    :param called: whether the modules that own the parameters, and those around them, are called; else ``module`` alone is.
     """
     _hook_optimizers_once()
     for owner in module.modules():
@@ -197,7 +208,7 @@ def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: 
         path, _, leaf = name.rpartition(".")
         keeper = _keeper(module.get_submodule(path))
         keeper.keep(leaf, name, mask, anew=anew)
-        for around in _around(module, path) if called else ():
+        for around in _around(module, path) if called else (module,):
             _find_again_in(around, keeper)
 
 
@@ -253,13 +264,30 @@ def _hook_gradient(parameter: nn.Parameter, cell: Cell) -> None:
     parameter.requires_grad_(not frozen)
 
 
-_optimizer_hooks: list[Any] = []
+def _last_hook(parameter: nn.Parameter) -> object:
+    return next(reversed((parameter._backward_hooks or {}).values()), None)
+
+
+def _make_last(parameter: nn.Parameter, cell: Cell) -> None:
+    """Run the hook of a cell after all others, which may write to gradients; and all of them after ``torch.utils.swap_tensors``,
+    which takes a parameter to a place where torch knows none."""
+    hooks: Any = parameter._backward_hooks
+    key = next(key for key, hook in hooks.items() if hook is cell)
+    hooks[key] = hooks.pop(key)
+    parameter._backward_hooks = hooks
+
+
+_UNCOMPILED: dict[str, Callable[..., None]] = {}
+"""What no compiler traces, from the first mask on: importing torch's compiler takes a second."""
 
 
 def _hook_optimizers_once() -> None:
-    if not _optimizer_hooks:
-        _optimizer_hooks.append(register_optimizer_step_pre_hook(_before_step))
-        _optimizer_hooks.append(register_optimizer_step_post_hook(_after_step))
+    if _UNCOMPILED:
+        return
+    functions = {"find": FindAgain.find, "before": _before_step, "after": _after_step}
+    _UNCOMPILED.update({name: torch.compiler.disable(function) for name, function in functions.items()})
+    register_optimizer_step_pre_hook(_UNCOMPILED["before"])
+    register_optimizer_step_post_hook(_UNCOMPILED["after"])
 
 
 def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

@@ -181,6 +181,9 @@ def _unmaskable(module: nn.Module, canonical: Mapping[str, str], masks: Mapping[
             yield Diagnostic("PKC474", f"parameter {name!r} has no shape yet (lazy module)", notes=(note,))
         elif is_flat(parameter) and name in masks:
             yield flat_fault(name)
+        elif not (parameter.is_floating_point() or parameter.is_complex()) and name in masks:
+            note = f"leave it as it is: del masks[{name!r}]"
+            yield Diagnostic("PKC474", f"parameter {name!r} is {parameter.dtype}, which nothing trains", notes=(note,))
     wanted = {canonical[name]: name for name in masks if name in canonical}
     for name, parameter in module.named_parameters():
         if name in wanted and not (parameter.is_floating_point() or parameter.is_complex()):

@@ -5,7 +5,8 @@ Dropped entries of such a row count as 1 where the weight is computed, and the r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,10 @@ from torch.func import functional_call
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
+
+from pkcompiler.analysis.made import Made
+from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.ir.types import PathGraph
 
 
 class Dropped(nn.Module):
@@ -29,18 +34,80 @@ class Dropped(nn.Module):
         return torch.where(self.dropped, 0, weight)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Undefined:
+    """A weight that is computed in the module at ``path``, by ``hook`` or as a parametrization, from the parameter ``leaf``.
+
+    ``dropped``: where it is 0/0; ``fill``: 1 where a dropped entry of the parameter is to count as 1.
+    """
+
+    path: str
+    module: nn.Module
+    leaf: str
+    dropped: Tensor
+    fill: Tensor
+    hook: WeightNorm | SpectralNorm | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}.{self.leaf}" if self.path else self.leaf
+
+
 def zero_rows(root: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Make the rows of computed weights 0 that would be 0/0; by parameter, 1 where a dropped entry is to count as 1."""
-    fills: dict[str, Tensor] = {}
-    for path, module in list(root.named_modules()):
-        prefix = f"{path}." if path else ""
-        own = {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
-        found = _parametrized(module, own) if isinstance(module, ParametrizationList) else _hooked(module, own)
-        fills |= {prefix + name: fill for name, fill in found}
+    fills = {}
+    for found in _undefined(root, masks):
+        if isinstance(found.module, ParametrizationList):
+            found.module.append(Dropped(found.dropped))
+        elif found.hook is not None:
+            found.module.register_buffer(f"{found.hook.name}_dropped", found.dropped, persistent=False)
+            found.module.register_forward_pre_hook(partial(_drop, found.hook.name))
+        fills[found.name] = found.fill
     return fills
 
 
-def _parametrized(module: ParametrizationList, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def undefined_faults(
+    module: nn.Module, masks: Mapping[str, Tensor], result: object, mended: Collection[str] = ()
+) -> Iterator[Diagnostic]:
+    """``PKC462`` for every computed weight that masks leave 0/0 where nothing mends it.
+
+    :param result: where the masks are from. What a model computes in its forward is known of a result that holds the graph alone.
+    :param mended: parameters of which :func:`zero_rows` has taken care.
+    """
+    note = "lower(model, masks) makes them 0; or keep a weight of each: floor"
+    named = set(mended)
+    for found in () if mended else _undefined(module, masks):
+        named.add(found.name)
+        yield _fault(found.name, found.dropped, note)
+    graph: PathGraph | None = getattr(result, "graph", None)
+    tensors: Mapping[str, Tensor] = getattr(result, "tensors", {})
+    for slot in () if graph is None else graph.computed:
+        held = [name for name in slot.of if name in masks]
+        if not held or named & set(slot.of):
+            continue
+        made = Made(slot)
+        given = {n: torch.where(masks[n].cpu(), tensors[n].cpu(), 0) if n in masks else tensors[n].cpu() for n in slot.of}
+        dropped = ~made.plain(given).isfinite() & made.value(given).isfinite()
+        if bool(dropped.any()):
+            yield _fault(held[0], dropped, "divide by what is never 0: torch.nn.functional.normalize(w, dim=1)")
+
+
+def _fault(name: str, dropped: Tensor, note: str) -> Diagnostic:
+    rows = int(dropped.flatten(1).any(1).sum()) if dropped.dim() > 1 else int(dropped.sum())
+    what = f"{rows:,} rows" if rows > 1 else "a row"
+    return Diagnostic(
+        "PKC462", f"nothing is kept of {what} of {name!r}, and the weight computed from it is 0/0 there", notes=(note,)
+    )
+
+
+def _undefined(root: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Undefined]:
+    for path, module in list(root.named_modules()):
+        prefix = f"{path}." if path else ""
+        own = {name.removeprefix(prefix): mask for name, mask in masks.items() if name.startswith(prefix)}
+        yield from (_parametrized if isinstance(module, ParametrizationList) else _hooked)(path, module, own)
+
+
+def _parametrized(path: str, module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Undefined]:
     if not masks:
         return
     training, kept = module.training, _kept(module, masks)
@@ -50,11 +117,10 @@ def _parametrized(module: ParametrizationList, masks: Mapping[str, Tensor]) -> I
     module.train(training)
     names = [n for n, mask in masks.items() if mask.shape == dropped.shape]
     if bool(dropped.any()) and len(names) == 1:
-        module.append(Dropped(dropped))
-        yield names[0], _fill(dropped, masks[names[0]], kept[names[0]])
+        yield Undefined(path, module, names[0], dropped, _fill(dropped, masks[names[0]], kept[names[0]]))
 
 
-def _hooked(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _hooked(path: str, module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Undefined]:
     """Of ``torch.nn.utils.weight_norm`` and ``spectral_norm``, which compute the weight in a hook before each call."""
     for hook in list(module._forward_pre_hooks.values()):
         if not isinstance(hook, WeightNorm | SpectralNorm):
@@ -69,9 +135,7 @@ def _hooked(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[tuple[st
                 gain = kept.get(f"{hook.name}_g", getattr(module, f"{hook.name}_g"))
                 dropped = ~torch._weight_norm(kept[name], gain, hook.dim).isfinite()
         if bool(dropped.any()):
-            module.register_buffer(f"{hook.name}_dropped", dropped.clone(), persistent=False)
-            module.register_forward_pre_hook(partial(_drop, hook.name))
-            yield name, _fill(dropped, masks[name], kept[name])
+            yield Undefined(path, module, name, dropped.clone(), _fill(dropped, masks[name], kept[name]), hook)
 
 
 def _drop(name: str, module: nn.Module, inputs: Any) -> None:

@@ -14,7 +14,7 @@ from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Pass, Stage
 from pkcompiler.pruning import quantity as quantities
 from pkcompiler.pruning.candidates import Candidates, candidates
-from pkcompiler.pruning.channels import coupled_parameters, removal, within
+from pkcompiler.pruning.channels import check_stored, coupled_parameters, removal, within
 from pkcompiler.pruning.floors import in_blocks
 from pkcompiler.pruning.quantity import Quantity
 from pkcompiler.pruning.select import Masks, Survivors, select
@@ -88,9 +88,12 @@ def aim_of(
     """The stage on a model. ``state``: its ``state_dict``, whose element types a target in bytes counts. ``watched``: what the
     recorded factors of a lifted model read. ``frozen``: its parameters that do not train.
 
-    Raises ``PKC402`` for globs that match nothing, ``PKC422`` for parameters that a structure does not fit.
+    Raises ``PKC402`` for globs that match nothing, ``PKC422`` for parameters that a structure does not fit, ``PKC445`` for channels
+    of weights that are computed from parameters.
     """
     units = coupling(graph, watched) if stage.structure == "channel" else None
+    if units is not None:
+        check_stored(units, graph)
     coupled = coupled_parameters(units) if units is not None else ()
     found = candidates(graph, (*stage.include, *map(_exactly, coupled)), stage.exclude, stage.floors, frozen)
     structure = structure_of(stage.structure)

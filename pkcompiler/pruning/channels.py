@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.ir.types import PathGraph
 from pkcompiler.pruning.candidates import Candidates
 from pkcompiler.pruning.quantity import Quantity
 from pkcompiler.pruning.shaped import most_that_fits
@@ -21,6 +23,22 @@ Masks = dict[str, Tensor]
 def coupled_parameters(found: Coupling) -> tuple[str, ...]:
     """The parameters with entries in a group: weights, biases, gains."""
     return tuple(dict.fromkeys(a.slot for a in found.axes if a.role == "parameter" and bool((a.units >= 0).any())))
+
+
+def check_stored(found: Coupling, graph: PathGraph) -> None:
+    """``PKC445`` where a weight with units that may go is computed from parameters: without some of them what is left of it is
+    another weight."""
+    made = {a.slot for a in found.axes if a.role == "computed" and bool((a.units >= 0).any())}
+    raise_all(
+        Diagnostic(
+            "PKC445",
+            f"structure = channel, and the weight '{s.name}' is computed from {', '.join(repr(n) for n in s.of)}: without a "
+            "channel it would be another weight in its other channels too",
+            notes=("fold it in: torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')", "or prune single entries"),
+        )
+        for s in graph.computed
+        if s.name in made
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analysis.reindex import concrete
-from pkcompiler.analysis.sources import rows_of
+from pkcompiler.analysis.sources import require_stored, rows_of
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import (
     Constant,
@@ -121,6 +121,7 @@ class Groups:
     def _units(self, op: Op, weight: str) -> Axes:
         """The axes of a weight, its first two dimensions units (channels)."""
         if weight not in self.parameters:
+            require_stored(self.graph, "closed forms are")
             raise fail(
                 "PKC537",
                 f"%{op.name} multiplies by @{weight}, which is stored and no parameter: it has no variance, and its channels "

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.modes import methods_in_own_modes
@@ -78,6 +79,22 @@ class Cycles:
         """Before the first epoch of a cycle: what was drawn since the cycle was asked for does not count."""
         if self._random is not None:
             set_random_state(self._random, self.trained.generators)
+
+    def follow(self, average: nn.Module) -> nn.Module:
+        """Hold the masks of every round on an average of the weights, too, from now on; returns it.
+
+        ``average``: a ``torch.optim.swa_utils.AveragedModel``, or any network with the model's parameters. Raises ``PKC461`` where
+        it has others.
+        """
+        network = average.module if isinstance(average, AveragedModel) else average
+        expected = {n: p.shape for n, p in self.trained.model.named_parameters()}
+        found = {n: p.shape for n, p in network.named_parameters()}
+        if wrong := [n for n in {**expected, **found} if expected.get(n) != found.get(n)]:
+            message = f"the average is not of the model that is trained: they differ in the parameter '{wrong[0]}'"
+            raise fail("PKC461", message, "average = cycles.follow(torch.optim.swa_utils.AveragedModel(model))")
+        self.trained.averages.append(network)
+        self.trained.keep(self.masks)
+        return average
 
     @property
     def within(self) -> bool:
@@ -165,6 +182,7 @@ class Cycles:
             while due is not None and self.back is None:
                 done.append(self._round(due, next(states)))
                 due = self.agenda.due(len(self.visits), moment)
+        self.pruner.refuse_undefined(self.masks)
         self.trained.keep(self.masks)
         return done
 

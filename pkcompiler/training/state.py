@@ -28,12 +28,16 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
-    """What training changes: a model, its optimizer, others that hold state (by name), and generators."""
+    """What training changes: a model, its optimizer, others that hold state (by name), and generators.
+
+    ``averages``: networks of the same parameters that the masks are held on, too.
+    """
 
     model: nn.Module
     optimizer: Optimizer
     others: Mapping[str, Stateful] = field(default_factory=dict)
     generators: Generators = ()
+    averages: list[nn.Module] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
         """Parameters, buffers (those that no ``state_dict`` holds, too), optimizer, others and random states, copied."""
@@ -72,7 +76,8 @@ class Trained:
         some = {n: m for n, m in masks.items() if n in held or not bool(m.all())}
         if not some:
             return
-        replace_masks(self.model, some)
+        for network in (self.model, *self.averages):
+            replace_masks(network, some)
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, mask in some.items():

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pkcompiler.diagnostics import raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.copies import copied
 from pkcompiler.kernel.initial import Factory
+from pkcompiler.lowering.zero_rows import undefined_faults
 from pkcompiler.pruning.labels import Loss
 from pkcompiler.pruning.plan import Plan
 from pkcompiler.pruning.rounds import Round, Run
@@ -74,6 +76,10 @@ class Pruner:
         run.foresee(self.initial)
         if remark := run.remark():
             warnings.warn(remark, stacklevel=5)
+
+    def refuse_undefined(self, masks: Mapping[str, Tensor]) -> None:
+        """After a round: raises ``PKC462`` where the masks leave a computed weight of the model 0/0."""
+        raise_all(undefined_faults(self.model, masks, self._captured))
 
     def conclude(self, masks: Mapping[str, Tensor]) -> None:
         """After the last round: raises ``PKC424`` where the masks are not as ``lower`` demands."""

@@ -185,11 +185,6 @@ def _unmaskable(module: nn.Module, canonical: Mapping[str, str], masks: Mapping[
             note = f"leave it as it is: del masks[{name!r}]"
             yield Diagnostic("PKC474", f"parameter {name!r} is {parameter.dtype}, which nothing trains", notes=(note,))
     wanted = {canonical[name]: name for name in masks if name in canonical}
-    for name, parameter in module.named_parameters():
-        if name in wanted and not (parameter.is_floating_point() or parameter.is_complex()):
-            kind = str(parameter.dtype).removeprefix("torch.")
-            note = f"leave it whole: del masks[{wanted[name]!r}]"
-            yield Diagnostic("PKC474", f"parameter {name!r} holds whole numbers ({kind}), which are no weights", notes=(note,))
     for path, child in module.named_modules():
         if not isinstance(child, nn.Embedding | nn.EmbeddingBag):
             continue

@@ -29,14 +29,17 @@ WORDS = {
     bytes: "bytes",
     NoneType: "None",
 }
+WHOLE = range(-(2**63), 2**64)
+"""What torch takes for a whole number, signed or not."""
 LONGEST = 60  # characters of a value that are shown
 
 
 def checked(entry: Callable[Given, Result]) -> Callable[Given, Result]:
     """A function that takes what its annotations say, and nothing else.
 
-    Raises ``PKC211`` for each argument of another type (a NaN is no number; True is no whole number), ``PKC207`` where that is the
-    model, ``PKC401`` where it is the masks. What is annotated with ``Any`` or a protocol is the function's own to check.
+    Raises ``PKC211`` for each argument of another type (a NaN is no number; True is no whole number, nor is what 64 bits do not
+    hold), ``PKC207`` where that is the model, ``PKC401`` where it is the masks. What is annotated with ``Any`` or a protocol is the
+    function's own to check.
     """
 
     @functools.wraps(entry)
@@ -74,10 +77,14 @@ def fits(value: object, kind: Any) -> bool:
     if origin is not None and issubclass(origin, Sequence | AbstractSet):
         return isinstance(value, origin) and not isinstance(value, str | bytes) and all(fits(v, inner[0]) for v in value)
     if kind is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
+        return _is_whole(value)
     if kind is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and value == value
+        return _is_whole(value) or (isinstance(value, Real) and not isinstance(value, Integral) and value == value)
     return isinstance(value, origin or kind)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) in WHOLE
 
 
 def words(kind: Any) -> str:

@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from io import BytesIO, StringIO, TextIOWrapper
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -240,7 +240,7 @@ def _reached(*_: Any, **__: Any) -> Any:
 def _quiet() -> Iterator[tuple[BytesIO, BytesIO]]:
     out, err = BytesIO(), BytesIO()
     streams = [TextIOWrapper(b, encoding="utf-8", errors="backslashreplace", write_through=True) for b in (out, err)]
-    stdin = mock.patch("sys.stdin", StringIO())
+    stdin = mock.patch("sys.stdin", TextIOWrapper(BytesIO()))
     with stdin, redirect_stdout(streams[0]), redirect_stderr(streams[1]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield out, err

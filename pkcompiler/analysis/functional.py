@@ -246,9 +246,11 @@ def weigh(value: Scaled, output: Any) -> Scaled:
     if isinstance(output, str) and output == "each":
         return value
     if isinstance(output, Tensor):
-        if not _spreads(output.shape, value.tensor.shape):
+        if output.is_complex() or not _spreads(output.shape, value.tensor.shape):
             raise fail(
-                "PKC501", f"output has shape {tuple(output.shape)}", f"give weights of shape {tuple(value.tensor.shape[1:])}"
+                "PKC501",
+                f"output is {output.dtype} of shape {tuple(output.shape)}",
+                f"give weights of shape {tuple(value.tensor.shape[1:])}",
             )
         return Scaled((value.tensor * output.to(value.tensor)).sum(), value.exponent)
     raise fail("PKC501", f"path_functional has no output = {output!r}", "expected 'ones', 'each', or a tensor of weights")

@@ -138,6 +138,8 @@ def data_inputs(captured: Capture, data: Any) -> list[Any]:
 
 def samples_of(data: Any) -> Any:
     """x of data = (x, y), or x alone: a tensor, or a tuple of positional or a dict of keyword inputs where there are several."""
+    if isinstance(data, tuple | list) and len(data) > 2:
+        raise fail("PKC505", f"data holds {len(data)} parts", "expected a pair (x, y); several inputs are one part: ((x, z), y)")
     return data[0] if isinstance(data, tuple | list) and data else data
 
 

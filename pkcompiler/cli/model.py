@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pkcompiler.cli.targets import Seed
+
 if TYPE_CHECKING:
     from pkcompiler.pipeline import Opened
 
@@ -21,7 +23,7 @@ _OPTIONS = (
         "--input", "inputs", multiple=True, metavar="SHAPE", help="An example input, batch first: 1x3x32x32, int64:1x128, NAME=1x8."
     ),
     click.option("--output", metavar="NAME|INDEX", help="Which output, where the model returns several tensors."),
-    click.option("--seed", type=int, default=0, show_default=True, help="Seed of the initialisation and of random inputs."),
+    click.option("--seed", type=Seed(), default=0, show_default=True, help="Seed of the initialisation and of random inputs."),
     click.option("--weights", metavar="FILE", help="Weights: .safetensors, .pt or .pth."),
     click.option("--plugin", "plugins", multiple=True, metavar="FILE", help="A Python file with @path_op entries."),
     click.option("--gate", "gates", multiple=True, metavar="OP", help="Read this operator as a gate."),

@@ -44,6 +44,18 @@ class Word(click.Choice[str]):
         return super().convert(value.replace("_", "-") if isinstance(value, str) else value, param, ctx)
 
 
+class Seed(click.types.IntParamType):
+    """A whole number that torch takes for a seed."""
+
+    name = "seed"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if found not in range(-(2**63), 2**64):
+            self.fail(f"{value[:25]}... is no seed: type a whole number of 64 bits, such as --seed 1", param, ctx)
+        return found
+
+
 class Factor(click.ParamType[float]):
     """``50x`` or ``50``: at least 1."""
 

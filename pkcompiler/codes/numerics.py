@@ -72,7 +72,7 @@ CODES: dict[str, str] = {
         "computed kernel. path_functional gives the number."
     ),
     "PKC538": "A closed form is asked for with variances or symbols that do not fit: the message names what is missing or unknown.",
-    "PKC540": "rescale has two methods: conditioning and equi-norm (docs/rescaling.md).",
+    "PKC540": "rescale has two methods, conditioning and equi-norm (docs/rescaling.md), and takes a tolerance and steps from 0 on.",
     "PKC541": (
         "The rescaled network was compared with the model on random inputs, and it is another function: nothing is kept. "
         "Outputs beside the analysed one may read rescaled units, or the weights do not fit into the model's own precision."

@@ -121,7 +121,7 @@ def _shape(parameter: Tensor) -> torch.Size | None:
 def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
     """One error for all unknown names, one for all that are no masks, one for all other shapes."""
     unknown = [name for name in masks if name not in parameters]
-    odd = [n for n, mask in masks.items() if n in parameters and not (isinstance(mask, Tensor) and mask.dtype == torch.bool)]
+    odd = [n for n, mask in masks.items() if n in parameters and not _is_mask(mask)]
     misshapen = {
         name: _shape(parameters[name])
         for name, mask in masks.items()
@@ -159,12 +159,18 @@ def _counted(names: Sequence[str], one: str, many: str) -> str:
 
 
 def _kind(mask: object) -> str:
+    if isinstance(mask, Tensor) and mask.is_meta:
+        return "on the meta device, without values"
     return str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
+
+
+def _is_mask(mask: object) -> bool:
+    return isinstance(mask, Tensor) and mask.dtype == torch.bool and not mask.is_meta
 
 
 def _conflicts(canonical: Mapping[str, str], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
     seen: dict[str, str] = {}
-    for name in (name for name in masks if name in canonical and isinstance(masks[name], Tensor)):
+    for name in (name for name in masks if name in canonical and _is_mask(masks[name])):
         other = seen.setdefault(canonical[name], name)
         if not torch.equal(masks[other].cpu(), masks[name].cpu()):
             yield Diagnostic(

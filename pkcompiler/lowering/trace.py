@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from pkcompiler.diagnostics import fail
 from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, store
 from pkcompiler.lowering.state import refuse_changes, state_of, store_buffers, written
 
@@ -158,7 +159,11 @@ class _Buffers:
 
 def _fixed_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     signature = inspect.signature(model.forward)
-    given = signature.bind_partial(*args, **kwargs).arguments
+    try:
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except TypeError as error:
+        note = f"forward takes {', '.join(signature.parameters)}"
+        raise fail("PKC203", f"the model cannot be called with the example inputs: {error}", note) from error
     fixed = {}
     for name, parameter in signature.parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):

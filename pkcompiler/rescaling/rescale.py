@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -126,7 +127,7 @@ def rescale_captured(
     seed: int = 0,
 ) -> Rescaled:
     """As :func:`rescale`, of a model that is captured in float64 already."""
-    _refuse(method, captured.module)
+    _refuse(method, captured.module, tolerance, steps)
     graph, tensors = captured.graph, {n: t.cpu() for n, t in captured.tensors.items()}
     diagonal = diagonal_of(captured, masks)
     units = find_units(graph, tensors, static_batch(graph), captured.watched)
@@ -156,7 +157,9 @@ def rescale_captured(
     )
 
 
-def _refuse(method: str, module: nn.Module) -> None:
+def _refuse(method: str, module: nn.Module, tolerance: float, steps: int) -> None:
+    if not 0 <= tolerance < math.inf or steps < 0:
+        raise fail("PKC540", f"tolerance = {tolerance:g}, steps = {steps}", "give a tolerance and a number of steps from 0 on")
     if method not in METHODS:
         raise fail("PKC540", f"rescale has no method {method!r}", f"expected one of {', '.join(map(repr, METHODS))}")
     raise_all(not_finite(name, role) for name, role in non_finite(module))

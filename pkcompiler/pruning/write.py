@@ -51,7 +51,7 @@ def save(pruned: Pruned, path: Path) -> Path:
         if not folder.is_vacant(place):
             raise fail("PKC621", f"'{path}' exists already", "give a new folder")
         if os.path.lexists(partial):
-            raise fail("PKC621", f"'{partial}' is in the way: an unfinished run", f"remove it: rm -r '{partial}'")
+            raise fail("PKC621", f"'{partial}' is in the way", f"give another name, or remove it: rm -r '{partial}'")
         partial.mkdir(parents=True)
     except OSError as error:
         raise unwritable(partial, error) from None
@@ -59,10 +59,11 @@ def save(pruned: Pruned, path: Path) -> Path:
         with locked(partial / folder.LOCK, folder.TOKEN):
             write(pruned, partial)
             folder.rename_into_place(partial, path, replace=False)
-    except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
+    except BaseException as error:
         folder.remove(partial)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from None
+        raise
     return path
 
 

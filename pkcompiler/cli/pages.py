@@ -25,7 +25,6 @@ LARGE = 10**9
 
 def prepare(html: str | None, plot: str | None) -> None:
     """Say what is missing before anything long begins. Raises ``PKC632``, ``PKC634``."""
-    import os
     from pathlib import Path
 
     from pkcompiler.diagnostics import fail

@@ -23,6 +23,7 @@ except ImportError:  # no locks on Windows
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.unfinished", re.DOTALL)
 """What a file is called while it is written."""
+NUL = "a name cannot hold the character NUL"
 DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d{1,9})")
 """What is open already: opening it anew would lose its place, or cut what was appended to."""
 LONGEST = 200  # bytes of a name that its temporary file repeats
@@ -41,7 +42,7 @@ def write_whole(path: str | Path, content: bytes | str, *, durable: bool = True)
     data = content.encode(errors="backslashreplace") if isinstance(content, str) else content
     try:
         if "\0" in os.fspath(path):
-            raise OSError(errno.EINVAL, "a name cannot hold the character NUL")
+            raise OSError(errno.EINVAL, NUL)
         before = _status(path)
         if (open_already := DESCRIPTOR.fullmatch(os.fspath(path))) is not None:
             number = open_already["number"] or ("stdout", "stderr").index(open_already["name"]) + 1
@@ -52,6 +53,13 @@ def write_whole(path: str | Path, content: bytes | str, *, durable: bool = True)
             _replace(os.path.realpath(path), before, data, durable)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from None
+
+
+def make_folder(path: Path) -> None:
+    """A folder, and those on the way to it, where they are not there yet. Raises OSError, for a NUL too."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, NUL)
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def deliver(path: str | Path, content: bytes | str, code: str, note: str) -> None:
@@ -220,7 +228,11 @@ def sha256_of(path: Path) -> str:
 
 def json_text(data: object) -> str:
     """Indented JSON with a last newline; refuses NaN and infinities. What a terminal may obey is escaped."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return escaped(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
+
+
+def escaped(text: str) -> str:
+    """JSON in which nothing stands as itself that a terminal may obey, or that UTF-8 cannot say."""
     return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 
 from pkcompiler.diagnostics import Diagnostic, excerpt, position, printable
+from pkcompiler.files import escaped
 
 FORMATS = ("text", "json")
 _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "help": "\x1b[1;36m", "bold": "\x1b[1m", "frame": "\x1b[1;34m"}
@@ -14,7 +15,7 @@ _COLOURS = {"error": "\x1b[1;31m", "warning": "\x1b[1;33m", "help": "\x1b[1;36m"
 def render(diagnostics: Iterable[Diagnostic], form: str = "text", *, colour: bool = False) -> str:
     """All diagnostics in one of FORMATS, ending with a newline; '' when there is none."""
     if form == "json":
-        return "".join(json.dumps(_record(d), ensure_ascii=False) + "\n" for d in diagnostics)
+        return "".join(escaped(json.dumps(_record(d), ensure_ascii=False)) + "\n" for d in diagnostics)
     return "\n".join(_text(d, colour) for d in diagnostics)
 
 

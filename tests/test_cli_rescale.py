@@ -143,7 +143,7 @@ def test_an_interrupted_write_leaves_the_old_file(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr("os.replace", full)
     result = pkc("rescale", "net.py", "-o", "new.safetensors", "--force")
-    assert result.exit_code == 1 and "error[PKC543]: cannot write 'new.safetensors': No space left on device" in result.stderr
+    assert result.exit_code == 1 and "error[PKC543]: 'new.safetensors' cannot be written: No space left on device" in result.stderr
     assert (folder / "new.safetensors").read_text() == "mine"
 
 

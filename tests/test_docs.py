@@ -94,6 +94,13 @@ def test_the_blocks_of_a_page_run(
             run_python(block.text, following.text if following.language == "text" else "", names, capsys)
 
 
+def test_pages_that_are_followed_one_after_the_other_write_to_folders_of_their_own() -> None:
+    consoles = {page: [b.text for b in blocks(page.read_text(encoding="utf-8")) if b.language == "console"] for page in PAGES}
+    written = [(name, page.name) for page, texts in consoles.items() for name in set(re.findall(r" -o (\S+)", "\n".join(texts)))]
+    names = [name for name, _ in written]
+    assert len(names) > 4 and [pair for pair in written if names.count(pair[0]) > 1] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=label)
 def test_links_lead_somewhere(page: Path) -> None:
     links = re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8"))

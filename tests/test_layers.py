@@ -35,6 +35,7 @@ BESIDE = {
     ("files", "diagnostics"),
     ("resources", "diagnostics"),
     ("render", "diagnostics"),
+    ("render", "files"),
     ("usercode", "diagnostics"),
     ("usercode", "usermodules"),
 }

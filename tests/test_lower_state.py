@@ -197,6 +197,26 @@ def test_other_state_is_refused_by_name(forward: Forward, example: Tensor | None
         assert "apply_masks" in error.value.diagnostics[0].notes[0]
 
 
+class Settings:
+    """An object that several modules share, and that holds what one of them holds as well."""
+
+    def __init__(self, size: tuple[int, ...]) -> None:
+        self.size, self.itself = size, self
+
+
+def test_what_is_set_to_an_equal_value_is_no_change() -> None:
+    def renewed(net: Net, x: Tensor) -> Tensor:
+        net.settings.size = (*net.settings.size,)
+        net.calls = int(str(net.calls))
+        return net.layer(x)
+
+    net = Net(renewed)
+    net.settings = net.norm.settings = Settings((3, 3))
+    net.norm.size = net.settings.size
+    for example in (None, torch.randn(2, 3)):
+        assert isinstance(lower(net, {}, example), Lowered)
+
+
 def plain_tensor_in_place(net: Net, x: Tensor) -> Tensor:
     net.sum.add_(x.mean(0))
     return net.layer(x) + net.sum

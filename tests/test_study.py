@@ -171,12 +171,13 @@ def test_code_that_changes_while_it_runs_makes_no_result(tmp_path: Path) -> None
 
 def test_damaged_and_half_written_files_are_done_again(done: Studied, tmp_path: Path) -> None:
     folder = tmp_path / "out" / "cells"
-    first, second, third, *_ = sorted(folder.iterdir())
+    first, second, third, fourth, *_ = sorted(folder.iterdir())
     first.write_text(first.read_text()[:100])
     second.write_text(json.dumps({"key": "of another cell", "status": "done"}))
     third.rename(third.with_name(f".{third.name}.{'0' * 16}.unfinished"))
+    fourth.write_text(fourth.read_text().replace('"seed": ', '"seed": 1'))
     again, calls = run(tmp_path, files(tmp_path))
-    assert calls == 3 and again.rows == done.rows
+    assert calls == 4 and again.rows == done.rows
     assert len(cells(tmp_path)) == CELLS
 
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter, OrderedDict
 from contextlib import suppress
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.pruning.recipe import state_hash
 from pkcompiler.training.tree import FORMAT, from_bytes, to_bytes
 
 PLAIN = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=8)
@@ -95,7 +97,8 @@ def test_nothing_else_is_written(value: object) -> None:
 
 
 def test_damaged_bytes_are_refused() -> None:
-    content = to_bytes({"w": torch.ones(3), "n": [1, {"a": (2,)}]})
+    tree = {"w": torch.ones(3), "n": [1, {"a": (2,)}]}
+    content = to_bytes(tree)
     for end in range(len(content)):
         with pytest.raises(ValueError):
             from_bytes(content[:end])
@@ -104,20 +107,24 @@ def test_damaged_bytes_are_refused() -> None:
         broken = bytearray(content)
         for place in generator.integers(0, len(content), 4):
             broken[place] = int(generator.integers(256))
-        with suppress(ValueError):
-            from_bytes(bytes(broken))
+        with suppress(ValueError):  # one blank for another, at most
+            assert same(from_bytes(bytes(broken)), tree)
 
 
 def test_files_of_another_kind_are_refused() -> None:
     from safetensors.torch import save
 
-    for metadata in (
-        None,
-        {},
-        {"format": "other"},
-        {FORMAT: "{"},
-        {FORMAT: json.dumps([1])},
-        {FORMAT: json.dumps({"tensor": "1"})},
-    ):
+    tensors = {"w": torch.ones(1)}
+    texts = [
+        "{",
+        json.dumps([1]),
+        *(json.dumps(tree) for tree in ({"tensor": "1"}, {"map": [1]}, {"dtype": "no"}, {"device": "no"})),
+    ]
+
+    def sealed(text: str) -> dict[str, str]:
+        return {FORMAT: sha256((text + state_hash(tensors)).encode()).hexdigest() + text}
+
+    assert from_bytes(save(tensors, sealed('{"map": []}'))) == {}
+    for metadata in (None, {}, {"format": "other"}, {FORMAT: "{}"}, *map(sealed, texts)):
         with pytest.raises(ValueError):
-            from_bytes(save({"w": torch.ones(1)}, metadata))
+            from_bytes(save(tensors, metadata))

@@ -93,11 +93,14 @@ def command(*arguments: str) -> Callable[[], object]:
 def begin(work: Callable[[], object], limit: int | None = None) -> tuple[int, Path]:
     """A child that does some work; ``limit``: no file that it writes may be longer, in bytes. Its id, and where its output goes."""
     said = Path(tempfile.mkdtemp(prefix="pkc-said-"))
+    streams = {number: os.open(said / name, os.O_WRONLY | os.O_CREAT) for number, name in ((1, "out"), (2, "err"))}
     child = os.fork()
+    for number, stream in streams.items():
+        if not child:
+            os.dup2(stream, number)
+        os.close(stream)
     if child:
         return child, said
-    for number, name in ((1, "out"), (2, "err")):
-        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), number)
     code = 70
     try:
         if limit is not None:

@@ -49,8 +49,8 @@ def largest(tensor: Tensor, nonnegative: bool = False) -> float:
     detached = tensor.detach()
     if nonnegative:
         return float(detached.max())
-    low, high = numbers(torch.aminmax(detached))
-    return max(-low, high)
+    low, high = torch.aminmax(detached)
+    return max(-float(low), float(high))
 
 
 def numbers(tensors: Iterable[Tensor]) -> list[Any]:

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import click
 
 from pkcompiler.diagnostics import Diagnostic, printable
-from pkcompiler.files import deliver, json_text, reason
+from pkcompiler.files import deliver, escaped, json_text, reason
 from pkcompiler.render import FORMATS, render, summary
 
 __all__ = [
@@ -175,7 +175,7 @@ def _form() -> str:
 
 
 def _line(record: dict[str, Any]) -> None:
-    _err(json.dumps(record, ensure_ascii=False))
+    _err(escaped(json.dumps(record, ensure_ascii=False)))
 
 
 def _safe(text: str) -> str:

@@ -71,22 +71,17 @@ def _refuse(file: Path, force: bool) -> None:
         raise fail("PKC543", f"there is no folder '{file.parent}' for '{file.name}'", f"make it: mkdir -p '{file.parent}'")
     if os.path.isdir(file):
         raise fail("PKC543", f"'{file}' is a folder", "give a file: -o NAME.safetensors")
-    if os.path.exists(file) and not force:
+    if os.path.lexists(file) and not force:
         raise fail("PKC543", f"'{file}' exists already", "replace it with --force, or give another name: -o FILE")
 
 
 def _write(file: Path, model: nn.Module) -> None:
     from safetensors.torch import save
 
-    from pkcompiler.diagnostics import fail
-    from pkcompiler.files import write_whole
+    from pkcompiler.files import deliver
     from pkcompiler.pruning.provenance import state_of
 
-    content = save(state_of(model))
-    try:
-        write_whole(file, content)
-    except OSError as error:
-        raise fail("PKC543", f"cannot write '{file}': {error.strerror}", "give a file that can be written: -o FILE") from None
+    deliver(file, save(state_of(model)), "PKC543", "give a file that can be written: -o FILE")
 
 
 # the table ------------------------------------------------------------------------------------------------------------------

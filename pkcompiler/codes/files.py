@@ -9,7 +9,10 @@ CODES: dict[str, str] = {
     "PKC613": "A report cannot be written: its folder is missing or protected, or the disk is full.",
     "PKC614": "The path graph of an artifact of format version 1 says no gains of its gates, which path functionals need.",
     "PKC620": "A folder or a file of a run cannot be written.",
-    "PKC621": "Something that no run has written lies where the artifact would go. It is never overwritten.",
+    "PKC621": (
+        "Something that no run has written lies where the artifact would go, or where its unfinished run works (DIR.partial). It "
+        "is never overwritten or deleted, not by --force either: of an artifact that is replaced only its own files go."
+    ),
     "PKC622": (
         "What lies there was made by another recipe. A recipe is the model's source and weights, the resolved schedule, the "
         "data, the dtype, the device, the number of threads and the versions. The message names what differs."
@@ -17,9 +20,18 @@ CODES: dict[str, str] = {
     "PKC623": "Another process writes the same artifact right now. Its lock ends with it.",
     "PKC624": "The folder is no artifact: it has no manifest.json, which is written last.",
     "PKC625": "The artifact was written by a newer version, in a format that this one cannot know.",
-    "PKC626": "Files of the artifact are missing, or are not those that were written: their hashes differ.",
-    "PKC627": "The manifest.json of an artifact is not what the format says.",
-    "PKC628": "The files of an artifact do not fit together, although each is as its manifest says.",
+    "PKC626": (
+        "Files of the artifact are missing, are symbolic links (none is followed), or are not those that were written: their "
+        "hashes differ."
+    ),
+    "PKC627": (
+        "The manifest.json of an artifact is not what the format says, contradicts itself, or was changed after it was written: "
+        "it holds its own hash."
+    ),
+    "PKC628": (
+        "The files of an artifact do not hold what they should, or do not fit together, although each is as its manifest says: "
+        "masks are boolean, weights finite and real, and weights, graph and schedule those that the recipe names."
+    ),
     "PKC629": "The model that an artifact is applied to has other parameters than the one that was pruned.",
     "PKC630": "A state_dict holds entries that are no tensors (get_extra_state), so that no artifact could restore it.",
     "PKC631": "A file for JSON cannot be written.",

@@ -31,17 +31,17 @@ VIEWS = ("detach", "view", "reshape", "t", "transpose", "permute", "squeeze", "u
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Marks of all that the modules of a model hold, by module and attribute; ``held`` keeps alive what the marks are of."""
+    """Marks of all that the modules of a model hold, by module and attribute; ``seen``: what the marks are of, kept alive."""
 
     marks: Mapping[tuple[str, str], object]
-    held: Mapping[int, object]
+    seen: Mapping[int, tuple[object, object]]
 
 
 def state_of(model: nn.Module) -> State:
     """The state now, to be compared with the one after a run of the forward."""
-    held: dict[int, object] = {}
-    marks = {(path, name): _mark(value, held) for path, module in model.named_modules() for name, value in _attributes(module)}
-    return State(marks, held)
+    seen: dict[int, tuple[object, object]] = {}
+    marks = {(path, name): _mark(value, seen) for path, module in model.named_modules() for name, value in _attributes(module)}
+    return State(marks, seen)
 
 
 def refuse_changes(model: nn.Module, before: State) -> None:
@@ -75,27 +75,32 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
     yield from ((name, value is None) for name, value in module._buffers.items())
 
 
-def _mark(value: object, held: dict[int, object]) -> object:
+def _mark(value: object, seen: dict[int, tuple[object, object]]) -> object:
     """Equal for what has not changed: plain values by their text, tensors by identity and version, the rest by what it holds."""
     if isinstance(value, PLAIN):
         return type(value), repr(value)
-    if id(value) in held:
-        return id(value)
-    held[id(value)] = value
+    if id(value) not in seen:
+        seen[id(value)] = value, "within itself"
+        seen[id(value)] = value, _mark_anew(value, seen)
+    return seen[id(value)][1]
+
+
+def _mark_anew(value: object, seen: dict[int, tuple[object, object]]) -> object:
     match value:
         case Tensor():
             return id(value), 0 if value.is_inference() else value._version
         case torch.Generator():
             return value.get_state().numpy().tobytes()
         case dict():
-            return tuple((_mark(k, held), _mark(v, held)) for k, v in value.items())
+            return tuple((_mark(k, seen), _mark(v, seen)) for k, v in value.items())
         case list() | tuple() | deque():
-            return type(value), tuple(_mark(v, held) for v in value)
+            return type(value), tuple(_mark(v, seen) for v in value)
         case set() | frozenset():
-            return frozenset(_mark(v, held) for v in value)
+            return frozenset(_mark(v, seen) for v in value)
         case nn.Module() | type() | fx.Proxy() | fx.Graph() | fx.Node():
             return id(value)
-    return id(value), tuple((name, _mark(v, held)) for name, v in getattr(value, "__dict__", {}).items())
+    held = getattr(value, "__dict__", None)
+    return (type(value), tuple((name, _mark(v, seen)) for name, v in held.items())) if held else id(value)
 
 
 # buffers ------------------------------------------------------------------------------------------------------------------

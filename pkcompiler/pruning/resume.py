@@ -189,11 +189,11 @@ def _open(work: Work, force: bool, fresh: bool) -> None:
         work._lock.append(locked(partial / LOCK, folder.TOKEN))
         if _complete(work.out, work.recipe, force):  # by a process that has ended since
             work.found = "complete"
-            work.discard()
+            work.discard() if new else work.release()
         elif not _whole(partial, work):
             _begin_or_go_on(work, force, fresh)
     except OSError:
-        if new:
+        if new and work._lock:
             work.discard()
         raise
 

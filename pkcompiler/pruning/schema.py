@@ -27,8 +27,8 @@ SHOWN = 60
 
 @cache
 def schema_of(name: str) -> Mapping[str, Any]:
-    """A schema that lies beside this file."""
-    found: Mapping[str, Any] = json.loads((files("pkcompiler") / "pruning" / name).read_text(encoding="utf-8"))
+    """A schema of this package, such as ``pruning/manifest.schema.json``."""
+    found: Mapping[str, Any] = json.loads((files("pkcompiler") / name).read_text(encoding="utf-8"))
     return found
 
 

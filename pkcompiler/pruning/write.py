@@ -47,11 +47,11 @@ def save(pruned: Pruned, path: Path) -> Path:
         raise fail("PKC630", "the model's state_dict holds entries that are no tensors", "remove its get_extra_state")
     folder.refuse_name(path)
     place, partial = folder.place_of(path), folder.partial_of(path)
-    if not folder.is_vacant(place):
-        raise fail("PKC621", f"'{path}' exists already", "give a new folder")
-    if os.path.lexists(partial):
-        raise fail("PKC621", f"'{partial}' is in the way: an unfinished run", f"remove it: rm -r '{partial}'")
     try:
+        if not folder.is_vacant(place):
+            raise fail("PKC621", f"'{path}' exists already", "give a new folder")
+        if os.path.lexists(partial):
+            raise fail("PKC621", f"'{partial}' is in the way", f"give another name, or remove it: rm -r '{partial}'")
         partial.mkdir(parents=True)
     except OSError as error:
         raise unwritable(partial, error) from None
@@ -59,10 +59,11 @@ def save(pruned: Pruned, path: Path) -> Path:
         with locked(partial / folder.LOCK, folder.TOKEN):
             write(pruned, partial)
             folder.rename_into_place(partial, path, replace=False)
-    except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
+    except BaseException as error:
         folder.remove(partial)
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from None
+        raise
     return path
 
 

@@ -9,7 +9,7 @@ from textwrap import fill
 from typing import Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.files import deliver
+from pkcompiler.files import deliver, make_folder, reason
 from pkcompiler.markup import superscript
 from pkcompiler.show import heat
 from pkcompiler.show.library import need
@@ -90,9 +90,9 @@ def _write(draw: Callable[[], Any], where: Path, name: str, formats: Sequence[st
 def _deliver(path: Path, content: bytes) -> None:
     note = "name a folder that can be written"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise fail("PKC634", f"'{path.parent}' cannot be written: {getattr(error, 'strerror', None) or error}", note) from None
+        make_folder(path.parent)
+    except OSError as error:
+        raise fail("PKC634", f"'{path.parent}' cannot be written: {reason(error)}", note) from None
     deliver(path, content, "PKC634", note)
 
 

@@ -200,7 +200,7 @@ def data_facts(data: DataSpec, where: str) -> dict[str, Any]:
     """What determines the data: the spec, and the bytes of a file; of a factory, :func:`with_samples`. Raises ``PKC662``."""
     facts: dict[str, Any] = {"spec": print_expr(data_expr(data))}
     if where.endswith(".npz"):
-        if not os.path.isfile(Path(where)):
+        if not os.path.isfile(where):
             raise fail("PKC662", f"there is no file '{where}'", "paths of a study are relative to its file", span=data.span)
         facts["sha256"] = sha256_of(Path(where))
     return facts

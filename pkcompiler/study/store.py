@@ -8,28 +8,31 @@ from pathlib import Path
 from typing import IO, Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.files import bears, json_text, locked, read_object, sha256_of, write_whole
+from pkcompiler.files import bears, json_text, locked, make_folder, read_object, sha256_of, write_whole
+from pkcompiler.pruning.recipe import recipe_hash
+from pkcompiler.pruning.schema import problem
 
 CELLS = "cells"
 LOCK = "lock"
 TOKEN = "pkc study works in this folder\n"
-STATUSES = ("done", "collapsed", "failed")
+HASH, SCHEMA = "sha256", "study/cell.schema.json"
+"""The entry of a cell's file that holds the hash of all others, and what these are."""
 Record = dict[str, Any]
 """What a file of a cell holds: docs/studies.md lists the entries."""
 
 
 def write_cell(folder: Path, file: str, record: Record) -> None:
     """Write a cell's file into ``folder``."""
-    write_whole(folder / file, json_text(record), durable=False)
+    write_whole(folder / file, json_text({**record, HASH: recipe_hash(record)}), durable=False)
 
 
 def read_cell(folder: Path, file: str, key: str) -> Record | None:
     """The record of a cell; None where there is no file, or one that is damaged, another cell's, or of code that has changed."""
     found = read_object(folder / file)
-    if found is None or found.get("key") != key or found.get("status") not in STATUSES:
+    if found is None or found.pop(HASH, None) != recipe_hash(found) or problem(found, SCHEMA) or found["key"] != key:
         return None
     imported = found.get("imported", {})
-    if not isinstance(imported, dict) or any(_changed(folder / name, digest) for name, digest in imported.items()):
+    if any(_changed(folder / name, digest) for name, digest in imported.items()):
         return None
     return found
 
@@ -56,7 +59,7 @@ def hold(out: Path) -> IO[str]:
     """
     if strange := _strange(out):
         raise fail("PKC481", f"'{out}' is no folder of a study: there is '{strange}'", "give another folder: -o DIR")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lock = locked(out / LOCK, TOKEN)
     try:
         (out / CELLS).mkdir(exist_ok=True)

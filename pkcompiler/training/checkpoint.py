@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.files import unwritable, write_whole
+from pkcompiler.files import make_folder, unwritable, write_whole
 from pkcompiler.training.tree import from_bytes, to_bytes
 
 MOST = 6
@@ -25,7 +26,7 @@ class Checkpoint:
     def write(self, tree: Mapping[str, Any]) -> None:
         """Replace the file. Raises ``PKC620`` where it cannot be written, ``PKC457`` for a state that is no plain value."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             write_whole(self.path, to_bytes({"recipe": self.recipe, **tree}))
         except OSError as error:
             raise unwritable(self.path, error) from None
@@ -36,7 +37,7 @@ class Checkpoint:
         Raises ``PKC455`` where there is something and ``resume`` is False, ``PKC456`` for a damaged file, ``PKC454`` for the
         checkpoint of another run.
         """
-        if not self.path.exists():
+        if not os.path.lexists(self.path):
             return None
         if not resume:
             remedy = f"resume=True goes on with it; to start anew: rm '{self.path}'"

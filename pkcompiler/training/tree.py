@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from safetensors.torch import save as tensor_bytes
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.pruning.recipe import state_hash
 
-FORMAT = "pkcompiler.training/1"
+FORMAT = "pkcompiler.training/2"
 """The one key of the metadata (several would be written in any order)."""
+DIGEST = 64
+"""The characters of the hash before the text."""
 PLAIN = (type(None), bool, int, float, str)
 DTYPES = {str(found): found for found in vars(torch).values() if isinstance(found, torch.dtype)}
 SHAPES: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset}
@@ -30,7 +34,7 @@ def to_bytes(tree: Mapping[str, Any]) -> bytes:
     """A tree as the bytes of a file. Raises ``PKC457`` for what is neither a plain value nor a tensor."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_encoded(tree, tensors, ""))
-    return tensor_bytes(tensors, {FORMAT: text})
+    return tensor_bytes(tensors, {FORMAT: _digest(text, tensors) + text})
 
 
 def from_bytes(content: bytes) -> dict[str, Any]:
@@ -41,12 +45,20 @@ def from_bytes(content: bytes) -> dict[str, Any]:
         metadata = header.get("__metadata__", {})
         if FORMAT not in metadata:
             raise ValueError(f"it is not in the format {FORMAT}")
-        tree = _decoded(json.loads(metadata[FORMAT]), tensors)
-    except (SafetensorError, KeyError, TypeError, AttributeError, RecursionError, RuntimeError) as error:
+        digest, text = metadata[FORMAT][:DIGEST], metadata[FORMAT][DIGEST:]
+        if digest != _digest(text, tensors):
+            raise ValueError("it is damaged: its hash is another")
+        tree = _decoded(json.loads(text), tensors)
+    except (SafetensorError, LookupError, TypeError, AttributeError, RecursionError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{type(error).__name__}: {error}") from None
     if not isinstance(tree, dict):
         raise ValueError("no mapping")
     return tree
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 of the text and of every tensor: a flipped bit would be taken for a weight."""
+    return sha256((text + state_hash(tensors)).encode()).hexdigest()
 
 
 def _encoded(value: Any, tensors: dict[str, Tensor], place: str) -> Any:

@@ -64,11 +64,11 @@ class Mul:
 
 @dataclass(frozen=True, slots=True)
 class Divide:
-    """``source / deviation(group)``: ``layer`` sqrt(var + eps), ``rms`` sqrt(mean square + eps), ``norm`` sqrt(sum of squares)."""
+    """``source / deviation(group)``: ``layer`` sqrt(var + eps), ``rms`` sqrt(mean square + eps)."""
 
     source: int
     group: tuple[int, ...]
-    kind: Literal["layer", "rms", "norm"]
+    kind: Literal["layer", "rms"]
     eps: float = 0.0
 
 
@@ -227,7 +227,10 @@ class Dag:
         return self._each(x.shape, edges)
 
     def normalise(self, x: np.ndarray, groups: list[np.ndarray], kind: str, eps: float, gain, bias) -> np.ndarray:
-        """``groups``: flat positions of x that share a deviation; ``gain``, ``bias``: parameter index by flat position."""
+        """``groups``: flat positions of x that share a deviation; ``gain``, ``bias``: parameter index by flat position.
+
+        ``kind``: that of :class:`Divide`, or ``norm``, x over its Euclidean norm: ``rms`` over the square root of the group's size.
+        """
         flat, result = x.reshape(-1), np.empty(x.size, dtype=int)
         for group in groups:
             members = tuple(int(n) for n in flat[group])
@@ -236,10 +239,11 @@ class Dag:
                 if kind == "layer":
                     centre = tuple(Edge(m, -1.0 / len(members), (), "centre") for m in members)
                     node = self.add(Sum((Edge(node), *centre)))
-                node = self.add(Divide(node, members, kind, eps))
+                node = self.add(Divide(node, members, "rms" if kind == "norm" else kind, eps))
+                scale = len(members) ** -0.5 if kind == "norm" else 1.0
                 by = () if gain is None else (int(gain[position]),)
                 added = () if bias is None else (Edge(0, 1.0, (int(bias[position]),)),)
-                result[position] = self.add(Sum((Edge(node, 1.0, by), *added)))
+                result[position] = self.add(Sum((Edge(node, scale, by), *added)))
         return result.reshape(x.shape)
 
     def gate(self, x: np.ndarray, phi: str) -> np.ndarray:

@@ -208,8 +208,6 @@ def run(dag: Dag, theta: np.ndarray, x: np.ndarray) -> Record:
 
 def _deviation(node: Divide, z: np.ndarray) -> float:
     members = z[list(node.group)]
-    if node.kind == "norm":
-        return math.sqrt((members**2).sum())
     centre = members.mean() if node.kind == "layer" else 0.0
     return math.sqrt(((members - centre) ** 2).mean() + node.eps)
 

@@ -15,6 +15,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lowering import apply_masks, lower
+from pkcompiler.lowering.apply import replace_masks
 from tests.lower_models import random_masks
 
 
@@ -104,6 +105,30 @@ def gradients_are_gathered_over_batches() -> None:
     train(net, masks)
 
 
+def tightened_and_replaced_amid_training() -> None:
+    net, masks = build()
+    shard(apply_masks(net, masks))
+    train(net, masks)
+    fewer = {name: mask & (torch.arange(mask.shape[1]) % 2 == 0) for name, mask in masks.items()}
+    apply_masks(net, fewer)
+    assert_zero(dict(net.named_parameters()), fewer)
+    train(net, fewer)
+    train(replace_masks(net, masks), masks)
+
+
+def held_while_weights_are_gathered() -> None:
+    """A forward leaves its weights gathered, and an optimizer is made of these: they have no memory any more when it steps."""
+    net, masks = build()
+    fully_shard(apply_masks(net, masks), reshard_after_forward=False)
+    with torch.no_grad():
+        net(torch.randn(2, 2, 3))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    assert_zero(net.state_dict(), masks)
+    net.reshard()
+    optimizer.step()
+    train(net, masks)
+
+
 def tensor_parallel() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
@@ -135,6 +160,8 @@ CASES = (
     masked_after_sharding,
     lowered_then_sharded,
     gradients_are_gathered_over_batches,
+    tightened_and_replaced_amid_training,
+    held_while_weights_are_gathered,
     tensor_parallel,
     first_version,
 )
@@ -146,6 +173,7 @@ def work(rank: int, world: int, folder: str) -> None:
     try:
         for case in CASES:
             case()
+        dist.barrier()  # none leaves while another still sends
     finally:
         dist.destroy_process_group()
 

@@ -60,12 +60,17 @@ class Cell(KeepsMask):
     def __call__(self, gradient: Tensor) -> Tensor:
         return where_kept(self.of(gradient), gradient)
 
-    def zero(self, tensor: Tensor) -> None:
-        """Store zero in ``tensor``, and in its gradient, wherever the mask drops (NaN and infinities included)."""
-        with torch.no_grad():
-            if has_memory(tensor):
+    def drop(self, tensor: Tensor) -> None:
+        """Store zero in ``tensor`` wherever the mask drops (NaN and infinities included)."""
+        if has_memory(tensor):
+            with torch.no_grad():
                 local(tensor).masked_fill_(~self.of(tensor), 0)
-            if tensor.grad is not None:
+
+    def zero(self, tensor: Tensor) -> None:
+        """:meth:`drop`, in the gradient too."""
+        self.drop(tensor)
+        if tensor.grad is not None:
+            with torch.no_grad():
                 tensor.grad = self(tensor.grad)
 
     def __reduce__(self) -> tuple[type[Cell], tuple[Tensor]]:
@@ -297,17 +302,10 @@ def _before_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 
 
 def _after_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-    for parameter, cell in _kept(optimizer):
-        with torch.no_grad():
-            local(parameter).masked_fill_(~cell.of(parameter), 0)
-
-
-def _kept(optimizer: Optimizer) -> Iterator[tuple[Tensor, Cell]]:
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            cell = cell_of(parameter)
-            if cell is not None:
-                yield parameter, cell
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        cell = cell_of(parameter)
+        if cell is not None:
+            cell.drop(parameter)
 
 
 def before_saving(module: nn.Module, prefix: str, keep_vars: bool) -> None:

@@ -115,6 +115,21 @@ def test_a_model_that_cuts_nothing_is_told_nothing(recwarn: pytest.WarningsRecor
     assert [w for w in recwarn if issubclass(w.category, Remark)] == []
 
 
+class Attending(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x @ x.transpose(1, 2), -1) @ self.f(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f = nn.Linear(4, 4)
+
+
+def test_a_certificate_says_where_what_is_frozen_is_called() -> None:
+    (place,) = pkcompiler.certify(Attending(), torch.randn(1, 3, 4)).frozen_at
+    line = Attending.forward.__code__.co_firstlineno + 1
+    assert place == f"softmax at test_messages.py:{line}"
+
+
 def test_the_package_runs_as_the_command() -> None:
     run = subprocess.run([sys.executable, "-m", "pkcompiler", "--version"], capture_output=True, text=True, check=True)
     assert run.stdout == f"pkc {pkcompiler.__version__}\n"

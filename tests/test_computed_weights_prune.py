@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +13,9 @@ from torch.nn.utils import parametrizations
 
 import pkcompiler as pk
 from pkcompiler.analysis.report import analyze_graph
+from pkcompiler.diagnostics import fail
 from pkcompiler.training import load_schedule
+from tests.test_artifact import edit
 
 X = torch.ones(2, 4)
 V = ["0.parametrizations.weight.original1", "2.parametrizations.weight.original1"]
@@ -119,13 +120,13 @@ def test_a_formula_that_is_no_list_of_known_calls_is_refused(old: str, new: str,
 
 def test_a_tampered_artifact_is_refused(tmp_path: Path) -> None:
     pk.prune(network(), X, "magnitude", density=0.5).save(tmp_path)
-    file, manifest = tmp_path / "graph.pkir", json.loads((tmp_path / "manifest.json").read_text())
+    file = tmp_path / "graph.pkir"
     changed = file.read_text().replace("reciprocal.default(v0)", "eval(v0)")
     file.write_text(changed)
     with pytest.raises(pk.PkcError, match="PKC626"):
         pk.load(tmp_path)
-    manifest["files"][file.name] = sha256(changed.encode()).hexdigest()
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    digest = sha256(changed.encode()).hexdigest()
+    edit(tmp_path, lambda m: (m["files"].update({file.name: digest}), m["recipe"]["model"].update(graph=digest)))
     with pytest.raises(pk.PkcError, match="PKC314"):
         _ = pk.load(tmp_path).graph
 
@@ -192,6 +193,18 @@ def test_rows_of_which_nothing_is_kept_are_refused_by_name_where_they_stay_undef
     assert pk.lower(model, pruned)(X).isfinite().all()
     with pytest.raises(pk.PkcError, match="PKC462"):
         pk.apply_masks(model, pruned.masks)
+
+
+def test_masks_of_a_result_whose_graph_is_not_read_are_held_as_ever() -> None:
+    class Old:
+        def __init__(self) -> None:
+            self.masks = {"weight": torch.eye(3, dtype=torch.bool)}
+
+        @property
+        def graph(self) -> None:
+            raise fail("PKC614", "of an earlier version")
+
+    assert pk.apply_masks(nn.Linear(3, 3), Old()).weight.count_nonzero() == 3
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")

@@ -53,9 +53,7 @@ CALLS: dict[str, Callable[[nn.Module], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "given", [(X,), {"x": X}, (X, MASK), {"x": X, "key_padding_mask": MASK}], ids=["x", "x=", "x, mask", "both="]
-)
+@pytest.mark.parametrize("given", [(X,), {"x": X, "key_padding_mask": MASK}], ids=["x", "both="])
 @pytest.mark.parametrize("kind", [Attend, Exported])
 def test_other_arguments_than_the_example_has_are_refused_by_name(kind: type[Attend], given: Any) -> None:
     net = kind()
@@ -89,10 +87,9 @@ def test_packed_arguments_are_compared_one_by_one() -> None:
             call()
 
 
-@pytest.mark.parametrize("kind", [Attend, Exported])
-def test_a_result_of_pruning_brings_the_inputs_that_it_was_made_with(kind: type[Attend]) -> None:
-    net = kind()
-    inputs = {"x": X, "key_padding_mask": MASK}
+def test_a_result_of_pruning_brings_the_inputs_that_it_was_made_with() -> None:
+    """The model is recorded with them where no symbolic trace follows it."""
+    net, inputs = Exported(), {"x": X, "key_padding_mask": MASK}
     pruned = prune(net, inputs, "magnitude", density=0.5)
     assert pruned.inputs is inputs
     lowered = lower(net, pruned)

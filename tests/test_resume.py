@@ -114,14 +114,14 @@ def test_killed_while_replacing_an_artifact(home: Path) -> None:
 
 
 def slow(*args: str) -> subprocess.Popen[str]:
-    """``pkc prune`` with rounds of at least 50 ms and a checkpoint after each. It hears interrupts where the tests do not."""
+    """``pkc prune`` with rounds of at least 500 ms and a checkpoint after each. It hears interrupts where the tests do not."""
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pkcompiler.pruning import aim, resume\n"
         "resume.CHECKPOINT_EVERY = 0.0\n"
         "select = aim.select\n"
-        "def slower(*a, **k):\n    time.sleep(0.05)\n    return select(*a, **k)\n"
+        "def slower(*a, **k):\n    time.sleep(0.5)\n    return select(*a, **k)\n"
         "aim.select = slower\n"
         "from pkcompiler.cli import main\nmain(sys.argv[1:])\n"
     )

@@ -4,8 +4,7 @@
     python -m benchmarks.attack --count 10 files kills
 
 ``--count``: kills of each kind, places of each file, tampered artifacts twice; a tenth of it in full disks; 200 times in
-command lines. Every attack makes a
-folder of its own, and removes it. Needs ``fork`` (Linux).
+command lines. Every attack makes a folder of its own, and removes it. Needs ``fork`` (Linux).
 """
 
 from __future__ import annotations

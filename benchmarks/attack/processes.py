@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import shutil
@@ -90,17 +91,23 @@ def command(*arguments: str) -> Callable[[], object]:
     return lambda: main([*arguments])
 
 
-def begin(work: Callable[[], object], limit: int | None = None) -> tuple[int, Path]:
-    """A child that does some work; ``limit``: no file that it writes may be longer, in bytes. Its id, and where its output goes."""
-    said = Path(tempfile.mkdtemp(prefix="pkc-said-"))
-    streams = {number: os.open(said / name, os.O_WRONLY | os.O_CREAT) for number, name in ((1, "out"), (2, "err"))}
+Said = tuple[int, int]
+"""Where the output and the errors of a child are read. They are pipes: a limit on files is none on them."""
+ROOM = 1 << 20  # bytes that a pipe holds before anybody reads
+
+
+def begin(work: Callable[[], object], limit: int | None = None) -> tuple[int, Said]:
+    """A child that does some work; ``limit``: no file that it writes may be longer, in bytes. Its id, and its pipes."""
+    pipes = [os.pipe(), os.pipe()]
     child = os.fork()
-    for number, stream in streams.items():
+    for number, (reader, writer) in enumerate(pipes, 1):
         if not child:
-            os.dup2(stream, number)
-        os.close(stream)
+            fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, ROOM)
+            os.dup2(writer, number)
+            os.close(reader)
+        os.close(writer)
     if child:
-        return child, said
+        return child, (pipes[0][0], pipes[1][0])
     code = 70
     try:
         if limit is not None:
@@ -118,13 +125,15 @@ def begin(work: Callable[[], object], limit: int | None = None) -> tuple[int, Pa
         os._exit(code)
 
 
-def end(child: int, said: Path) -> Done:
+def end(child: int, said: Said) -> Done:
     """What became of a child."""
+    texts = []
+    for reader in said:
+        with open(reader, errors="replace") as stream:
+            texts.append(stream.read())
     status = os.waitpid(child, 0)[1]
     code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-    out, err = ((said / name).read_text(errors="replace") for name in ("out", "err"))
-    shutil.rmtree(said)
-    return Done(code, out, err)
+    return Done(code, *texts)
 
 
 def run(work: Callable[[], object], limit: int | None = None) -> Done:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
@@ -86,7 +87,8 @@ class Pkc(click.Group):
         options = {"obj": _error_format(given)} | extra
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # a name that is no text of the terminal's encoding
+                with suppress(OSError):  # the file behind it may be another one by now
+                    stream.reconfigure(errors="backslashreplace")  # a name that is no text of the terminal's encoding
         run = partial(super().main, given, prog_name, complete_var, standalone_mode=False, **options)
         with on_the_command_line(say):
             if not standalone_mode:

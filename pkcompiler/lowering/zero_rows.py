@@ -18,7 +18,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from pkcompiler.analysis.made import Made
-from pkcompiler.diagnostics import Diagnostic
+from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.ir.types import PathGraph
 
 
@@ -79,8 +79,7 @@ def undefined_faults(
     for found in () if mended else _undefined(module, masks):
         named.add(found.name)
         yield _fault(found.name, found.dropped, note)
-    graph: PathGraph | None = getattr(result, "graph", None)
-    tensors: Mapping[str, Tensor] = getattr(result, "tensors", {})
+    graph, tensors = _recorded(result)
     for slot in () if graph is None else graph.computed:
         held = [name for name in slot.of if name in masks]
         if not held or named & set(slot.of):
@@ -90,6 +89,14 @@ def undefined_faults(
         dropped = ~made.plain(given).isfinite() & made.value(given).isfinite()
         if bool(dropped.any()):
             yield _fault(held[0], dropped, "divide by what is never 0: torch.nn.functional.normalize(w, dim=1)")
+
+
+def _recorded(result: object) -> tuple[PathGraph | None, Mapping[str, Tensor]]:
+    """The graph of a result and the tensors of its slots; nothing of an artifact whose graph this version does not read."""
+    try:
+        return getattr(result, "graph", None), getattr(result, "tensors", {})
+    except PkcError:
+        return None, {}
 
 
 def _fault(name: str, dropped: Tensor, note: str) -> Diagnostic:

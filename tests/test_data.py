@@ -65,7 +65,7 @@ def test_laws_of_the_draw(labels: list[int], per_class: int, seed: int) -> None:
         with pytest.raises(PkcError) as caught:
             draw(((label, None) for label in labels), quota, seed, "d")
         assert codes(caught) == ["PKC665"]
-        assert caught.value.diagnostics[0].notes[-1] == f"try --data 'd(per_class = {min(counts.values())})'"
+        assert caught.value.diagnostics[0].notes[-1] == f"write data = d(per_class = {min(counts.values())}) in the schedule"
         return
     drawn = draw(((label, None) for label in labels), quota, seed, "d")
     positions = [position for position, _, _ in drawn]

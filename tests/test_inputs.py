@@ -286,4 +286,4 @@ def test_non_finite_values_are_named() -> None:
         target[2].bias[0] = float("inf")
         target[1].running_var[3] = -float("inf")
     target.register_buffer("causal", torch.full((2, 2), -float("inf")))
-    assert non_finite(target) == ("0.weight", "2.bias", "1.running_var")
+    assert non_finite(target) == (("0.weight", "parameter"), ("2.bias", "parameter"), ("1.running_var", "buffer"))

@@ -143,7 +143,7 @@ def test_twice_the_same_bits():
         ({"steps": 3}, ["lr = None"]),
         ({"samples": [8]}, ["no indices from 0 to 7"]),
         ({"samples": []}, ["no indices from 0 to 7"]),
-        ({"samples": [0.5]}, ["no indices from 0 to 7"]),
+        ({"samples": torch.tensor([0.5])}, ["no indices from 0 to 7"]),
     ],
 )
 def test_arguments_that_do_not_fit(given, messages):

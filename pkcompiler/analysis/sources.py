@@ -54,7 +54,7 @@ def check_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> None:
     stored = [s for s in graph.slots if s.role != "computed" and s.name in tensors]
     raise_all(
         not_finite(s.name, s.role)
-        for s, odd in zip(stored, numbers(odd_entries(tensors[s.name], s.role).any() for s in stored), strict=True)
+        for s, odd in zip(stored, numbers(odd_entries(s.name, tensors[s.name], s.role).any() for s in stored), strict=True)
         if odd
     )
 

@@ -37,21 +37,18 @@ def load_weights(module: nn.Module, path: str | Path) -> str:
 
 
 def non_finite(module: nn.Module) -> tuple[tuple[str, str], ...]:
-    """The parameters and buffers that hold a NaN or an infinity, each with what it is (see :func:`holds_odd`)."""
+    """The parameters and buffers that hold a NaN or an infinity, each with what it is (see :func:`odd_entries`)."""
     named = [*((n, p, "parameter") for n, p in module.named_parameters()), *((n, b, "buffer") for n, b in module.named_buffers())]
-    return tuple((name, role) for name, tensor, role in named if holds_odd(tensor, role))
+    return tuple((name, role) for name, tensor, role in named if bool(odd_entries(name, tensor, role).any()))
 
 
-def holds_odd(tensor: Tensor, role: str) -> bool:
-    """Whether a tensor holds a NaN or an infinity. Beside parameters -inf is no fault: masks of attention are written with it."""
-    return bool(odd_entries(tensor, role).any())
-
-
-def odd_entries(tensor: Tensor, role: str) -> Tensor:
-    """Where, as :func:`holds_odd` says."""
+def odd_entries(name: str, tensor: Tensor, role: str) -> Tensor:
+    """Where a tensor holds a NaN or an infinity. Beside parameters and running statistics -inf is no fault: masks of attention are
+    written with it."""
     if not tensor.is_floating_point():
         return torch.zeros((), dtype=torch.bool, device=tensor.device)
-    return ~(tensor.isfinite() if role == "parameter" else tensor < float("inf"))
+    finite = role == "parameter" or name.rpartition(".")[2].startswith("running_")
+    return ~(tensor.isfinite() if finite else tensor < float("inf"))
 
 
 def _read(path: Path) -> object:

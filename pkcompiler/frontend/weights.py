@@ -47,6 +47,7 @@ def odd_entries(name: str, tensor: Tensor, role: str) -> Tensor:
     written with it."""
     if not tensor.is_floating_point():
         return torch.zeros((), dtype=torch.bool, device=tensor.device)
+    tensor = tensor.detach()
     finite = role == "parameter" or name.rpartition(".")[2].startswith("running_")
     return ~(tensor.isfinite() if finite else tensor < float("inf"))
 

@@ -66,12 +66,11 @@ class BothBounded(nn.Module):
 
     def forward(self, x):
         h = torch.tanh(self.a(x)) * torch.sigmoid(self.b(x))
-        return torch.tanh(self.c(h)) * self.c(h)
+        return torch.tanh(self.c(h)) * self.a(h)
 
     def paths(self, g, x):
         h = g.product(g.gate(g.linear(x, self.a), "tanh"), g.gate(g.linear(x, self.b), "sigmoid"))
-        h = g.linear(h, self.c)
-        return g.product(g.gate(h, "tanh"), h)
+        return g.product(g.gate(g.linear(h, self.c), "tanh"), g.linear(h, self.a))
 
 
 @family(3, factors=True, products=True)

@@ -11,6 +11,9 @@ from equal_models import Between, Form, figures
 from torch import Tensor, nn
 
 from pkcompiler import certify, path_functional
+from pkcompiler.analysis.certificate import certify_capture
+from pkcompiler.analysis.functional import functional_of
+from pkcompiler.analysis.semiring import settings
 from pkcompiler.analysis.topology import topology
 from pkcompiler.frontend.capture import capture
 
@@ -53,6 +56,14 @@ def by_sum(z: Tensor) -> Tensor:
     return -(u - z) * torch.rsqrt((z + (-u)).square().mean(-1, keepdim=True) + 1e-5)
 
 
+def by_normalize(z: Tensor) -> Tensor:
+    return 2 * F.normalize(z - z.mean(-1, keepdim=True), dim=-1)
+
+
+def turned(z: Tensor) -> Tensor:
+    return (z.mean(-1, keepdim=True) - z) * -torch.rsqrt(z.var(-1, keepdim=True, unbiased=False) + 1e-5)
+
+
 def distributed(z: Tensor) -> Tensor:
     v, u = torch.var_mean(z, -1, keepdim=True, correction=0)
     r = torch.rsqrt(v + 1e-5)
@@ -71,7 +82,7 @@ def by_var_mean(z: Tensor) -> Tensor:
 
 LAYER_NORMS = [
     by_sum, by_var_mean, by_power, by_product, by_variance, by_moments, by_deviation, by_length, distributed,
-    distributed_and_divided,
+    distributed_and_divided, by_normalize, turned,
 ]  # fmt: skip
 
 
@@ -144,6 +155,90 @@ def test_gains_and_biases_stand_anywhere_in_a_norm(name: str) -> None:
     expected, *found = [figures(Affine(function), x) for function in AFFINE[name]]
     for values in found:
         assert values == pytest.approx(expected, rel=1e-9)
+
+
+class Modulated(nn.Module):
+    """A function of two hidden values and a gain."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.o, self.function = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2), function
+        self.g = nn.Parameter(torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.function(torch.relu(self.a(x)), self.b(x), self.g))
+
+
+def light(model: nn.Module) -> list[float | int | None]:
+    """R_1, the derivative by b's weight, the number of paths and whether all that is exact, for pairs and value."""
+    captured = capture(model, X, dtype=torch.float64)
+    assert certify_capture(captured).holds
+    found: list[float | int | None] = []
+    for products in ("pairs", "value"):
+        mass = functional_of(captured, settings(products=products))
+        count = functional_of(captured, settings(products=products, edge="1")).count
+        found += [mass.value, float(mass.grad["b.weight"].abs().sum()), count, mass.status == "exact"]
+    return found
+
+
+X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
+
+FACTORS: dict[str, list[Callable[..., Tensor]]] = {
+    "layer norm": [
+        lambda a, z, g: a * F.layer_norm(z, (4,)),
+        lambda a, z, g: a * by_power(z),
+        lambda a, z, g: by_length(z).clone() * a,
+        lambda a, z, g: a * own(z)[1] * (z - own(z)[0]),
+        lambda a, z, g: (a * (own(z)[0] - z)) * -own(z)[1],
+        lambda a, z, g: a * (z * own(z)[1] - own(z)[0] * own(z)[1]),
+    ],
+    "root mean square": [
+        lambda a, z, g: a * F.rms_norm(z, (4,), eps=1e-6),
+        lambda a, z, g: a * (z * torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + 1e-6)),
+        lambda a, z, g: (a * z) / z.square().mean(-1, keepdim=True).sqrt(),
+        lambda a, z, g: a * (2 * z / z.norm(dim=-1, keepdim=True)),
+        lambda a, z, g: F.normalize(z, dim=-1) * 2 * a,
+    ],
+    "a gain behind": [
+        lambda a, z, g: a * F.layer_norm(z, (4,), g),
+        lambda a, z, g: a * (by_moments(z) * g),
+        lambda a, z, g: a * ((own(z)[1] * g) * (z - own(z)[0])),
+    ],
+    "a gain before": [
+        lambda a, z, g: (a * g) * F.layer_norm(z, (4,)),
+        lambda a, z, g: a * g * own(z)[1] * (z - own(z)[0]),
+    ],
+    "its own factor": [
+        lambda a, z, g: z * F.layer_norm(z, (4,)),
+        lambda a, z, g: z * by_power(z),
+        lambda a, z, g: z * own(z)[1] * (z - own(z)[0]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_a_norm_that_is_written_out_is_a_factor_as_torchs_is(name: str) -> None:
+    """Whatever else its product multiplies, in any order: (a r) (z - m) is a ((z - m) r), which modulates a."""
+    expected, *found = [light(Modulated(function)) for function in FACTORS[name]]
+    for values in found:
+        assert values == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_gate_beside_a_norm_of_its_argument_stays_a_gate() -> None:
+    def norm(z: Tensor) -> Tensor:
+        return torch.rsqrt(z.square().mean(-1, keepdim=True) + 1e-6)
+
+    for one, other in [
+        (lambda a, z, g: a * (F.silu(z) * norm(z)), lambda a, z, g: z * torch.sigmoid(z) * norm(z) * a),
+        (lambda a, z, g: a * (z**2 * norm(z)), lambda a, z, g: z * z * norm(z) * a),
+    ]:
+        assert light(Modulated(other)) == pytest.approx(light(Modulated(one)), rel=1e-9)
+
+
+def test_a_mean_that_is_subtracted_beside_a_layer_norm_stays_paths() -> None:
+    forms = [lambda a, z, g, n=n: n(z) + (z - z.mean(-1, keepdim=True)) for n in (layer_norm, by_power)]
+    assert light(Modulated(forms[1])) == pytest.approx(light(Modulated(forms[0])), rel=1e-9)
 
 
 class Grouped(nn.Module):

@@ -144,6 +144,7 @@ BROKEN: dict[str, tuple[PathGraph, str, str]] = {
     "group shape": (alone(Normalise("group", (4, 6), None, None, 1e-05, 2)), "PKC306", "shape names what"),
     "product without convolution": (alone(Product("conv"), inputs=(PLANE, PLANE)), "PKC306", "exactly when kind is conv"),
     "product with weight": (alone(Product("conv", RGB), inputs=(PLANE, PLANE)), "PKC306", "names no weight"),
+    "norm of a matrix product": (alone(Product("matmul", norm=True), inputs=(PLANE, PLANE)), "PKC306", "belongs to kind mul"),
     "sign": (alone(Merge((2,))), "PKC306", "signs must be 1 or -1"),
     "unknown reindexing": (with_map(2, fn="summ"), "PKC306", "did you mean 'sum'?"),
     "reindexing arguments": (with_map(2, args=(("dims", (2, 3)),)), "PKC306", "sum takes dims, keepdim in this order"),

@@ -153,6 +153,8 @@ def _normalise(map: Normalise) -> Iterator[Fault]:
 def _product(map: Product) -> Iterator[Fault]:
     if (map.kind == "conv") != (map.conv is not None):
         yield "conv", "conv is given exactly when kind is conv"
+    if map.norm and map.kind != "mul":
+        yield "norm", "a normalisation multiplies by a norm: norm belongs to kind mul"
     if map.conv is None:
         return
     if map.conv.weight or map.conv.bias is not None:

@@ -115,4 +115,5 @@ def modulates(made: dict[str, Op], name: str) -> bool:
 
 def is_modulating(map: PathMap) -> bool:
     """A softmax, a bounded gate, a norm, or what is frozen at the data."""
-    return isinstance(map, Softmax | Normalise | Frozen) or (isinstance(map, Gate) and map.bounded)
+    normalised = isinstance(map, Normalise) or (isinstance(map, Product) and map.norm)
+    return normalised or isinstance(map, Softmax | Frozen) or (isinstance(map, Gate) and map.bounded)

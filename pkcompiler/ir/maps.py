@@ -200,10 +200,12 @@ class Softmax:
 class Product:
     """A product of two activations: elementwise with broadcasting (``mul``), batched matrix product (``matmul``), or a
     convolution by a computed kernel (``conv``). Which factor modulates the other is a fact of the graph
-    (:func:`pkcompiler.ir.graphs.modulators`)."""
+    (:func:`pkcompiler.ir.graphs.modulators`). ``norm``: the second factor normalises the first,
+    1 over a norm of it."""
 
     kind: Lit["mul", "matmul", "conv"]
     conv: Conv | None = None
+    norm: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pkcompiler.ir.maps import Batch, Constant, Fixed, InvSqrt, Literal, Merge, Named, Normalise, Scale
+from pkcompiler.ir.maps import Batch, Constant, Fixed, InvSqrt, Literal, Merge, Named, Normalise, Product, Scale
 from pkcompiler.ops.shape import permuted
 from pkcompiler.ops.table import Known, Path, Ref, Use, path_op
 
@@ -69,6 +69,17 @@ _LIBRARY.define("centre(Tensor x, int[] dims) -> Tensor")
 _LIBRARY.impl("centre", lambda x, dims: x - x.mean(dims, keepdim=True), "CompositeImplicitAutograd")
 CENTRE = torch.ops.pkcompiler.centre.default
 """x minus its mean over ``dims``: the centring of a normalisation that is written out."""
+
+
+_LIBRARY.define("normalised(Tensor x, Tensor norm) -> Tensor")
+_LIBRARY.impl("normalised", lambda x, norm: x * norm, "CompositeImplicitAutograd")
+NORMALISED = torch.ops.pkcompiler.normalised.default
+"""x times 1 over a norm of it: what is left of a normalisation that is written out."""
+
+
+@path_op(str(NORMALISED))
+def normalised(use: Use) -> Ref:
+    return use.emit(Product("mul", norm=True), use.factor(use["x"]), use.factor(use["norm"]))
 
 
 @path_op(str(CENTRE))

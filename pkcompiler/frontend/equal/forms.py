@@ -14,7 +14,8 @@ from torch import fx
 
 from pkcompiler.frontend.classify import op_name
 from pkcompiler.frontend.equal.distributed import factored
-from pkcompiler.frontend.equal.norms import normalised, one_by_one, root_mean_square, sized
+from pkcompiler.frontend.equal.norms import normalised, root_mean_square
+from pkcompiler.frontend.equal.paired import paired, sized
 from pkcompiler.frontend.equal.reading import ADD, DATA, MUL, SUB, VALUE
 from pkcompiler.frontend.equal.softmax import SOFTMAXES, exp_of_log_softmax, shifted, softmax
 from pkcompiler.frontend.export import Program
@@ -62,7 +63,7 @@ def key(value: Any) -> Any:
 
 
 FIRST: dict[str, tuple[Form, ...]] = {
-    MUL: (softmax, one_by_one),
+    MUL: (softmax, paired),
     ADD: (factored,),
     SUB: (factored,),
     "aten.exp.default": (exp_of_log_softmax,),

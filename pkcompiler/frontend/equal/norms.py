@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import fx
@@ -20,7 +21,6 @@ from pkcompiler.frontend.equal.reading import (
     aten,
     both_ways,
     called,
-    factors,
     is_constant_along,
     is_free,
     put,
@@ -30,23 +30,8 @@ from pkcompiler.frontend.equal.reading import (
     seen_through,
 )
 from pkcompiler.frontend.trace import behind
-from pkcompiler.ops.gates import NORMS
+from pkcompiler.ops.gates import NORMS, PASS_THROUGH
 from pkcompiler.ops.normalise import CENTRE
-
-
-def one_by_one(node: fx.Node) -> None:
-    """x * (g * r) with a norm r among the factors: (x * r) * g."""
-    for product, x in both_ways(node):
-        if not called(product, MUL) or not isinstance(x, fx.Node) or is_free(x):
-            continue
-        parts = factors(product)
-        norms = [f for f in parts if is_norm(f) and not is_norm(x)]
-        if norms:
-            value = x
-            for factor in (*norms, *(f for f in parts if f not in norms)):
-                value = put(node, aten.mul.Tensor, (value, factor))
-            node.replace_all_uses_with(value)
-            return
 
 
 def is_norm(value: Any) -> bool:
@@ -57,15 +42,20 @@ def is_norm(value: Any) -> bool:
 def normalised(node: fx.Node) -> None:
     """(x - mean(x)) times a norm of x: what is centred is normalised, so it is one centring, and no path through the mean."""
     for factor, other in both_ways(node):
-        if not isinstance(factor, fx.Node):
-            continue
-        parts = behind(factor)
-        if not any(op_name(n) in NORMS or is_root(n) for n in parts if n.op == "call_function"):
-            continue
-        for centred, x, dims in centrings(other):
-            if x in parts and all(is_constant_along(factor, d - rank(x)) for d in dims) and 0 not in dims:
-                centred.replace_all_uses_with(put(centred, CENTRE, (x, list(dims))))
-                return
+        found = centring(other)
+        if isinstance(factor, fx.Node) and found is not None and found.sign == 1 and is_norm_of(factor, found):
+            own = {node, *behind(factor)}
+            centred = put(other, CENTRE, (found.x, list(found.dims)))
+            for user in [n for n in other.users if n in own or op_name(n) in PASS_THROUGH]:
+                user.replace_input_with(other, centred)
+            return
+
+
+def is_norm_of(factor: fx.Node, centred: Centring) -> bool:
+    """Whether a factor has a norm in it, x goes into it, and it is the same along the dimensions of the mean."""
+    parts, dims = behind(factor), centred.dims
+    norms = any(op_name(n) in NORMS or is_root(n) for n in parts if n.op == "call_function")
+    return norms and centred.x in parts and 0 not in dims and all(is_constant_along(factor, d - rank(centred.x)) for d in dims)
 
 
 def is_root(node: fx.Node) -> bool:
@@ -74,25 +64,40 @@ def is_root(node: fx.Node) -> bool:
     return op_name(node) == "aten.pow.Tensor_Scalar" and isinstance(exponent, float) and not exponent.is_integer()
 
 
-def centrings(value: Any) -> Iterator[tuple[fx.Node, fx.Node, tuple[int, ...]]]:
-    """``x - mean(x)`` among the factors of a product, with x and the dimensions of the mean."""
+@dataclass(frozen=True, slots=True)
+class Centring:
+    """``sign`` times x minus its mean over ``dims``."""
+
+    x: fx.Node
+    mean: Any
+    dims: tuple[int, ...]
+    sign: int
+
+
+def centring(value: Any, sign: int = 1) -> Centring | None:
+    """What a value is, if it is ``x - mean(x)`` or ``mean(x) - x``, in their writings."""
     value = seen_through(value)
-    if called(value, MUL):
-        yield from (found for operand in value.args[:2] for found in centrings(operand))
-    for x, less in differences(value):
+    if called(value, str(CENTRE)):
+        return Centring(value.args[0], None, tuple(value.args[1]), sign)
+    if called(value, NEG):
+        return centring(value.args[0], -sign)
+    for x, less, turned in differences(value):
         mean = reduced(less, "aten.mean.dim")
         if isinstance(x, fx.Node) and mean and same(x, mean[0]):
-            yield value, x, mean[1]
+            return Centring(x, less, mean[1], sign * turned)
+    return None
 
 
-def differences(value: Any) -> Iterator[tuple[Any, Any]]:
-    """a and b of a - b, in its writings."""
+def differences(value: Any) -> Iterator[tuple[Any, Any, int]]:
+    """a, b and 1 of a - b, and b, a and -1, in its writings."""
     if called(value, SUB) and not value.kwargs:
-        yield seen_through(value.args[0]), seen_through(value.args[1])
+        left, right = map(seen_through, value.args[:2])
+        yield from ((left, right, 1), (right, left, -1))
     if called(value, ADD) and not value.kwargs:
-        yield from ((x, seen_through(other.args[0])) for other, x in both_ways(value) if called(other, NEG))
-    if called(value, NEG):
-        yield from ((x, less) for less, x in differences(seen_through(value.args[0])))
+        for other, x in both_ways(value):
+            if called(other, NEG):
+                less = seen_through(other.args[0])
+                yield from ((x, less, 1), (less, x, -1))
 
 
 def root_mean_square(node: fx.Node) -> None:
@@ -141,21 +146,6 @@ def squared(value: Any) -> Any:
 
 
 # sizes ------------------------------------------------------------------------------------------------------------------
-
-
-def sized(node: fx.Node) -> None:
-    """x * r, r a norm that is not one by the root mean square but k times such a one: k * (x * (r / k)), k a fixed factor.
-
-    ``x / ||x||`` of d entries is 1/sqrt(d) times the RMS normalisation, and counts as that (docs/theory.md, section 1).
-    """
-    for factor, x in both_ways(node):
-        size = size_of(factor) if isinstance(factor, fx.Node) and not is_free(factor) else None
-        if size is None or not isinstance(x, fx.Node) or is_free(x) or size_of(x) is not None:
-            continue
-        if not math.isclose(size, 1, rel_tol=1e-12):
-            unit = put(node, aten.mul.Tensor, (factor, 1 / size), meta(factor))
-            node.replace_all_uses_with(put(node, aten.mul.Tensor, (put(node, aten.mul.Tensor, (x, unit)), size)))
-        return
 
 
 def size_of(value: Any) -> float | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from pkcompiler.frontend.classify import meta, op_name
-from pkcompiler.ops.gates import PASS_THROUGH
+from pkcompiler.ops.gates import PASS_THROUGH, is_pointwise
 
 aten = torch.ops.aten
 
@@ -105,12 +105,6 @@ def put(node: fx.Node, target: Any, args: tuple[Any, ...], value: Any = None) ->
     return made
 
 
-def factors(value: Any) -> list[Any]:
-    """What a product multiplies."""
-    value = seen_through(value)
-    return [f for operand in value.args[:2] for f in factors(operand)] if called(value, MUL) else [value]
-
-
 def is_free(node: Any) -> bool:
     """Whether no input of the program enters: parameters and constants alone."""
     return isinstance(node, fx.Node) and not node.meta[DATA]
@@ -147,8 +141,12 @@ def constant_of(value: Any) -> Tensor | None:
 
 
 def is_constant_along(value: Any, dim: int) -> bool:
-    """Whether a number or tensor has one entry along a dimension (counted from the end)."""
+    """Whether a number or tensor has one entry along a dimension (counted from the end), or repeats one."""
     if not isinstance(value, fx.Node):
         return True
     shape = meta(value).shape
-    return len(shape) < -dim or (isinstance(shape[dim], int) and shape[dim] == 1)
+    if len(shape) < -dim or (isinstance(shape[dim], int) and shape[dim] == 1):
+        return True
+    named = op_name(value) in PASS_THROUGH | {"aten.expand.default"}
+    repeats = value.op == "call_function" and (named or is_pointwise(value.target))
+    return repeats and all(is_constant_along(n, dim) for n in value.all_input_nodes if isinstance(meta(n), Tensor))

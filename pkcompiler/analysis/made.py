@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardsigmoid
 
 from pkcompiler.analysis.semiring import Edge
-from pkcompiler.ir.formula import Argument, Dtype, Operand, Result, Step, aligned, factors, read_formula
+from pkcompiler.frontend.precision import defaults
+from pkcompiler.ir.formula import FLOATING, Argument, Dtype, Operand, Result, Step, aligned, factors, read_formula
 from pkcompiler.ir.types import Slot
 from pkcompiler.ops.normalise import CENTRE
 from pkcompiler.ops.quotients import guarded, singular
 
-FLOATING = frozenset({"f64", "f32", "f16", "bf16"})
 INTEGRAL = {"i64": torch.int64, "i32": torch.int32, "i16": torch.int16, "i8": torch.int8, "u8": torch.uint8, "bool": torch.bool}
 
 
@@ -33,11 +34,11 @@ class Made:
 
     def value(self, given: Mapping[str, Tensor]) -> Tensor:
         """u at the given tensors of its slots, in their dtype: 0 where all that a row is divided by is 0."""
-        return _Run(self, given).at(self.last)
+        return _Run(self, given).result()
 
     def plain(self, given: Mapping[str, Tensor]) -> Tensor:
         """u as the model's own code computes it: NaN where :meth:`value` makes 0 of 0/0."""
-        return _Plain(self, given).at(self.last)
+        return _Plain(self, given).result()
 
     def edge(self, edges: Mapping[str, Tensor], tensors: Mapping[str, Tensor], transform: Edge) -> Tensor:
         """t(u), differentiable by the edges of its parameters.
@@ -48,7 +49,7 @@ class Made:
         if transform.signed:
             return self.value(roots)
         fixed = {n: t.detach() if n in self.aligned else t for n, t in roots.items()}
-        return _Factors(self, fixed, edges, transform).at(self.last)
+        return _Factors(self, fixed, edges, transform).result()
 
 
 class _Run:
@@ -61,6 +62,12 @@ class _Run:
         self.operands = [given[name] for name in made.slot.of]
         self.dtype = next((t.dtype for t in self.operands if t.is_floating_point()), torch.float64)
         self.results: dict[int, Any] = {}
+
+    def result(self) -> Tensor:
+        """The weight. Integers become numbers, and constants are made, in its dtype, where its slots are."""
+        with defaults(self.dtype, self.operands):
+            found: Tensor = self.at(self.made.last)
+        return found
 
     def at(self, argument: Argument) -> Any:
         match argument:
@@ -79,6 +86,10 @@ class _Run:
     def step(self, step: Step) -> Any:
         return call(step.op, [self.at(a) for a in step.arguments], {k: self.at(v) for k, v in step.named}, self.mends)
 
+    def seen(self, step: Step, first: Any) -> Any:
+        """A step as it is, of another first argument."""
+        return call(step.op, [first, *map(self.at, step.arguments[1:])], {k: self.at(v) for k, v in step.named}, self.mends)
+
 
 class _Plain(_Run):
     mends = False
@@ -90,11 +101,20 @@ def call(op: str, arguments: Sequence[Any], named: Mapping[str, Any], mends: boo
         return arguments[0][arguments[1]]
     if str(CENTRE) == op:
         return CENTRE(*arguments)
+    if op == "hardsigmoid.default":
+        return _hardsigmoid(arguments[0])
     found = singular(op, arguments) if mends else None
     if found is not None:
         return found
     name, _, overload = op.partition(".")
     return getattr(getattr(torch.ops.aten, name), overload)(*arguments, **named)
+
+
+def _hardsigmoid(x: Tensor) -> Tensor:
+    """torch's own, whose derivative has none; here that is 0."""
+    held = x.detach()
+    slope = torch.ops.aten.hardsigmoid_backward.default(torch.ones_like(held), held)
+    return hardsigmoid(held) + slope * (x - held)
 
 
 def root(edge: Tensor, theta: Tensor, transform: Edge) -> Tensor:
@@ -116,7 +136,8 @@ class _Factors(_Run):
 
     def __init__(self, made: Made, fixed: Mapping[str, Tensor], edges: Mapping[str, Tensor], transform: Edge) -> None:
         super().__init__(made, fixed)
-        self.values: _Run = _Kept(made, fixed, edges) if transform.name == "1" else _Run(made, fixed)
+        self.plain = _Run(made, fixed)
+        self.values = _Kept(self.plain, fixed, edges) if transform.name == "1" else self.plain
         self.edges, self.transform = edges, transform
 
     def at(self, argument: Argument) -> Any:
@@ -124,7 +145,7 @@ class _Factors(_Run):
             case Operand(index) if self.made.slot.of[index] in self.edges:
                 return self.edges[self.made.slot.of[index]]
             case Operand(index):
-                return self.transform.transform(self.operands[index])
+                return self.transformed(self.operands[index])
             case int() | float():
                 return self.transform.transform(torch.tensor(float(argument), dtype=self.dtype)).item()
         return super().at(argument)
@@ -133,7 +154,7 @@ class _Factors(_Run):
         parts = factors(step)
         if not parts or not isinstance(parts[0], Operand | Result):
             value = self.values.step(step)
-            return value if isinstance(self.values, _Kept) else self.transform.transform(value)
+            return value if isinstance(self.values, _Kept) else self.transformed(value)
         if step.op == "neg.default":
             return self.at(parts[0])
         if step.op.startswith("mul"):
@@ -142,24 +163,29 @@ class _Factors(_Run):
             below = self.values.at(step.arguments[1])
             below = below if isinstance(below, Tensor) else torch.tensor(float(below), dtype=self.dtype)
             return self.at(parts[0]) * self.transform.transform(guarded(torch.reciprocal, below))
-        rest = [self.values.at(a) for a in step.arguments[1:]]
-        return call(step.op, [self.at(parts[0]), *rest], {k: self.values.at(v) for k, v in step.named})
+        return self.plain.seen(step, self.at(parts[0]))
+
+    def transformed(self, value: Any) -> Any:
+        """t of each of one or several results; integers and booleans are numbers here."""
+        if isinstance(value, Tensor):
+            return self.transform.transform(value if value.is_floating_point() else value.to(self.dtype))
+        return tuple(map(self.transformed, value))
 
 
 class _Kept(_Run):
     """1 for every entry, 0 where a pruned parameter is a factor of it (of a sum: of every term); what an entry is computed from has
     part in its derivative."""
 
-    def __init__(self, made: Made, fixed: Mapping[str, Tensor], edges: Mapping[str, Tensor]) -> None:
+    def __init__(self, plain: _Run, fixed: Mapping[str, Tensor], edges: Mapping[str, Tensor]) -> None:
+        self.plain, made = plain, plain.made
         live = {n: edges[n].detach() if n in made.aligned else edges[n] for n in made.slot.of if n in edges}
-        self.plain = _Run(made, fixed)
         super().__init__(made, {n: live[n] if n in live else torch.ones_like(t, dtype=self.plain.dtype) for n, t in fixed.items()})
 
     def step(self, step: Step) -> Any:
+        if step.kind == "view":
+            return self.plain.seen(step, self.at(step.arguments[0]))
         reads = [self.at(r) for r in step.reads()]
         value = self.plain.step(step)
-        if step.kind == "view":
-            return call(step.op, [self._seen(a) for a in step.arguments], {k: self._seen(v) for k, v in step.named})
         if not isinstance(value, Tensor):
             return tuple(self._spread(t, reads) for t in value)
         match step.op.partition(".")[0]:
@@ -187,15 +213,9 @@ class _Kept(_Run):
         part = sum((t.sum() - t.sum().detach() for t in live), start=torch.zeros((), dtype=self.dtype))
         return torch.ones_like(value, dtype=self.dtype) + part
 
-    def _seen(self, argument: Argument) -> Any:
-        """Indices as they are."""
-        plain = self.plain.at(argument)
-        return self.at(argument) if isinstance(plain, Tensor) and plain.is_floating_point() else plain
-
     def _is_zero_at_zero(self, step: Step) -> bool:
-        arguments = [
-            torch.zeros((), dtype=self.dtype) if isinstance(a, Operand | Result) else self.plain.at(a) for a in step.arguments
-        ]
+        plain = [self.plain.at(a) for a in step.arguments]
+        arguments = [torch.zeros((), dtype=a.dtype) if isinstance(a, Tensor) else a for a in plain]
         return bool((call(step.op, arguments, {}) == 0).all())
 
 

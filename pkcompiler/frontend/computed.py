@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from pkcompiler.frontend.export import Program
 from pkcompiler.frontend.trace import DTYPES, MAKES_WEIGHTS, behind
-from pkcompiler.ir.formula import OPERATORS, Argument, Dtype, Operand, Result, Step
+from pkcompiler.ir.formula import OPERATORS, WORDS, Argument, Dtype, Operand, Result, Step
 from pkcompiler.ops.gates import is_random
 
 LAYERS = frozenset(
@@ -90,8 +91,10 @@ class _Finder:
         return packet(node) in LAYERS and isinstance(weight, fx.Node) and weight.name in self.program.parameters
 
     def keeps_paths(self, node: fx.Node, mine: list[fx.Node]) -> bool:
-        """A view, a sum, or a product by fixed factors or of factors that share no parameter."""
+        """A view, a sum, or a product by fixed factors or of factors that share no parameter; a cast to integers rounds."""
         kind = OPERATORS.get(overload(node))
+        if isinstance(value := node.meta.get("val"), Tensor) and not value.is_floating_point():
+            return False
         if kind != "product":
             return kind in ("view", "sum")
         if packet(node) in ("where", "masked_fill"):
@@ -143,8 +146,9 @@ class Formula:
 
     def _step(self, node: fx.Node) -> Result:
         op = overload(node)
-        if op not in OPERATORS:
+        if op not in OPERATORS or not self._is_written(node):
             self.unknown.append(node)
+            return Result(-1)
         named = {
             k: v for k, v in node.kwargs.items() if k not in ("device", "layout", "pin_memory", "memory_format", "non_blocking")
         }
@@ -163,6 +167,11 @@ class Formula:
             case bool() | int() | float() | str() | None:
                 return value
         raise TypeError(f"an argument of type {type(value).__name__}")
+
+    def _is_written(self, node: fx.Node) -> bool:
+        """Whether a formula has words for its arguments: for no complex number, and no dtype but the usual ones."""
+        leaves = pytree.tree_leaves((node.args, dict(node.kwargs)))
+        return not any(isinstance(a, complex) or (isinstance(a, torch.dtype) and DTYPES.get(a) not in WORDS) for a in leaves)
 
     def _operand(self, node: fx.Node) -> Operand:
         self.operands.append(node)

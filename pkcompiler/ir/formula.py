@@ -69,6 +69,11 @@ OPERATORS: Mapping[str, Kind] = {
 }
 """The closed list: ATen overloads without their ``aten.`` (and the centring of a norm), and what each is to a factor of a path."""
 
+CASTS = frozenset({"_to_copy.default", "to.dtype"})
+FLOATING = frozenset({"f64", "f32", "f16", "bf16"})
+WORDS = FLOATING | {"i64", "i32", "i16", "i8", "u8", "bool"}
+"""The element types that a formula names."""
+
 MOST_STEPS = 10_000
 
 
@@ -106,7 +111,11 @@ class Step:
 
     @property
     def kind(self) -> Kind:
-        return OPERATORS[self.op]
+        """What it is to a factor of a path. A cast to integers is no view: it rounds."""
+        casts = self.op in CASTS and any(
+            isinstance(a, Dtype) and a.word not in FLOATING for a in (*self.arguments, *dict(self.named).values())
+        )
+        return "pointwise" if casts else OPERATORS[self.op]
 
     def reads(self) -> Iterator[Operand | Result]:
         """Every slot and result among the arguments, in order."""
@@ -176,9 +185,6 @@ def _step(statement: ast.stmt, position: int, operands: int) -> Step:
     raise FormulaError(f"'{ast.unparse(statement)[:80]}' is no step: expected v{position} = operator.overload(...)")
 
 
-DTYPES = frozenset({"f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u8", "bool"})
-
-
 def _argument(node: ast.expr, position: int, operands: int) -> Argument:
     match node:
         case ast.Constant(value) if value is None or isinstance(value, int | float | str):
@@ -187,7 +193,7 @@ def _argument(node: ast.expr, position: int, operands: int) -> Argument:
             return -value
         case ast.List(elements):
             return tuple(_argument(e, position, operands) for e in elements)
-        case ast.Name(word) if word in DTYPES:
+        case ast.Name(word) if word in WORDS:
             return Dtype(word)
         case ast.Name(word) if word[:1] in "pv" and word[1:].isdecimal():
             index = int(word[1:])

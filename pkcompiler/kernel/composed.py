@@ -188,12 +188,17 @@ class ComposedKernel(PathKernel):
             with torch.enable_grad():
                 own = {n: self.theta[n].clone().requires_grad_() for n in made.slot.of if n in self.theta}
                 value = made.value({**self._roots, **own}).reshape(-1)
+            if not value.requires_grad:
+                continue
             weights = tau[made.slot.name].reshape(-1)
             units = torch.eye(len(value), dtype=self.dtype, device=self.device)
             for unit, weight in zip(units.split(256), weights.split(256), strict=True):
-                rows = torch.autograd.grad(value, list(own.values()), unit, retain_graph=True, is_grads_batched=True)
+                rows = torch.autograd.grad(
+                    value, list(own.values()), unit, retain_graph=True, allow_unused=True, is_grads_batched=True
+                )
                 for n, part in zip(own, rows, strict=True):
-                    out[n] = out[n] + self._kept(n, torch.tensordot(weight, part.square(), 1))
+                    if part is not None:
+                        out[n] = out[n] + self._kept(n, torch.tensordot(weight, part.square(), 1))
         return out
 
     def _second_entries(self) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ VIEWS = frozenset({"aten.view.default", "aten.reshape.default", "aten.unsqueeze.
 def seen_through(value: Any) -> Any:
     """A node behind what hands its tensor on: views of all of it, and casts between floating types."""
     while isinstance(value, fx.Node) and (op_name(value) in PASS_THROUGH or is_whole_slice(value)):
-        here, before = meta(value).dtype, meta(value.args[0]).dtype
+        here, before = meta(value).dtype, meta(value.args[0]).dtype  # type: ignore[arg-type]
         if here != before and not (here.is_floating_point and before.is_floating_point):
             return value
         value = value.args[0]

@@ -20,6 +20,9 @@ SOFTMAX: dict[str, Form] = {
     "stable": lambda z: (z - z.amax(-1, keepdim=True)).exp() / (z - z.amax(-1, keepdim=True)).exp().sum(-1, keepdim=True),
     "stable, by max": lambda z: (e := (z - z.max(-1, keepdim=True).values).exp()) / e.sum(-1, keepdim=True),
     "unsqueezed": lambda z: torch.exp(z - 3) / torch.exp(z - 3).sum(-1)[..., None],
+    "by a share": lambda z: z.exp() * (1 / z.exp().sum(-1, keepdim=True)),
+    "by its norm": lambda z: z.exp() / torch.linalg.vector_norm(z.exp(), 1, -1, keepdim=True),
+    "apart": lambda z: 2 * z.exp() * torch.ones(4) / z.exp().sum(-1, keepdim=True) / 2,
     "log": lambda z: F.log_softmax(z, -1).exp(),
     "logsumexp": lambda z: torch.exp(z - torch.logsumexp(z, -1, keepdim=True)),
 }
@@ -33,7 +36,11 @@ def test_a_softmax_that_is_written_out(name: str) -> None:
 
 
 def test_what_only_looks_like_a_softmax_is_none() -> None:
-    for form in (lambda z: torch.exp(z - 3) / torch.exp(z).sum(-1, keepdim=True), lambda z: z.exp() / (2 * z).exp().sum(-1, True)):
+    for form in (
+        lambda z: torch.exp(z - 3) / torch.exp(z).sum(-1, keepdim=True),
+        lambda z: z.exp() / (2 * z).exp().sum(-1, True),
+        lambda z: z.exp() / (z.exp().sum(-1, True) + 1e-9),
+    ):
         model = Between(form)
         assert not any(isinstance(op.map, Softmax) for op in lift(model, torch.randn(1, 3, 4)).ops)
         assert certify(model, torch.randn(3, 3, 4)).holds
@@ -118,6 +125,19 @@ MASKED_EXPONENTIALS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 def test_exponentials_times_a_mask(name: str) -> None:
     found = figures(Exponentials(MASKED_EXPONENTIALS[name]), torch.randn(3, 5, 3))
     assert found == pytest.approx(list(masked_attention()), rel=1e-9)
+
+
+class Divided(Attention):
+    """The values are summed before the sum of the exponentials divides them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.mask((self.q(x) @ self.k(x).transpose(1, 2) / 3**0.5).exp(), self.tril)
+        return (e @ self.v(x)) / e.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("mask", [lambda e, t: e * t, lambda e, t: e.masked_fill(t == 0, 0.0)])
+def test_exponentials_are_divided_after_they_have_weighed(mask: Callable[[Tensor, Tensor], Tensor]) -> None:
+    assert figures(Divided(mask), torch.randn(3, 5, 3)) == pytest.approx(list(masked_attention()), rel=1e-9)
 
 
 def test_exponentials_times_weights_are_a_softmax_with_a_bias() -> None:

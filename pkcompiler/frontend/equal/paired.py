@@ -8,12 +8,10 @@ from typing import Any
 
 from torch import fx
 
-from pkcompiler.frontend.classify import meta, op_name
+from pkcompiler.frontend.classify import meta
 from pkcompiler.frontend.equal.norms import centring, is_norm, size_of, squared
+from pkcompiler.frontend.equal.products import Regrouped, leaves, operands
 from pkcompiler.frontend.equal.reading import (
-    MUL,
-    NEG,
-    SCALINGS,
     SUB,
     aten,
     both_ways,
@@ -33,7 +31,7 @@ def paired(node: fx.Node) -> None:
     for norm in dict.fromkeys(f for f in leaves(node) if is_norm(f)):
         x = partner(value, norm)
         if x is not None and not is_direct(value, x, norm):
-            value = Moved(node, x, norm).of(value)
+            value = Regrouped(node, {x: beside(node, x, norm), norm: 1}).of(value)
     if value is not node:
         node.replace_all_uses_with(value)
 
@@ -54,20 +52,6 @@ def sized(node: fx.Node) -> None:
             value = put(node, NORMALISED if own else aten.mul.Tensor, (x, unit))
             node.replace_all_uses_with(value if whole else put(node, aten.mul.Tensor, (value, size)))
         return
-
-
-def leaves(value: Any) -> list[Any]:
-    """What a product multiplies, its numbers behind signs and quotients left aside."""
-    value = seen_through(value)
-    return [f for operand in operands(value) for f in leaves(operand)] or [value]
-
-
-def operands(value: Any) -> tuple[Any, ...]:
-    """What a node of a product multiplies; nothing of one of its leaves."""
-    if called(value, MUL):
-        return value.args[:2]
-    scales = called(value, *SCALINGS) and isinstance(value.args[1], int | float)
-    return value.args[:1] if scales or called(value, NEG) else ()
 
 
 def partner(product: Any, norm: fx.Node) -> fx.Node | None:
@@ -147,40 +131,11 @@ def is_direct(product: Any, x: fx.Node, norm: fx.Node) -> bool:
     return (here in ([x, norm], [norm, x]) and (found is None or found.sign == 1)) or any(is_direct(n, x, norm) for n in here)
 
 
-class Moved:
-    """A product with the first ``x`` times ``norm``, and the first ``norm`` left out."""
-
-    def __init__(self, place: fx.Node, x: fx.Node, norm: fx.Node) -> None:
-        self.place, self.x, self.norm = place, x, norm
-        self.left = {x, norm}
-
-    def of(self, value: Any) -> Any:
-        value = seen_through(value)
-        if not isinstance(value, fx.Node):
-            return value
-        if value in self.left:
-            self.left.remove(value)
-            return 1 if value is self.norm else self.together()
-        if called(value, MUL):
-            return self.times(*map(self.of, value.args[:2]))
-        if called(value, NEG):
-            return self.times(self.of(value.args[0]), -1)
-        if operands(value):
-            number: Any = value.args[1]
-            return self.times(self.of(value.args[0]), number if "mul" in op_name(value) else 1 / number)
-        return value
-
-    def together(self) -> Any:
-        found = centring(self.x)
-        if found is None or found.sign == 1:
-            return self.times(self.x, self.norm)
-        return self.times(self.times(put(self.place, aten.sub.Tensor, (found.x, found.mean), meta(self.x)), self.norm), -1)
-
-    def times(self, left: Any, right: Any) -> Any:
-        if not isinstance(left, fx.Node):
-            left, right = right, left
-        if not isinstance(left, fx.Node):
-            return left * right
-        if not isinstance(right, fx.Node):
-            return left if right == 1 else put(self.place, aten.mul.Tensor, (left, right), meta(left))
-        return put(self.place, aten.mul.Tensor, (left, right), meta(left) * meta(right))
+def beside(place: fx.Node, x: fx.Node, norm: fx.Node) -> fx.Node:
+    """``x * r``; with ``m - z`` for x: ``-((z - m) * r)``."""
+    found = centring(x)
+    if found is None or found.sign == 1:
+        return put(place, aten.mul.Tensor, (x, norm), meta(x) * meta(norm))
+    centred = put(place, aten.sub.Tensor, (found.x, found.mean), meta(x))
+    value = put(place, aten.mul.Tensor, (centred, norm), meta(x) * meta(norm))
+    return put(place, aten.neg.default, (value,), meta(value))

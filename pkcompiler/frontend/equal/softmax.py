@@ -8,6 +8,7 @@ from typing import Any
 from torch import fx
 
 from pkcompiler.frontend.classify import meta, op_name
+from pkcompiler.frontend.equal.products import Regrouped, leaves, parts
 from pkcompiler.frontend.equal.reading import (
     ADD,
     MUL,
@@ -31,13 +32,36 @@ SOFTMAXES = ("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.de
 FILLS = ("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", "aten.where.self", "aten.where.ScalarOther")
 
 
+MATMULS = ("aten.matmul.default", "aten.bmm.default", "aten.mm.default")
+
+
 def softmax(node: fx.Node) -> None:
-    """e / sum of e over one dimension, e = exp(s) or a softmax of s, times a mask or not."""
-    for above, below in both_ways(node):
-        total = reduced(below.args[0], "aten.sum.dim_IntList") if called(below, "aten.reciprocal.default") else None
-        if total and len(total[1]) == 1 and same(above, total[0]) and (scores := exponent(node, above, total[1][0])):
-            node.replace_all_uses_with(put(node, aten.softmax.int, (unshifted(scores, total[1][0]), total[1][0])))
-            return
+    """e / sum of e over one dimension, e = exp(s) or a softmax of s, times a mask or not; also behind ``e @ v`` and ``e * v``."""
+    for below in leaves(node):
+        total = summed(below.args[0]) if called(below, "aten.reciprocal.default") else None
+        for above in parts(node) if total else ():
+            made = shared(node, above, *total) if isinstance(above, fx.Node) and total else None
+            if made is not None:
+                node.replace_all_uses_with(Regrouped(node, {above: made, below: 1}).of(node))
+                return
+
+
+def summed(value: Any) -> tuple[fx.Node, int] | None:
+    """What a value sums over one dimension, or does where nothing is negative, and that dimension."""
+    value = seen_through(value)
+    if called(value, "aten.linalg_vector_norm.default") and value.args[1] == 1 and value.args[3:4] == (True,):
+        return summed(put(value, aten.sum.dim_IntList, (value.args[0], value.args[2], True)))
+    total = reduced(value, "aten.sum.dim_IntList")
+    return (total[0], total[1][0]) if total and isinstance(total[0], fx.Node) and len(total[1]) == 1 else None
+
+
+def shared(place: fx.Node, above: fx.Node, weights: fx.Node, dim: int) -> fx.Node | None:
+    """The softmax that weights over their sum are, or its matrix product where that of the weights stands above."""
+    product = called(above, *MATMULS) and dim == rank(weights) - 1 > 0
+    if not same(above.args[0] if product else above, weights) or (scores := exponent(place, weights, dim)) is None:
+        return None
+    made = put(place, aten.softmax.int, (unshifted(scores, dim), dim), meta(weights))
+    return put(place, above.target, (made, above.args[1]), meta(above)) if product else made
 
 
 def exponent(place: fx.Node, value: Any, dim: int) -> fx.Node | None:

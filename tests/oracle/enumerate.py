@@ -151,19 +151,17 @@ def _modulates(dag: Dag, number: int) -> bool:
 
 
 def _at_rest(dag: Dag, number: int, structure: Structure) -> list[Path]:
-    """What a frozen factor multiplies a path by: its value at the data; without, 1 or the share of a softmax, through all that no
-    parameter enters, as a sum of fixed factors."""
-    if structure.at_data:
-        return [UNIT._replace(values=(number,))]
+    """What a frozen factor multiplies a path by, through all that no parameter enters, as a sum of fixed factors: recorded values
+    and all numbers at the data; without, 1 or the share of a softmax."""
     match dag.nodes[number]:
-        case SoftmaxEntry(scores):
+        case SoftmaxEntry(scores) if not structure.at_data:
             return [Path(1.0 / len(scores))]
         case Sum(edges) if not any(e.parameters for e in edges):
-            kept = [e for e in edges if _keeps(e.kind, structure)]
+            kept = [e for e in edges if structure.at_data or _keeps(e.kind, structure)]
             return [p._replace(coefficient=p.coefficient * e.coefficient) for e in kept for p in _at_rest(dag, e.source, structure)]
-        case Mul(left, right) if all(_fed(dag, False)[n] for n in (left, right)):
+        case Mul(left, right) if all(_fed(dag, structure.at_data)[n] for n in (left, right)):
             return [join(p, q) for p in _at_rest(dag, left, structure) for q in _at_rest(dag, right, structure)]
-    return [UNIT]
+    return [UNIT._replace(values=(number,))] if structure.at_data else [UNIT]
 
 
 def _keeps(kind: str, structure: Structure) -> bool:

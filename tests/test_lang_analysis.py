@@ -147,9 +147,9 @@ def test_names_paths_and_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "did you mean 'both.pkc:other'" in _error(find_analysis, "both.pkc:othr")[0].notes[-1]
     assert "did you mean 'path-norms'" in _error(find_analysis, "path-norm")[0].notes[-1]
     assert "'snip' is a pass" in _error(find_analysis, "snip")[0].notes[-1]
-    assert "--with mine.pkc" in _error(find_pass, "mine.pkc")[0].notes[-1]
-    assert "--with mine.pkc" in _error(find_schedule, "mine.pkc")[0].notes[-1]
-    assert "--pass the text" in _error(find_analysis, PASS)[0].notes[-1]
+    for find in (find_pass, find_schedule):
+        assert "run_analysis(model, x, 'mine.pkc')" in _error(find, "mine.pkc")[0].notes[-1]
+    assert "prune(model, x, 'the text', " in _error(find_analysis, PASS)[0].notes[-1]
     assert explain("mine.pkc").startswith("mine: an analysis")
     assert explain("both.pkc").startswith("flow: a pass")
 

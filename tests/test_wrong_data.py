@@ -51,8 +51,8 @@ def test_samples(way: str) -> None:
     bad = X.clone()
     bad[1, 2] = math.nan
     cases = [
-        ((bad, Y), "PKC666", "1 samples: 1"),
-        ((bad.nan_to_num(math.inf), Y), "PKC666", "1 samples: 1"),
+        ((bad, Y), "PKC666", "1 sample: 1"),
+        ((bad.nan_to_num(math.inf), Y), "PKC666", "1 sample: 1"),
         ((X.to("meta"), Y), "PKC505", "meta device"),
         ((X.to_sparse(), Y), "PKC505", "is sparse"),
     ]

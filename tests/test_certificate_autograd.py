@@ -12,6 +12,7 @@ import pytest
 import torch
 from cli_support import pkc
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -142,6 +143,17 @@ def test_a_hook_on_a_parameter_is_named(kind: str, dtype: torch.dtype) -> None:
         require(certificate, "hooked")
     handle.remove()
     assert certify(net, X.to(dtype)).holds
+
+
+@pytest.mark.parametrize("kind", ["register_prehook", "register_hook"])
+def test_a_hook_on_the_node_that_accumulates_a_gradient_is_named(kind: str) -> None:
+    net = Net(smooth).double()
+    node = get_gradient_edge(net.b.weight).node
+    handle = getattr(node, kind)(lambda *gradients: None)
+    with torch.inference_mode():
+        assert certify(net, X.double()).hooked == ("b.weight",)
+    handle.remove()
+    assert certify(net, X.double()).holds and net.b.weight.grad is None
 
 
 def masks(net: nn.Module) -> dict[str, Tensor]:

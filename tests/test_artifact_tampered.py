@@ -144,6 +144,8 @@ WEIGHT = "1.weight"
         (lambda w: torch.cat([w[:1] / 0, w[1:]]), "finite"),
         (lambda w: w.to(torch.complex64), "real"),
         (lambda w: w.to(torch.int32), "real"),
+        (lambda w: w.to(torch.float8_e4m3fn), "real"),
+        (lambda w: w.to(torch.float8_e5m2), "real"),
         (lambda w: w[:3], "shape"),
     ],
 )

@@ -83,8 +83,13 @@ def _masks(manifest: Mapping[str, Any], masks: Mapping[str, Tensor], weights: Ma
             yield f"the mask of {shown} has no weight of its shape"
         elif name in rows and (list(mask.shape), int(mask.sum())) != (rows[name]["shape"], rows[name]["kept"]):
             yield f"the mask of {shown} keeps {int(mask.sum())} of {list(mask.shape)}, the manifest says {_said(rows[name])}"
-        elif not weights[name].is_floating_point() or not bool(weights[name].isfinite().all()):
-            yield f"the weight {shown} is not finite and real throughout ({weights[name].dtype})"
+        elif not _is_finite(weights[name]):
+            yield f"the weight {shown} is not finite and real throughout, in 16 bits or more ({weights[name].dtype})"
+
+
+def _is_finite(weight: Tensor) -> bool:
+    """Whether a weight is real and finite throughout, of a type that torch computes with: not of one byte or less (float8)."""
+    return weight.is_floating_point() and weight.dtype.itemsize > 1 and bool(weight.isfinite().all())
 
 
 def _said(row: Mapping[str, Any]) -> str:

@@ -180,8 +180,8 @@ def refuse_infinite(samples: Tensor, what: str) -> None:
     bad = (~samples.isfinite()).reshape(len(samples) if samples.dim() else 1, -1).any(1)
     if found := bad.nonzero().reshape(-1).tolist():
         shown = first_few([str(i) for i in found])
-        samples = "1 sample" if len(found) == 1 else f"{len(found)} samples"
-        raise fail("PKC666", f"{what} holds a NaN or an infinity in {samples}: {shown}", "leave these samples out")
+        many = "1 sample" if len(found) == 1 else f"{len(found)} samples"
+        raise fail("PKC666", f"{what} holds a NaN or an infinity in {many}: {shown}", "leave these samples out")
 
 
 def check_targets(target: Any, count: int) -> None:

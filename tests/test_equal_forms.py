@@ -188,3 +188,45 @@ def test_a_part_that_is_taken_twice_is_one_value() -> None:
     expected, *found = [figures(Between(form), x) for form in forms]
     for values in found:
         assert values == pytest.approx(expected, rel=1e-9)
+
+
+class Gained(nn.Module):
+    """A function of a hidden value, a constant and a parameter for each of its entries, and one number of either kind."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.o, self.function = nn.Linear(4, 4), nn.Linear(4, 2), function
+        self.g, self.s = nn.Parameter(torch.rand(4) + 0.5), nn.Parameter(torch.rand(1) + 0.5)
+        self.register_buffer("v", torch.rand(4) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(self.function(self.a(x), self.v, self.g, self.s))
+
+
+GAINED: dict[str, list[Callable[..., Tensor]]] = {
+    "constant": [
+        lambda z, v, g, s: F.silu(z) * v,
+        lambda z, v, g, s: v * z * torch.sigmoid(z),
+        lambda z, v, g, s: torch.sigmoid(z) * (z * v),
+    ],
+    "parameter": [
+        lambda z, v, g, s: F.silu(z) * g * s,
+        lambda z, v, g, s: s * z * (torch.sigmoid(z) * g),
+    ],
+    "square": [
+        lambda z, v, g, s: z**2 * v * g,
+        lambda z, v, g, s: (g * z) * (z * v),
+    ],
+    "before the gate": [
+        lambda z, v, g, s: F.silu(z * v),
+        lambda z, v, g, s: z * v * torch.sigmoid(z * v),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", GAINED)
+def test_factors_of_channels_stand_anywhere_in_a_gate(name: str) -> None:
+    expected, *found = [figures(Gained(function), torch.randn(3, 4)) for function in GAINED[name]]
+    for values in found:
+        assert values == pytest.approx(expected, rel=1e-9)

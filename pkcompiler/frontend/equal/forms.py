@@ -14,6 +14,7 @@ from torch import fx
 
 from pkcompiler.frontend.classify import op_name
 from pkcompiler.frontend.equal.distributed import factored
+from pkcompiler.frontend.equal.gains import behind_gate
 from pkcompiler.frontend.equal.norms import normalised, root_mean_square
 from pkcompiler.frontend.equal.paired import paired, sized
 from pkcompiler.frontend.equal.reading import ADD, DATA, MUL, SUB, VALUE
@@ -63,7 +64,7 @@ def key(value: Any) -> Any:
 
 
 FIRST: dict[str, tuple[Form, ...]] = {
-    MUL: (softmax, paired),
+    MUL: (softmax, paired, behind_gate),
     ADD: (factored,),
     SUB: (factored,),
     "aten.exp.default": (exp_of_log_softmax,),

@@ -9,6 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from fractions import Fraction
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,11 +32,13 @@ WORDS = {
 }
 WHOLE = range(-(2**63), 2**64)
 """What torch takes for a whole number, signed or not."""
+NUMBERS: tuple[type, ...] = (bool, int, float)
+"""The types of Python's own numbers."""
 LONGEST = 60  # characters of a value that are shown
 
 
 def checked(entry: Callable[Given, Result]) -> Callable[Given, Result]:
-    """A function that takes what its annotations say, and nothing else.
+    """A function that takes what its annotations say, and nothing else, numbers as Python's own (:func:`plain`).
 
     Raises ``PKC211`` for each argument of another type (a NaN is no number; True is no whole number, nor is what 64 bits do not
     hold), ``PKC207`` where that is the model, ``PKC401`` where it is the masks. What is annotated with ``Any`` or a protocol is the
@@ -44,10 +47,11 @@ def checked(entry: Callable[Given, Result]) -> Callable[Given, Result]:
 
     @functools.wraps(entry)
     def called(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        given = inspect.signature(entry).bind(*args, **kwargs).arguments
-        kinds = _kinds(entry)
+        bound = inspect.signature(entry).bind(*args, **kwargs)
+        kinds, given = _kinds(entry), bound.arguments
+        given.update({n: plain(v, kinds[n]) for n, v in given.items() if n in kinds})
         raise_all(_unfit(entry.__qualname__, n, v, kinds[n]) for n, v in given.items() if n in kinds and not fits(v, kinds[n]))
-        return entry(*args, **kwargs)
+        return entry(*bound.args, **bound.kwargs)
 
     setattr(called, CHECKED, True)
     return called
@@ -61,6 +65,29 @@ def _kinds(entry: Callable[..., Any]) -> dict[str, Any]:
     return {
         name: tuple.__class_getitem__((kind, ...)) if name in several else kind for name, kind in hints.items() if name != "return"
     }
+
+
+def plain(value: Any, kind: Any) -> Any:
+    """A number in the type of Python's that an annotation says, where it is one of another library's: of numpy, a ``Fraction``.
+
+    A float that is a whole number is one (``limit=1e4``). Anything else is returned as it is.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        if fits(value, kind) and (type(value) in NUMBERS or not isinstance(value, Real)):
+            return value
+        return next((found for part in inner if fits(found := plain(value, part), part)), value)
+    if origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        numbers = {k: v if isinstance(v, Fraction) else plain(v, inner[1]) for k, v in value.items()}  # closed forms are exact
+        return value if all(numbers[k] is v for k, v in value.items()) else numbers
+    if kind is bool and type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
+        return bool(value)
+    if kind not in (int, float) or not isinstance(value, Real) or isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    number = float(value)
+    return number if kind is float else int(number) if number.is_integer() and number == value else value
 
 
 def fits(value: object, kind: Any) -> bool:
@@ -127,7 +154,16 @@ def _unfit(function: str, name: str, value: object, kind: Any) -> Diagnostic:
         return Diagnostic("PKC401", f"masks are {_odd(value)}, not {expected}", notes=("give boolean tensors by parameter name",))
     if name == "watched" or not shown:
         return Diagnostic("PKC211", f"{function}: {name} is {what}, expected {expected}", notes=(f"give {name} = {expected}",))
-    return Diagnostic("PKC211", f"{function}: {name} = {_shown(value)} is {what}", notes=(f"give {name} = {expected}",))
+    return Diagnostic("PKC211", f"{function}: {name} = {_shown(value)} {_but(value, what)}", notes=(f"give {name} = {expected}",))
+
+
+def _but(value: object, what: str) -> str:
+    """Why a value does not fit: for a number, what is wrong with it where its type is right."""
+    if isinstance(value, Real) and value != value:
+        return "is no number"
+    if isinstance(value, Integral) and int(value) not in WHOLE:
+        return "is more than 64 bits hold"
+    return f"is {what}"
 
 
 def _odd(value: object) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -122,3 +124,74 @@ def test_types_in_words() -> None:
     assert words(int | None) == "a whole number or None"
     assert words(dict[str, Tensor]) == "a dict of torch.Tensors by name"
     assert words(nn.Module) == "a torch.nn.Module"
+
+
+def of_numpy() -> dict[str, Callable[[Any, Any], object]]:
+    """What takes a whole number, by name: from n = 3 and a real number 0.5, of any library."""
+    regression = (X, torch.ones(2, 2))
+    return {
+        "predict_trace": lambda n, r: pkcompiler.predict_trace(mlp(), X, seed=n, draws=n, second_moment=r).trace.value,
+        "rescale": lambda n, r: pkcompiler.rescale(mlp(), X, seed=n, steps=n, tolerance=r).history,
+        "ntk": lambda n, r: pkcompiler.run_analysis(mlp(), X, "ntk", data=DATA, seed=n).rows[0].value,
+        "eigenvalues": lambda n, r: pkcompiler.path_kernel(mlp(), X).eigenvalues(n),
+        "frobenius": lambda n, r: pkcompiler.path_kernel(mlp(), X).frobenius(samples=n, seed=n).value,
+        "density": lambda n, r: pkcompiler.path_kernel(mlp(), X).density(n, probes=n, seed=n).nodes,
+        "ntk eigenvalues": lambda n, r: pkcompiler.ntk(mlp(), regression).eigenvalues(n),
+        "dynamics": lambda n, r: pkcompiler.dynamics(mlp(), regression, lr=r, steps=n).predicted_steps,
+        "trajectory": lambda n, r: pkcompiler.LossPathKernel(mlp(), DATA, r, n).kernel,
+        "prune": lambda n, r: pkcompiler.prune(mlp(), X, "random", density=r, seed=n, rounds=n).masks["0.weight"],
+    }
+
+
+@pytest.mark.parametrize("name", of_numpy())
+def test_numbers_of_other_libraries_are_those_of_python(name: str) -> None:
+    call = of_numpy()[name]
+    expected = call(3, 0.5)
+    for n, r in ((np.int64(3), np.float32(0.5)), (np.uint8(3), Fraction(1, 2)), (3.0, np.float64(0.5))):
+        found = call(n, r)
+        assert torch.equal(found, expected) if isinstance(found, Tensor) else found == expected
+
+
+def test_a_step_of_a_trajectory_has_a_size_of_numpy() -> None:
+    kernels = []
+    for lr in (0.5, np.float32(0.5)):
+        model = mlp()
+        trajectory = pkcompiler.LossPathKernel(model, DATA)
+        trajectory.record(model, lr)
+        kernels.append(trajectory.kernel)
+    assert torch.equal(*kernels)
+
+
+def test_flags_of_numpy_are_flags() -> None:
+    found = pkcompiler.prune(mlp(), X, "magnitude", density=0.5, progress=np.bool_(False))
+    assert found.kept == 9
+    scales = pkcompiler.rescale(mlp(), X, powers_of_two=np.True_).scales.values()
+    assert all(bool((s.log2() == s.log2().round()).all()) for s in scales)
+    refusal(lambda: pkcompiler.prune(mlp(), X, "magnitude", density=0.5, seed=np.True_))
+
+
+def test_a_float_that_is_a_whole_number_is_one() -> None:
+    assert pkcompiler.ntk(mlp(), DATA, memory=1e9).fits
+    assert pkcompiler.explicit(mlp(), X, limit=1e4).names
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(2**70, "is more than 64 bits hold"), (math.nan, "is no number"), (math.inf, "is a float")],
+)
+def test_a_number_that_does_not_fit_is_told_why(value: float, said: str) -> None:
+    error = refusal(lambda: pkcompiler.prune(mlp(), X, "magnitude", density=0.5, seed=value))
+    assert said in error.diagnostics[0].message
+
+
+def test_a_pass_a_schedule_and_an_analysis_are_files(tmp_path: Path) -> None:
+    rule, analysis, schedule = tmp_path / "mine", tmp_path / "figures.pkc", tmp_path / "gradual.pkc"
+    rule.write_text("pass mine { score = abs(theta) }")
+    analysis.write_text('analysis mine { report "norm" = paths(edge = abs(theta)) }')
+    schedule.write_text("schedule s { prune magnitude { density = 50% } }")
+    assert pkcompiler.prune(mlp(), X, rule, density=0.5).kept == 9
+    assert pkcompiler.prune(mlp(), X, schedule=schedule).kept == 9
+    assert torch.equal(pkcompiler.score(mlp(), X, rule)["0.weight"], pkcompiler.score(mlp(), X, "magnitude")["0.weight"])
+    assert pkcompiler.run_analysis(mlp(), X, analysis) is not None
+    with pytest.raises(PkcError, match="synflow"):
+        pkcompiler.score(mlp(), X, Path("synflow"))  # a file, not the pass of the library

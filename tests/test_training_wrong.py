@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -195,10 +196,21 @@ def test_a_schedule_with_errors_and_a_missing_file() -> None:
         load_schedule("nowhere.pkc")
 
 
-@pytest.mark.parametrize("options", [{"epochs": 0}, {"epochs": 2.0}, {"checkpoint_steps": 0}, {"epochs": True}], ids=str)
+@pytest.mark.parametrize("options", [{"epochs": 0}, {"epochs": 2.5}, {"checkpoint_steps": 0}, {"epochs": True}], ids=str)
 def test_numbers_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(PkcError, match=r"PKC458.*expected a whole number|PKC458"):
         cycles(**options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    run = cycles(epochs=np.int64(6), steps_per_epoch=np.uint8(2), checkpoint_steps=np.int32(3))
+    assert (run.epochs, type(run.epochs)) == (6, int)
+
+
+@pytest.mark.parametrize(("given", "said"), [(torch.Generator(), "is a Generator"), ([0], "holds a int")])
+def test_generators_are_several(given: Any, said: str) -> None:
+    with pytest.raises(PkcError, match=rf"(?s)PKC458.*generators {said}, expected a list.*generators=\[generator\]"):
+        cycles(generators=given)
 
 
 def test_example_inputs_come_from_the_data_or_are_asked_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ TOO_LARGE = ("PKC521", "PKC525")
 def run_analysis(
     model: nn.Module,
     example_inputs: Any,
-    analysis: str | Analysis,
+    analysis: str | Path | Analysis,
     *,
     data: Any = None,
     masks: Mapping[str, Tensor] | None = None,

@@ -32,7 +32,7 @@ CODES: dict[str, str] = {
     "PKC210": "An operator is declared a gate (--gate) and is read as none: the model does not call it, or the table knows it.",
     "PKC211": (
         "An argument of a function of Python is of another type than the function takes: a text for a number, a number for a "
-        "function. A NaN is no number; True is no whole number, nor is what 64 bits do not hold."
+        "function. A NaN is no number; True is no whole number, nor is what 64 bits do not hold. Numbers of numpy are numbers."
     ),
     "PKC212": (
         "Parameters or buffers have no values yet: their module is lazy and has not been called, or they are on the meta device. "

@@ -58,7 +58,7 @@ class Density:
 
 def lanczos_density(kernel: PathKernel, n: int, probes: int, seed: int) -> Density:
     """``probes`` quadratures of ``n`` nodes each, from random sign vectors; of a small kernel all eigenvalues."""
-    at_least(1, "n", n), at_least(1, "probes", probes)
+    n, probes = at_least(1, "n", n), at_least(1, "probes", probes)
     if kernel.size <= WHOLE:
         values = torch.linalg.eigvalsh(kernel.dense()).double().cpu()[None]
         return _smoothed(values, torch.full_like(values, 1 / max(1, kernel.size)), kernel, whole=True)

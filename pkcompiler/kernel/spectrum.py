@@ -73,7 +73,7 @@ def _checked(kernel: PathKernel, values: Tensor, vectors: Tensor, products: int)
 
 def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:
     """||G||_F: see ``PathKernel.frobenius``."""
-    at_least(2, "samples", samples)
+    samples = at_least(2, "samples", samples)
     if kernel.size <= DENSE:
         return kernel._measured(float(torch.linalg.matrix_norm(kernel.dense())))
     generator = stream(seed)

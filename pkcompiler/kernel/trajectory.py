@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pkcompiler.analysis.sources import is_batched
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import checked, plain
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.kernel.jacobian import MEMORY, Jacobian, shown_bytes
 from pkcompiler.kernel.network import Network, TangentMap, Theta, network
@@ -98,7 +98,7 @@ class LossPathKernel:
 
         Parameters and buffers are read; the gradients are taken in evaluation mode, at weights times masks. Raises ``PKC529``.
         """
-        size = self.lr if lr is None else lr
+        size = self.lr if lr is None else plain(lr, float)
         raise_all(_wrong_arguments(size, None, "mse"))
         if size is None:
             raise fail("PKC529", "no learning rate is given", "record(model, lr), or LossPathKernel(model, data, lr)")

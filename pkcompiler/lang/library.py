@@ -20,6 +20,7 @@ from pkcompiler.lang.words import WORDS, suggest
 
 __all__ = [
     "analysis_names",
+    "as_typed",
     "check_files",
     "find_analysis",
     "find_pass",
@@ -61,13 +62,13 @@ class _Files:
         return find_schedule(name, folder=self.folder)
 
 
-def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
+def find_pass(name_or_path_or_text: str | Path, *, folder: Path | None = None) -> Pass:
     """The pass that is meant: a text (it holds a ``{``), a file (``/`` or ``.pkc`` in it), or a name of the library.
 
     ``file.pkc:name`` picks one of several. Paths are relative to ``folder`` (default: the working directory).
     Raises PkcError with everything wrong.
     """
-    given = name_or_path_or_text
+    given = as_typed(name_or_path_or_text)
     if "{" in given:
         return _pick(_passes(given, "<text>"), "the text", "", "pass", _others(given, "<text>", "pass"))
     if is_path(given):
@@ -81,9 +82,9 @@ def find_pass(name_or_path_or_text: str, *, folder: Path | None = None) -> Pass:
     return _library_pass(given)
 
 
-def find_analysis(name_or_path_or_text: str, *, folder: Path | None = None) -> Analysis:
+def find_analysis(name_or_path_or_text: str | Path, *, folder: Path | None = None) -> Analysis:
     """The analysis that is meant: as :func:`find_pass`. Raises PkcError with everything wrong."""
-    given = name_or_path_or_text
+    given = as_typed(name_or_path_or_text)
     if "{" in given:
         checked = _checked(given, "<text>", folder or Path())
         return _pick(checked.analyses, "the text", "", "analysis", _others(given, "<text>", "analysis"))
@@ -102,9 +103,9 @@ def find_analysis(name_or_path_or_text: str, *, folder: Path | None = None) -> A
     return _library_analysis(given)
 
 
-def find_schedule(path_or_text: str, *, folder: Path | None = None) -> Schedule:
+def find_schedule(path_or_text: str | Path, *, folder: Path | None = None) -> Schedule:
     """The schedule of a text (it holds a ``{``) or of a file (``file.pkc:name`` picks one of several). Raises PkcError."""
-    given = path_or_text
+    given = as_typed(path_or_text)
     if "{" in given:
         checked = _checked(given, "<text>", folder or Path())
         return _pick(checked.schedules, "the text", "", "schedule", _others(given, "<text>", "schedule"))
@@ -213,6 +214,12 @@ def _renamed(found: Pass, name: str) -> str:
 def is_path(given: str) -> bool:
     """Whether a pass is given as a file: ``/`` or ``.pkc`` in it."""
     return "/" in given or given.endswith(".pkc") or ".pkc:" in given
+
+
+def as_typed(given: str | Path) -> str:
+    """What is meant, as it is typed: a Path is a file, whatever it is called."""
+    text = str(given)
+    return text if isinstance(given, str) or is_path(text) else f"./{text}"
 
 
 def split_path(given: str) -> tuple[str, str]:

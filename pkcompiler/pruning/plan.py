@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 from pkcompiler.lang.ast import Call, DataSpec, Expr, Pass, Schedule, Stage
 from pkcompiler.lang.balance import LAYERED, REMEDY, holds_balance
 from pkcompiler.lang.check_stage import ON_A_MODEL, conflicts, reads_data
 from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.library import find_pass, find_schedule, print_schedule
+from pkcompiler.lang.library import as_typed, find_pass, find_schedule, print_schedule
 from pkcompiler.lang.paths import DEFAULTS
 from pkcompiler.lang.printing import at_expr
 from pkcompiler.lang.search import walk
@@ -74,9 +75,9 @@ class Plan:
 
 
 def plan_of(
-    pass_: str | Pass | None = None,
+    pass_: str | Path | Pass | None = None,
     *,
-    schedule: str | Schedule | None = None,
+    schedule: str | Path | Schedule | None = None,
     target: tuple[str, float] | None = None,
     rounds: int | None = None,
     curve: str | None = None,
@@ -174,11 +175,12 @@ def density_of(word: str, value: float) -> float:
     return density
 
 
-def _single(pass_: str | Pass, target: tuple[str, float] | None) -> Schedule:
-    found = pass_ if isinstance(pass_, Pass) else find_pass(pass_)
+def _single(pass_: str | Path | Pass, target: tuple[str, float] | None) -> Schedule:
+    given = pass_ if isinstance(pass_, Pass) else as_typed(pass_)
+    found = given if isinstance(given, Pass) else find_pass(given)
     if target is None:
         raise fail("PKC404", "no target is given", "give one, e.g. density=0.1")
-    name = pass_ if isinstance(pass_, str) and "{" not in pass_ else found.name
+    name = given if isinstance(given, str) and "{" not in given else found.name
     stage = Stage(name, density_of(*target), target)
     return Schedule(found.name, None, None, (stage,), "", ((name, found),))
 

@@ -100,10 +100,10 @@ class Pruned:
 def prune(
     model: nn.Module,
     example_inputs: Any,
-    pass_: str | Pass | None = None,
+    pass_: str | Path | Pass | None = None,
     *,
     density: float | None = None,
-    schedule: str | Schedule | None = None,
+    schedule: str | Path | Schedule | None = None,
     rounds: int | None = None,
     curve: str | None = None,
     scope: str | None = None,

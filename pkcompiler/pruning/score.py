@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class Scores(Mapping[str, Tensor]):
 def score(
     model: nn.Module,
     example_inputs: Any,
-    pass_: str | Pass,
+    pass_: str | Path | Pass,
     *,
     data: Any = None,
     loss: Loss | None = None,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pkcompiler.analysis.sources import first_sample
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import checked, fits, plain
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Schedule
@@ -40,7 +40,7 @@ def load_schedule(path_or_text: str | Path | Schedule, *, seed: int | None = Non
 
     ``seed``: in place of the schedule's. Raises PkcError with everything wrong, and ``PKC450`` where no stage runs in training.
     """
-    found = path_or_text if isinstance(path_or_text, Schedule) else find_schedule(str(path_or_text))
+    found = path_or_text if isinstance(path_or_text, Schedule) else find_schedule(path_or_text)
     if not any(trains(s) for s in found.stages):
         raise fail(
             "PKC450",
@@ -115,12 +115,14 @@ class TrainingSchedule:
         not fit, ``PKC458`` for arguments, ``PKC474`` for a model of inference tensors, ``PKC460`` for another model's optimizer;
         else as :func:`pkcompiler.prune`.
         """
-        _check_numbers(epochs=epochs, checkpoint_steps=checkpoint_steps, steps_per_epoch=steps_per_epoch)
+        epochs = _number("epochs", epochs)
+        steps_per_epoch = None if steps_per_epoch is None else _number("steps_per_epoch", steps_per_epoch)
+        checkpoint_steps = None if checkpoint_steps is None else _number("checkpoint_steps", checkpoint_steps)
         refuse_inference(model)
         _check_optimizer(model, optimizer)
         check_agenda(self.agenda, epochs, steps_per_epoch or length_of(loader))
         others = {**({} if lr_scheduler is None else {LR_SCHEDULER: lr_scheduler}), **(also or {})}
-        trained = Trained(model, optimizer, others, generators_of(loader, generators))
+        trained = Trained(model, optimizer, others, generators_of(loader, _generators(generators)))
         samples = self._data(data)
         inputs = _example(samples) if example_inputs is None else example_inputs
         masks = {n: m.cpu() for n, m in applied_masks(model).items()}
@@ -139,12 +141,20 @@ class TrainingSchedule:
         return given if callable(given) else as_pair(planned_data(given, self.plan), self.plan.seed)
 
 
-def _check_numbers(**given: Any) -> None:
-    for name, value in given.items():
-        if value is None and name != "epochs":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise fail("PKC458", f"{name} = {value!r}", "expected a whole number, at least 1")
+def _number(name: str, given: Any) -> int:
+    found = plain(given, int)
+    if not fits(found, int) or found < 1:
+        raise fail("PKC458", f"{name} = {given!r}", "expected a whole number, at least 1")
+    return int(found)
+
+
+def _generators(given: Any) -> tuple[torch.Generator, ...]:
+    found = tuple(given) if isinstance(given, Iterable) else given
+    if not fits(found, tuple[torch.Generator, ...]):
+        wrong = next((g for g in found if not isinstance(g, torch.Generator)), None) if isinstance(found, tuple) else found
+        kind = f"holds a {type(wrong).__name__}" if isinstance(found, tuple) else f"is a {type(wrong).__name__}"
+        raise fail("PKC458", f"generators {kind}, expected a list of torch.Generators", "generators=[generator]")
+    return found
 
 
 def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable
@@ -14,8 +15,12 @@ from torch import Tensor, nn
 
 import pkcompiler
 from pkcompiler.diagnostics import PkcError, Remark
+from pkcompiler.frontend.faithful import faithful_copy
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+
+DRAWS = itertools.count()
+"""What no generator has drawn."""
 
 X, Y = torch.linspace(-1, 1, 12).reshape(2, 6), torch.tensor([0, 1])
 
@@ -144,6 +149,45 @@ def test_copies_that_lack_something_are_told() -> None:
 def test_copies_that_are_the_model_are_not(recwarn: pytest.WarningsRecorder) -> None:
     pkcompiler.analyze(Net(noise=torch.Generator().manual_seed(3), cache={}), X)
     assert [w for w in recwarn if issubclass(w.category, Remark)] == []
+
+
+class Unscaled(Net):
+    """Its copy forgets the scale that it was built with, and draws as it does."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__(scale=scale, generator=torch.Generator())
+
+    def __deepcopy__(self, memo: Any) -> Net:
+        other = type(self)()
+        other.load_state_dict(self.state_dict())
+        return other
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(x) * self.scale
+
+
+class Drawing(Unscaled):
+    def forward(self, x: Tensor) -> Tensor:
+        self.f.calls = getattr(self.f, "calls", 0) + 1
+        return self.f(x) + torch.rand(3) + torch.rand(3, generator=self.generator) + next(DRAWS)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_copies_that_compute_something_else(way: str) -> None:
+    told(lambda: WAYS[way](Unscaled(7.0), X), "PKC213", "another output at the example")
+
+
+def test_a_lowered_copy_computes_the_same() -> None:
+    told(lambda: pkcompiler.lower(Unscaled(7.0), {"f.weight": torch.ones(3, 6).bool()}, X), "PKC213", "another output")
+    assert pkcompiler.certify(Unscaled(), X).holds
+
+
+def test_random_forwards_are_no_other_copies_and_stay_as_they_were() -> None:
+    model = Drawing()
+    before, own = torch.get_rng_state(), model.generator.get_state()
+    faithful_copy(model, X)
+    assert torch.equal(torch.get_rng_state(), before) and torch.equal(model.generator.get_state(), own)
+    assert not hasattr(model.f, "calls")
 
 
 # numbers ----------------------------------------------------------------------------------------------------------------

@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError, fail, first_few, remark, typed_or_called
-from pkcompiler.frontend.copies import copied, refuse_valueless
+from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.equal.forms import make_equal
 from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, export_program, normalise_inputs
+from pkcompiler.frontend.faithful import faithful_in
 from pkcompiler.frontend.hooks import hooked_parameters
 from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.lift import lift_program
 from pkcompiler.frontend.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
-from pkcompiler.frontend.precision import cast, check_dtype, converted, in_order, is_ready, refuse_complex, state_of
+from pkcompiler.frontend.precision import cast, check_dtype, in_order, is_ready, refuse_complex, state_of
 from pkcompiler.frontend.stops import gradient_stops
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
@@ -128,7 +129,7 @@ def capture(
     refuse_valueless(model)
     refuse_complex(model)
     if not is_ready(model, dtype):
-        model = in_order(copied(model) if dtype is None else converted(model, dtype))
+        model = in_order(faithful_in(model, example_inputs, dtype))
     call = bind_copy(given, model, example_inputs, output, dtype)
     program = export_program(model, call)
     if not program.batched and example_batch(call.flat) > 1 and (alone := one_sample(model, call, program.recorded)):

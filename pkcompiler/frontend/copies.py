@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from pkcompiler import usercode
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_all, remark
 
+CORRECT = "correct its __deepcopy__ or __setstate__: the copy must be the model"
 LEFT_TO_TORCH = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
 
@@ -86,15 +87,14 @@ def _refusing(model: nn.Module) -> Iterator[str]:
 
 def _changed(model: nn.Module, twin: nn.Module) -> list[Diagnostic]:
     """``PKC213`` where the copy is another model: another class, other parameters or buffers, or other values in them."""
-    note = "correct its __deepcopy__ or __setstate__: the copy must be the model"
     if type(twin).__name__ != type(model).__name__:  # a graph module has a class of its own, and so has its copy
-        return [Diagnostic("PKC213", f"the copy of the model is a {type(twin).__name__}", notes=(note,))]
+        return [Diagnostic("PKC213", f"the copy of the model is a {type(twin).__name__}", notes=(CORRECT,))]
     mine, other = _state(model), _state(twin)
     names = [n for n in mine.keys() | other.keys() if n not in mine or n not in other or not _same(mine[n], other[n])]
     if not names:
         return []
     shown = first_few(sorted(names))
-    return [Diagnostic("PKC213", f"the copy of the model has other parameters or buffers: {shown}", notes=(note,))]
+    return [Diagnostic("PKC213", f"the copy of the model has other parameters or buffers: {shown}", notes=(CORRECT,))]
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

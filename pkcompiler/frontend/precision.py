@@ -14,7 +14,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
-from pkcompiler.frontend.copies import copied
 
 COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 """The dtypes that analyses run in, each with that of complex numbers made of it."""
@@ -50,11 +49,6 @@ def cast(value: Any, dtype: torch.dtype) -> Any:
 
 
 # a model ----------------------------------------------------------------------------------------------------------------
-
-
-def converted(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy whose parameters, buffers and tensors among its modules' attributes are in ``dtype``."""
-    return in_precision(copied(model), dtype)
 
 
 def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:

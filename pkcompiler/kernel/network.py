@@ -27,7 +27,8 @@ from pkcompiler.frontend.at_samples import at_samples
 from pkcompiler.frontend.capture import bind_copy, cast_inputs
 from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.export import Call, bind_call
-from pkcompiler.frontend.precision import converted, refuse_complex
+from pkcompiler.frontend.faithful import faithful_in
+from pkcompiler.frontend.precision import refuse_complex
 from pkcompiler.frontend.weights import non_finite
 
 Theta = Mapping[str, Tensor]
@@ -136,11 +137,10 @@ def network(
     refuse_valueless(model)
     refuse_complex(model)
     settings(dtype=dtype)
-    x = inputs_of(data)
-    module = converted(model, dtype).eval()
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    x = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs_of(data))
+    module = faithful_in(model, first_sample(x) if example_inputs is None else example_inputs, dtype).eval()
     raise_all(not_finite(name, role) for name, role in non_finite(module))
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    x = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, x)
     call = _call(model, module, x, example_inputs, dtype)
     named = dict(module.named_parameters())
     check_mask_shapes({n: tuple(p.shape) for n, p in named.items()}, masks)

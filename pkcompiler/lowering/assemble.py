@@ -11,6 +11,7 @@ from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.export import normalise_inputs
+from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.lowering.apply import applied_masks, forget_masks
 from pkcompiler.lowering.arguments import Recorded
 from pkcompiler.lowering.call import fetch
@@ -50,11 +51,11 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     checked = check_masks(model, masks)
     for name, mask in applied_masks(model).items():
         checked[name] = checked.get(name, mask).to(mask.device) & mask
-    root = copied(model)
+    example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
+    root = copied(model) if example is None else faithful_copy(model, example)
     forget_masks(root)
     fills = zero_rows(root, checked)
     raise_all(undefined_faults(root, checked, masks, fills))
-    example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
     args, kwargs = ((), {}) if example is None else normalise_inputs(example)
     try:
         evaluation, training = trace_modes(root, args, kwargs)

@@ -18,6 +18,7 @@ from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.files import reason
 from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.frontend.trace import DTYPES
 from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
@@ -127,7 +128,10 @@ class Artifact:
         """
         from pkcompiler.lowering import lower
 
-        return lower(self._with_weights(copied(model)) if weights else model, self.masks, example_inputs)
+        if weights:
+            twin = copied(model) if example_inputs is None else faithful_copy(model, example_inputs)
+            return lower(self._with_weights(twin), self.masks, example_inputs)
+        return lower(model, self.masks, example_inputs)
 
     def apply(self, model: nn.Module, *, weights: bool = True) -> nn.Module:
         """Load the weights that were scored into ``model`` (unless ``weights`` is False) and keep its pruned ones at zero.

@@ -19,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 from pkcompiler.analysis.sources import data_inputs, data_position, table_rows
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
-from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.faithful import faithful_copy
+from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.precision import in_precision
 from pkcompiler.ir.weights import fan_in
 from pkcompiler.kernel.initial import drawn
@@ -56,7 +57,7 @@ def _module(work: Workspace, init: Expr, draw: Draw) -> nn.Module:
         (given,) = (value for _, value in init.kwargs)
         assert isinstance(given, Number)
         std = float(given.value)
-    module = copied(model)
+    module = faithful_copy(model, Inputs(*work.captured.call.arguments(work.captured.call.flat)))
     named = dict(module.named_parameters())
     with torch.no_grad():
         for slot in work.captured.graph.parameters:

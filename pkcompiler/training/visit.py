@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pkcompiler.diagnostics import raise_all
 from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.kernel.initial import Factory
 from pkcompiler.lowering.zero_rows import undefined_faults
 from pkcompiler.pruning.labels import Loss
@@ -94,7 +94,7 @@ class Pruner:
     def _refreshed(self) -> Capture:
         """The capture of a copy, which gets the model's values; captured anew where they may have changed the graph."""
         if self._captured is None or not self._same_graph(self._captured):
-            self._captured = capture(copied(self.model), self.example_inputs, dtype=self.dtype)
+            self._captured = capture(faithful_copy(self.model, self.example_inputs), self.example_inputs, dtype=self.dtype)
             return self._captured
         module = self._captured.module
         with torch.no_grad():

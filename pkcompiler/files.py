@@ -14,7 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
 
-from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 
 try:
     import fcntl
@@ -67,7 +67,8 @@ def deliver(path: str | Path, content: bytes | str, code: str, note: str) -> Non
     try:
         write_whole(path, content)
     except OSError as error:
-        raise fail(code, f"'{path}' cannot be written: {reason(error)}", note) from None
+        remedy = "make room there, or name a file elsewhere" if error.errno in FULL else note
+        raise fail(code, f"'{path}' cannot be written: {reason(error)}", remedy) from None
 
 
 def _status(path: str | Path) -> os.stat_result | None:
@@ -188,7 +189,7 @@ def locked(path: Path, token: str) -> IO[str]:
         except BlockingIOError:
             stream.close()
             message = f"another process is at work in '{path.parent}'"
-            raise fail("PKC623", message, "wait for it, or give another folder: -o DIR") from None
+            raise fail("PKC623", message, elsewhere("wait for it, or give another folder")) from None
         except OSError:
             with suppress(OSError):
                 stream.close()
@@ -279,8 +280,14 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error) or type(error).__name__
 
 
-def unwritable(path: Path, error: OSError) -> PkcError:
-    """``PKC620``: the system's own words, and another place to write to."""
-    room = "make room there: the same command goes on, or give a folder elsewhere"
-    note = room if error.errno in FULL else "give a folder that can be written: -o DIR"
+def elsewhere(another: str) -> str:
+    """``give another folder``, with the option that names it for who types a command."""
+    return typed_or_called(f"{another}: -o DIR", another)
+
+
+def unwritable(path: Path, error: OSError, what: str = "folder") -> PkcError:
+    """``PKC620``: the system's own words, and another place to write ``what`` to."""
+    again = typed_or_called("make room there: the same command goes on", "make room there")
+    room = f"{again}, or give a {what} elsewhere"
+    note = room if error.errno in FULL else elsewhere(f"give a {what} that can be written")
     return fail("PKC620", f"cannot write '{path}': {reason(error)}", note)

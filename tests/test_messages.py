@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ast
+import errno
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import pkcompiler
+from pkcompiler import files
 from pkcompiler.diagnostics import PkcError, Remark, on_the_command_line, remark, typed_or_called
+from pkcompiler.show import html
+from pkcompiler.training.checkpoint import Checkpoint
 
 PACKAGE = Path(pkcompiler.__file__).parent
 TYPED_ALONE = (
@@ -23,7 +30,7 @@ TYPED_ALONE = (
     *("pruning/objective.py", "pruning/recipe.py", "pruning/resume.py"),
 )
 """What is reached from a command line alone (and a style sheet)."""
-FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z-]+|-o(?= [A-Z{]))")
 OF_PIP = {"--no-deps", "--upgrade"}
 
 
@@ -52,6 +59,7 @@ def test_no_message_tells_a_caller_of_python_an_option() -> None:
 
 
 def test_that_test_sees_options() -> None:
+    assert FLAG.findall("give another: -o DIR, or --force") == ["-o", "--force"]
     tree = ast.parse('"""--doc"""\nfail("try --typed", typed_or_called("--left", "or --right"))')
     assert [text for text, _ in spoken(tree)] == ["try --typed", "or --right"]
 
@@ -133,3 +141,62 @@ def test_a_certificate_says_where_what_is_frozen_is_called() -> None:
 def test_the_package_runs_as_the_command() -> None:
     run = subprocess.run([sys.executable, "-m", "pkcompiler", "--version"], capture_output=True, text=True, check=True)
     assert run.stdout == f"pkc {pkcompiler.__version__}\n"
+
+
+def told(call: Callable[[], object], code: str) -> str:
+    """The help of the one error."""
+    with pytest.raises(PkcError) as caught:
+        call()
+    (diagnostic,) = caught.value.diagnostics
+    assert diagnostic.code == code
+    return " ".join(diagnostic.notes)
+
+
+def test_the_help_for_a_mask_of_numpy_makes_a_mask() -> None:
+    model, masks = nn.Linear(2, 2), {"weight": np.array([[1, 0], [0, 1]])}
+    help = told(lambda: pkcompiler.apply_masks(model, masks), "PKC472")
+    assert help == "masks['weight'] = torch.as_tensor(masks['weight']) != 0"
+    exec(help, {"torch": torch, "masks": masks})
+    assert pkcompiler.apply_masks(model, masks) is model
+    assert "!=" not in told(lambda: pkcompiler.apply_masks(model, {"weight": None}), "PKC472")
+    empty = torch.ones(2, 2, dtype=torch.bool, device="meta")
+    assert told(lambda: pkcompiler.apply_masks(model, {"weight": empty}), "PKC472") == "give a mask with values"
+
+
+def test_a_loss_is_given_where_one_is_spoken_to() -> None:
+    data = (torch.ones(2, 4), torch.zeros(2, 3))
+    call = partial(pkcompiler.score, nn.Linear(4, 2), data[0], "snip", data=data)
+    assert "give loss=" in told(call, "PKC506")
+    with on_the_command_line(lambda line: None):
+        assert "in the model's file" in told(call, "PKC506")
+
+
+def test_the_help_for_inputs_without_values_is_of_their_kind() -> None:
+    for x, help in ((torch.ones(1, 4, device="meta"), "torch.zeros((1, 4)"), (torch.ones(1, 4).to_sparse(), "x.to_dense()")):
+        assert help in told(partial(pkcompiler.lift, nn.Linear(4, 2), x), "PKC203")
+        assert help in told(partial(pkcompiler.ntk, nn.Linear(4, 2), x, example_inputs=torch.ones(1, 4)), "PKC505")
+    assert "one sample or more" in told(partial(pkcompiler.lift, nn.Linear(4, 2), torch.ones(0, 4)), "PKC203")
+
+
+def test_the_help_for_a_full_disk_is_room_and_for_a_file_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files, "write_whole", full)
+    assert told(lambda: html.save(tmp_path / "page.html", ""), "PKC634") == "make room there, or name a file elsewhere"
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    below = tmp_path / "file" / "below"
+    assert told(lambda: Checkpoint(below, {}).write({}), "PKC620") == "give a file that can be written"
+    monkeypatch.setattr("pkcompiler.training.checkpoint.write_whole", full)
+    assert told(lambda: Checkpoint(tmp_path / "run", {}).write({}), "PKC620") == "make room there, or give a file elsewhere"
+
+
+def test_the_help_for_a_link_in_an_artifact_copies_what_it_points_to(tmp_path: Path) -> None:
+    pruned = pkcompiler.prune(nn.Linear(4, 2), torch.ones(1, 4), "magnitude", density=0.5)
+    folder, kept = pruned.save(tmp_path / "art ifact"), tmp_path / "kept"
+    (folder / "masks.safetensors").rename(kept)
+    (folder / "masks.safetensors").symlink_to(kept)
+    help = told(lambda: pkcompiler.load(folder), "PKC626")
+    subprocess.run(["/bin/sh", "-c", help.partition(": ")[2]], cwd=tmp_path, check=True)
+    assert pkcompiler.load(tmp_path / "NEW").kept == pruned.kept

@@ -16,7 +16,7 @@ from pkcompiler.analysis.semiring import Settings
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import Call
-from pkcompiler.frontend.inputs import no_values
+from pkcompiler.frontend.inputs import no_values, with_values
 from pkcompiler.frontend.weights import odd_entries
 from pkcompiler.ir.maps import Batch, Embed, Reindex
 from pkcompiler.ir.types import PathGraph, Value
@@ -171,7 +171,8 @@ def require_samples(x: Any) -> None:
     """Raise ``PKC505`` where x of the data holds no values, or no sample, and ``PKC666`` where samples are not finite."""
     for t in (t for t in pytree.tree_leaves(x) if isinstance(t, Tensor)):
         if why := no_values(t):
-            raise fail("PKC505", f"x of the data {why}", "dimension 0 runs over the samples: give one or more")
+            note = with_values(t, "dimension 0 runs over the samples: give one or more")
+            raise fail("PKC505", f"x of the data {why}", note)
         refuse_infinite(t, "x of the data")
 
 
@@ -194,7 +195,7 @@ def check_targets(target: Any, count: int) -> None:
     if not target.dim() or len(target) != count:
         raise fail("PKC663", f"y of the data has shape {tuple(target.shape)}, and x {count} samples", note)
     if why := no_values(target):
-        raise fail("PKC663", f"y of the data {why}", note)
+        raise fail("PKC663", f"y of the data {why}", with_values(target, note))
     refuse_infinite(target, "y of the data")
 
 

@@ -20,7 +20,7 @@ from torch.export.graph_signature import ExportGraphSignature, OutputKind, Token
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
-from pkcompiler.frontend.inputs import no_values
+from pkcompiler.frontend.inputs import no_values, with_values
 from pkcompiler.frontend.plain import drop_tokens, make_plain
 from pkcompiler.frontend.precision import computing_in, defaults, state_of
 from pkcompiler.frontend.uncallable import uncallable
@@ -174,7 +174,8 @@ def _require_values(inputs: Any) -> None:
     """Raise ``PKC203`` for example inputs that hold no values, or no sample."""
     for tensor in pytree.tree_leaves(inputs):
         if isinstance(tensor, Tensor) and (why := no_values(tensor)):
-            raise fail("PKC203", f"an example input {why}", "dimension 0 is the batch: give one sample or more, e.g. x[:1]")
+            note = with_values(tensor, "dimension 0 is the batch: give one sample or more, e.g. x[:1]")
+            raise fail("PKC203", f"an example input {why}", note)
 
 
 def _output_names(result: Any) -> list[str]:

@@ -112,8 +112,15 @@ def no_values(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "is on the meta device and holds no values"
     if tensor.layout != torch.strided:
-        return f"is sparse ({tensor.layout}): make it dense, x.to_dense()"
+        return f"is sparse ({tensor.layout})"
     return f"has shape {tuple(tensor.shape)}, and no sample" if tensor.dim() and not len(tensor) else ""
+
+
+def with_values(tensor: Tensor, otherwise: str) -> str:
+    """What to give instead of a tensor with :func:`no_values`; ``otherwise`` of one without samples."""
+    if tensor.is_meta:
+        return f"give a tensor that holds values, e.g. torch.zeros({tuple(tensor.shape)}, dtype={tensor.dtype})"
+    return "give a dense tensor: x.to_dense()" if tensor.layout != torch.strided else otherwise
 
 
 def guess_input(module: nn.Module) -> InputSpec | None:

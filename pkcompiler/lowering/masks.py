@@ -140,7 +140,7 @@ def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> I
         yield Diagnostic(
             "PKC472",
             _counted(odd, one, many) + " tensor (True = kept)",
-            notes=(f"masks[{odd[0]!r}] = masks[{odd[0]!r}] != 0",),
+            notes=(_remedy(odd[0], masks[odd[0]]),),
         )
     if misshapen:
         shapes = [f"{n!r} has shape {tuple(masks[n].shape)}, the parameter has {tuple(s or ())}" for n, s in misshapen.items()]
@@ -162,6 +162,16 @@ def _kind(mask: object) -> str:
     if isinstance(mask, Tensor) and mask.is_meta:
         return "on the meta device, without values"
     return str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
+
+
+def _remedy(name: str, mask: object) -> str:
+    """What makes a mask of what was given for one, where something does."""
+    given = f"masks[{name!r}]"
+    if isinstance(mask, Tensor):
+        return "give a mask with values" if mask.is_meta else f"{given} = {given} != 0"
+    if hasattr(mask, "__array__") or isinstance(mask, list):
+        return f"{given} = torch.as_tensor({given}) != 0"
+    return "give a torch.bool tensor of the parameter's shape"
 
 
 def _is_mask(mask: object) -> bool:

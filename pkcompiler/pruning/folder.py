@@ -11,8 +11,8 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.files import bears, is_temporary
+from pkcompiler.diagnostics import PkcError, fail, typed_or_called
+from pkcompiler.files import bears, elsewhere, is_temporary
 from pkcompiler.pruning.manifest import FORMAT, KNOWN, MANIFEST
 
 RECIPE, STATE, COMMAND, COLLAPSE = "recipe.json", "state.safetensors", "command", "collapse"
@@ -38,12 +38,13 @@ def partial_of(out: Path) -> Path:
 def refuse_name(out: Path) -> None:
     """Raise ``PKC620`` for what is no name, and ``PKC621`` for the name of an unfinished run."""
     if "\0" in str(out):
-        raise fail("PKC620", f"cannot write '{out}': a name cannot hold the character NUL", "give a plain name: -o DIR")
+        raise fail("PKC620", f"cannot write '{out}': a name cannot hold the character NUL", elsewhere("give a plain name"))
     if place_of(out).name in ("", ".."):
-        raise fail("PKC621", f"'{out}' is there already, and a run makes a folder of its own", "name a new one in it: -o DIR")
+        raise fail("PKC621", f"'{out}' is there already, and a run makes a folder of its own", elsewhere("name a new one in it"))
     if place_of(out).name.endswith(PARTIAL):
         own = out.with_name(out.name.removesuffix(PARTIAL) or "DIR")
-        raise fail("PKC621", f"'{out}' is what the unfinished run of '{own}' is called", f"give another name: -o {own}")
+        remedy = typed_or_called(f"give another name: -o {own}", f"give another name: '{own}'")
+        raise fail("PKC621", f"'{out}' is what the unfinished run of '{own}' is called", remedy)
 
 
 def is_vacant(folder: Path) -> bool:
@@ -70,7 +71,7 @@ def check_partial(partial: Path) -> None:
     """Raise ``PKC621`` unless the folder is an unfinished run's, or free to become one."""
     if is_vacant(partial):
         return
-    remedy = "move it away, or give another folder: -o DIR"
+    remedy = elsewhere("move it away, or give another folder")
     if not _is_folder(partial):
         raise fail("PKC621", f"'{partial}' is no unfinished run: it is a {_kind(partial)}", remedy)
     if name := stranger(partial, ARTIFACT | RUN):
@@ -81,7 +82,7 @@ def check_partial(partial: Path) -> None:
 
 def occupant(out: Path) -> PkcError | None:
     """``PKC621`` where something else than an artifact, and what belongs to it, lies at ``out``; None where it may be replaced."""
-    place, remedy = place_of(out), "give another folder: -o DIR"
+    place, remedy = place_of(out), elsewhere("give another folder")
     if is_vacant(place):
         return None
     if not _is_folder(place) or not _says_format(place):

@@ -118,13 +118,18 @@ def margins(output: Tensor, target: Tensor) -> Tensor:
     return output.gather(1, labels).squeeze(1) - others.amax(1)
 
 
+def own_loss() -> str:
+    """Where who is spoken to gives a loss of their own."""
+    return typed_or_called("define loss(output, target) in the model's file", "give loss=, a function of (output, target)")
+
+
 def check_labels(output: Tensor, target: Tensor) -> None:
     """Raises ``PKC506`` where ``target`` [n, ...] holds no class labels of ``output`` [n, classes, ...]."""
     if output.dim() < 2:
         raise fail(
             "PKC506",
             f"the output has shape {tuple(output.shape)}: cross-entropy reads one score per class, [sample, class]",
-            "define loss(output, target) in the model's file",
+            own_loss(),
         )
     wanted = (output.shape[0], *output.shape[2:])
     if target.is_floating_point() or tuple(target.shape) != wanted:
@@ -132,7 +137,7 @@ def check_labels(output: Tensor, target: Tensor) -> None:
         raise fail(
             "PKC506",
             f"the targets are no class labels of this output: they are {kind}, the output is {tuple(output.shape)}",
-            f"give integer labels of shape {wanted}, or define loss(output, target) in the model's file",
+            f"give integer labels of shape {wanted}, or {own_loss()}",
         )
     _within(target[target != IGNORED], output.shape[1])
 

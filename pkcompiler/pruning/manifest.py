@@ -120,8 +120,16 @@ def _fault(folder: Path, name: str, expected: str) -> Diagnostic | None:
         fault = _unlike(path, expected)
     except OSError as error:
         fault = f"cannot be read: {reason(error)}"
-    again = f"copy the folder again, or make it anew: {anew()}"
-    return Diagnostic("PKC626", f"'{name}' of the artifact '{folder}' {fault}", notes=(again,)) if fault else None
+    return Diagnostic("PKC626", f"'{name}' of the artifact '{folder}' {fault}", notes=(_again(path),)) if fault else None
+
+
+def _again(path: Path) -> str:
+    """How to come by an artifact that is whole, where this file is not. A run replaces no folder that holds links or folders."""
+    if os.path.islink(path):
+        return f"copy the folder with what its links point to: cp -rL '{path.parent}' NEW"
+    if os.path.isdir(path):
+        return f"move '{path}' away, then copy the folder again, or make it anew: {anew()}"
+    return f"copy the folder again, or make it anew: {anew()}"
 
 
 def _unlike(path: Path, expected: str) -> str:
@@ -148,4 +156,4 @@ def _no_artifact(folder: Path) -> PkcError:
 
 
 def _malformed(folder: Path, problem: str) -> PkcError:
-    return fail("PKC627", f"the {MANIFEST} of '{folder}' cannot be used: {problem}", f"make the artifact anew: {anew()}")
+    return fail("PKC627", f"the {MANIFEST} of '{folder}' cannot be used: {problem}", _again(folder / MANIFEST))

@@ -15,7 +15,18 @@ from torch import Tensor
 from pkcompiler import usercode
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.initial import seeded
-from pkcompiler.pruning.labels import Loss, Weighted, check_mean, counted, cross_entropy, evaluated, mean_of, parted, weight_of
+from pkcompiler.pruning.labels import (
+    Loss,
+    Weighted,
+    check_mean,
+    counted,
+    cross_entropy,
+    evaluated,
+    mean_of,
+    own_loss,
+    parted,
+    weight_of,
+)
 
 Batch = tuple[Tensor, Any]
 """Outputs and targets of some samples."""
@@ -53,7 +64,7 @@ def loss_of(work: Work, output: Tensor, target: Tensor | None) -> Tensor | Weigh
             "the pass reads loss, and the targets are no class labels"
             if target is not None
             else "the pass reads loss, and the data have no targets",
-            "give labelled data, or define loss(output, target) in the model's file",
+            f"give labelled data, or {own_loss()}",
         )
     return cross_entropy(output, target)
 

@@ -41,7 +41,7 @@ def write_html(path: str | Path, page: Page) -> None:
 
 def save(path: str | Path, text: str) -> None:
     """Write a page. Raises ``PKC634``."""
-    deliver(path, text, "PKC634", "name a file in a folder that exists")
+    deliver(path, text, "PKC634", "name a file that can be written")
 
 
 def html_of(page: Page) -> str:

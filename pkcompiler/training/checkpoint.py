@@ -29,7 +29,7 @@ class Checkpoint:
             make_folder(self.path.parent)
             write_whole(self.path, to_bytes({"recipe": self.recipe, **tree}))
         except OSError as error:
-            raise unwritable(self.path, error) from None
+            raise unwritable(self.path, error, "file") from None
 
     def read(self, resume: bool) -> dict[str, Any] | None:
         """What was written last; None where there is nothing yet.

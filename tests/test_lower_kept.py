@@ -156,9 +156,11 @@ def test_gradients_are_zero_whatever_hooks_were_added_later(kind: str) -> None:
     net = build()
     masks = masks_of(net)
     kept = KINDS[kind](net, masks)
-    for parameter in kept.parameters():
-        parameter.register_hook(lambda gradient: gradient + 1)
+    given = {}
+    for name, parameter in kept.named_parameters():
+        parameter.register_hook(lambda gradient, name=name: given.update({name: gradient}) or gradient + 1)
     kept(torch.randn(3, 2, 4)).sum().backward()
+    assert any(given[name][~mask].any() for name, mask in masks.items()) == (kind == "masked")  # as docs/training.md says
     for name, mask in masks.items():
         gradient = kept.get_parameter(name).grad
         assert not gradient[~mask].any() and gradient[mask].all()
@@ -374,3 +376,25 @@ def test_nothing_holds_a_kept_network(kind: str) -> None:
     del kept
     gc.collect()
     assert seen[0]() is None and seen[1]() is None
+
+
+LATER: dict[str, Callable[[nn.Module, dict[str, Tensor]], object]] = {
+    "emptied, loaded": lambda net, state: net.to_empty(device="cpu").load_state_dict(state),
+    "assigned": lambda net, state: net.load_state_dict(state, assign=True),
+}
+
+
+@pytest.mark.parametrize("how", LATER)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("moved", [False, True], ids=["built on meta", "moved to meta"])
+def test_models_without_values_get_them_after_their_masks(kind: str, how: str, moved: bool) -> None:
+    masks, state = {"0.weight": torch.eye(3)[:2] > 0}, nn.Sequential(nn.Linear(3, 2), nn.ReLU()).state_dict()
+    with torch.device("cpu" if moved else "meta"):
+        net = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    kept = KINDS[kind](net, masks)
+    LATER[how](kept.to("meta") if moved else kept, state)
+    expected = torch.relu(torch.ones(1, 3) @ torch.where(masks["0.weight"], state["0.weight"], 0).T + state["0.bias"])
+    assert torch.allclose(kept(torch.ones(1, 3)), expected)
+    assert_zero(kept, masks)
+    kept(torch.ones(1, 3)).sum().backward()
+    assert not kept.get_parameter("0.weight").grad[~masks["0.weight"]].any()

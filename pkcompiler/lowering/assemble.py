@@ -117,7 +117,9 @@ def _register(root: nn.Module, name: str, what: str, tensor: Tensor) -> str:
     owner, _, leaf = name.rpartition(".")
     module = root.get_submodule(owner)
     free = _free(module, f"{leaf}_{what}")
-    module.register_buffer(free, tensor.to(getattr(module, leaf).device, copy=True), persistent=False)
+    beside = getattr(module, leaf)
+    device = tensor.device if beside.is_meta else beside.device
+    module.register_buffer(free, tensor.to(device, copy=True), persistent=False)
     return f"{owner}.{free}" if owner else free
 
 

@@ -96,9 +96,10 @@ class Keeper:
         """Hold a mask on the parameter ``leaf``: besides the masks so far, or (``anew``) in their place."""
         parameter = self.held[leaf]
         assert parameter is not None
-        cell = cell_of(parameter) or Cell(mask.to(parameter.device, copy=True))
+        own = mask.to(mask.device if parameter.is_meta else parameter.device, copy=True)
+        cell = cell_of(parameter) or Cell(own)
         if anew:
-            cell.mask = mask.to(parameter.device, copy=True)
+            cell.mask = own
         else:
             cell.tighten(mask)
         self.names[leaf] = name

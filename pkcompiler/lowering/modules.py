@@ -24,6 +24,21 @@ class MaskedTree:
 
     mask_names: dict[str, str]
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Buffers in no ``state_dict`` (masks above all) keep their values, off the meta device: through ``to_empty``."""
+        tree: Any = self
+        before = [(m, leaf, m._buffers[leaf]) for m in tree.modules() for leaf in sorted(m._non_persistent_buffers_set)]
+        super()._apply(fn, recurse)  # type: ignore[misc]
+        with torch.no_grad():
+            for module, leaf, value in before:
+                if value is None or value.is_meta:
+                    continue
+                if module._buffers[leaf].is_meta:
+                    module._buffers[leaf] = value
+                elif module._buffers[leaf] is not value:
+                    module._buffers[leaf].copy_(value)
+        return self
+
     @property
     def masks(self) -> dict[str, Tensor]:
         """Canonical parameter name to its mask (bool, True = kept), the buffers themselves."""

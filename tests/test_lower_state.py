@@ -197,6 +197,23 @@ def test_other_state_is_refused_by_name(forward: Forward, example: Tensor | None
         assert "apply_masks" in error.value.diagnostics[0].notes[0]
 
 
+def filled_by_the_first_call(net: Net, x: Tensor) -> Tensor:
+    if getattr(net, "table", None) is None:
+        net.table = torch.arange(3.0)
+    return net.layer(x) * net.table
+
+
+@pytest.mark.parametrize("unfilled", [{}, {"table": None}], ids=["absent", "None"])
+def test_a_constant_that_the_first_call_fills_is_refused_until_it_is_filled(unfilled: dict[str, None]) -> None:
+    net, x = Net(filled_by_the_first_call), torch.ones(2, 3)
+    vars(net).update(unfilled)
+    with pytest.raises(PkcError, match=r"PKC279.*'table'") as error:
+        lower(net, {}, x)
+    assert "call the model once before" in error.value.diagnostics[0].notes[-1]
+    expected = net(x)
+    assert torch.equal(lower(net, {}, x)(x), expected)
+
+
 class Settings:
     """An object that several modules share, and that holds what one of them holds as well."""
 

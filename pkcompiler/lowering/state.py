@@ -17,6 +17,7 @@ from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.lowering.call import fetch, store
 
 KEEP_CLASS = "keep its class: pkcompiler.apply_masks(model, masks)"
+FILL_FIRST = "if it is a constant that the first call fills, call the model once before: model(x)"
 OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 """What every module has. Of its tables those of parameters, buffers and modules are looked at by their entries."""
 
@@ -27,6 +28,10 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 VIEWS = ("detach", "view", "reshape", "t", "transpose", "permute", "squeeze", "unsqueeze", "flatten", "narrow", "select", "expand")
 """Methods whose result is the memory of what they are called on."""
+
+
+_NONE = (type(None), repr(None))
+"""The mark of an attribute that is not filled yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,9 @@ def _changes(
         value = vars(dict(model.named_modules()).get(path, model)).get(name)
         if isinstance(value, Tensor | fx.Proxy | int | float):
             note = f"make it a buffer, which a graph keeps: self.register_buffer({name!r}, ...); or {KEEP_CLASS}"
-        yield Diagnostic("PKC279", f"the forward changes {name!r} of {owner}, which a lowered graph would not", notes=(note,))
+        filled = (FILL_FIRST,) if before.get(place, _NONE) == _NONE else ()
+        message = f"the forward changes {name!r} of {owner}, which a lowered graph would not"
+        yield Diagnostic("PKC279", message, notes=(note, *filled))
 
 
 def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:

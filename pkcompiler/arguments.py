@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from fractions import Fraction
+from math import inf
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -74,7 +75,7 @@ def plain(value: Any, kind: Any) -> Any:
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
-        if fits(value, kind) and (type(value) in NUMBERS or not isinstance(value, Real)):
+        if type(value) in NUMBERS and fits(value, kind):
             return value
         return next((found for part in inner if fits(found := plain(value, part), part)), value)
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
@@ -86,7 +87,10 @@ def plain(value: Any, kind: Any) -> Any:
         return value
     if isinstance(value, Integral):
         return int(value)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of a fraction
+        number = -inf if value < 0 else inf
     return number if kind is float else int(number) if number.is_integer() and number == value else value
 
 

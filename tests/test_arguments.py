@@ -162,6 +162,20 @@ def test_a_step_of_a_trajectory_has_a_size_of_numpy() -> None:
     assert torch.equal(*kernels)
 
 
+def test_variances_are_numbers_of_any_library_and_fractions_exact() -> None:
+    third, half = ({"*.weight": v, "*.bias": np.int64(1)} for v in (Fraction(1, 3), np.float32(0.5)))
+    assert moments(third) == moments({"*.weight": Fraction(1, 3), "*.bias": 1}) != moments({"*.weight": 1 / 3, "*.bias": 1})
+    assert moments(half) == moments({"*.weight": 0.5, "*.bias": 1})
+
+
+def moments(variances: dict[str, Any]) -> str:
+    return str(pkcompiler.closed_forms(mlp(), X, variances=variances))
+
+
+def test_a_fraction_that_no_float_holds_is_out_of_range() -> None:
+    assert refusal(lambda: pkcompiler.prune(mlp(), X, "magnitude", density=Fraction(10**400))).diagnostics[0].code == "PKC404"
+
+
 def test_flags_of_numpy_are_flags() -> None:
     found = pkcompiler.prune(mlp(), X, "magnitude", density=0.5, progress=np.bool_(False))
     assert found.kept == 9

@@ -49,7 +49,7 @@ def softmax(node: fx.Node) -> None:
 def summed(value: Any) -> tuple[fx.Node, int] | None:
     """What a value sums over one dimension, or does where nothing is negative, and that dimension."""
     value = seen_through(value)
-    if called(value, "aten.linalg_vector_norm.default") and value.args[1] == 1 and value.args[3:4] == (True,):
+    if called(value, "aten.linalg_vector_norm.default") and value.args[1:2] == (1,) and value.args[3:4] == (True,):
         return summed(put(value, aten.sum.dim_IntList, (value.args[0], value.args[2], True)))
     total = reduced(value, "aten.sum.dim_IntList")
     return (total[0], total[1][0]) if total and isinstance(total[0], fx.Node) and len(total[1]) == 1 else None

@@ -114,7 +114,7 @@ def plain_cell(name: str, batch: int) -> dict[str, float]:
 def pass_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, float]:
     """Seconds of a round and of plain passes, and the growth of the peak over the captured model."""
     from pkcompiler.frontend.capture import capture
-    from pkcompiler.pruning.plan import plan_of
+    from pkcompiler.lang.plan import plan_of
     from pkcompiler.pruning.rounds import Run
 
     module, x = build(name)

@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pkcompiler.analysis.topology import topology
 from pkcompiler.frontend.capture import capture
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.lowering import apply_masks
-from pkcompiler.pruning.plan import plan_of
+from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.rounds import Collapsed, Run, prune
-from pkcompiler.pruning.score import evaluate, workspace
+from pkcompiler.scoring.score import evaluate, workspace
 
 PRODUCTS = ("pairs", "value", "either")
 EDGES = {"synflow": "abs(theta)", "synflow-l2": "theta^2"}

@@ -96,7 +96,7 @@ def plain_rounds(module: nn.Module, ones: Tensor, rounds: int) -> Iterator[int]:
 def our_rounds(module: nn.Module, x: Tensor, rounds: int) -> tuple[Iterator[int], float]:
     """pkcompiler's rounds, and the process seconds of tracing and lifting."""
     from pkcompiler.frontend.capture import capture
-    from pkcompiler.pruning.plan import plan_of
+    from pkcompiler.lang.plan import plan_of
     from pkcompiler.pruning.rounds import Run
 
     start = time.process_time()

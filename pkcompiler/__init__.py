@@ -11,73 +11,73 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pkcompiler.analyses.report import AnalysisReport
     from pkcompiler.analyses.run import run_analysis
-    from pkcompiler.analysis.certificate import Certificate, certify
-    from pkcompiler.analysis.functional import Functional, path_functional
-    from pkcompiler.analysis.report import Report, analyze
+    from pkcompiler.artifact.read import Artifact, load
     from pkcompiler.diagnostics import Diagnostic, PkcError
     from pkcompiler.frontend.capture import lift
     from pkcompiler.ir.parse import parse_graph
     from pkcompiler.ir.types import PathGraph
-    from pkcompiler.kernel.dynamics import Dynamics, dynamics
     from pkcompiler.kernel.explicit import ExplicitKernel, explicit
     from pkcompiler.kernel.gram import PathKernel, path_kernel
-    from pkcompiler.kernel.ntk import NTK, ntk
-    from pkcompiler.kernel.predict import Prediction, predict_trace
-    from pkcompiler.kernel.trajectory import LossPathKernel
     from pkcompiler.lowering import apply_masks, lower
     from pkcompiler.ops.table import path_op
-    from pkcompiler.pruning.artifact import Artifact, load
+    from pkcompiler.paths.certificate import Certificate, certify
+    from pkcompiler.paths.functional import Functional, path_functional
+    from pkcompiler.predict.mean_trace import Prediction, predict_trace
     from pkcompiler.pruning.rounds import Pruned, prune
-    from pkcompiler.pruning.score import Scores, score
+    from pkcompiler.report.analyze import Report, analyze
     from pkcompiler.rescaling.rescale import Rescaled, rescale
+    from pkcompiler.scoring.score import Scores, score
     from pkcompiler.structure.coupling import channel_groups
     from pkcompiler.symbolic.closed import ClosedForms, closed_forms
     from pkcompiler.symbolic.polynomials import Polynomials, polynomials
+    from pkcompiler.tangent.dynamics import Dynamics, dynamics
+    from pkcompiler.tangent.ntk import NTK, ntk
+    from pkcompiler.tangent.trajectory import LossPathKernel
     from pkcompiler.training.schedule import TrainingSchedule, load_schedule
 
 _HOME = {
     "AnalysisReport": "analyses.report",
-    "Artifact": "pruning.artifact",
-    "Certificate": "analysis.certificate",
+    "Artifact": "artifact.read",
+    "Certificate": "paths.certificate",
     "ClosedForms": "symbolic.closed",
     "Diagnostic": "diagnostics",
-    "Dynamics": "kernel.dynamics",
+    "Dynamics": "tangent.dynamics",
     "ExplicitKernel": "kernel.explicit",
-    "Functional": "analysis.functional",
-    "LossPathKernel": "kernel.trajectory",
-    "NTK": "kernel.ntk",
+    "Functional": "paths.functional",
+    "LossPathKernel": "tangent.trajectory",
+    "NTK": "tangent.ntk",
     "PathGraph": "ir.types",
     "PathKernel": "kernel.gram",
     "PkcError": "diagnostics",
     "Polynomials": "symbolic.polynomials",
-    "Prediction": "kernel.predict",
+    "Prediction": "predict.mean_trace",
     "Pruned": "pruning.rounds",
-    "Report": "analysis.report",
+    "Report": "report.analyze",
     "Rescaled": "rescaling.rescale",
-    "Scores": "pruning.score",
+    "Scores": "scoring.score",
     "TrainingSchedule": "training.schedule",
-    "analyze": "analysis.report",
+    "analyze": "report.analyze",
     "apply_masks": "lowering",
-    "certify": "analysis.certificate",
+    "certify": "paths.certificate",
     "channel_groups": "structure.coupling",
     "closed_forms": "symbolic.closed",
-    "dynamics": "kernel.dynamics",
+    "dynamics": "tangent.dynamics",
     "explicit": "kernel.explicit",
     "lift": "frontend.capture",
-    "load": "pruning.artifact",
+    "load": "artifact.read",
     "load_schedule": "training.schedule",
     "lower": "lowering",
-    "ntk": "kernel.ntk",
+    "ntk": "tangent.ntk",
     "parse_graph": "ir.parse",
-    "path_functional": "analysis.functional",
+    "path_functional": "paths.functional",
     "path_kernel": "kernel.gram",
     "path_op": "ops.table",
     "polynomials": "symbolic.polynomials",
-    "predict_trace": "kernel.predict",
+    "predict_trace": "predict.mean_trace",
     "prune": "pruning.rounds",
     "rescale": "rescaling.rescale",
     "run_analysis": "analyses.run",
-    "score": "pruning.score",
+    "score": "scoring.score",
 }
 
 __version__ = "0.1.0"

@@ -22,26 +22,26 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler import usercode
-from pkcompiler.analysis.certificate import Certificate, certify_capture
-from pkcompiler.analysis.topology import topology
+from pkcompiler.artifact.resume import Work, begin
+from pkcompiler.artifact.write import write
 from pkcompiler.data import LoadedData, load_data
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.inputs import Inputs, example_inputs
+from pkcompiler.frontend.load_weights import load_weights
 from pkcompiler.frontend.spec import LoadedModel, load_model, rebuilt
-from pkcompiler.frontend.weights import load_weights
 from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.lang.plan import Plan, refuse_training
 from pkcompiler.modes import in_own_modes
-from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.objective import load_loss
-from pkcompiler.pruning.plan import Plan, refuse_training
+from pkcompiler.paths.certificate import Certificate, certify_capture
+from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.progress import bar
 from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, state_of
-from pkcompiler.pruning.resume import Work, begin
 from pkcompiler.pruning.rounds import Collapsed, Pruned, Round, Run
-from pkcompiler.pruning.write import write
+from pkcompiler.scoring.losses import Loss
+from pkcompiler.scoring.objective import load_loss
 
 Say = Callable[[str], None]
 """Takes one line for the reader of stderr."""

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.certificate import certify_capture
-from pkcompiler.analysis.functional import functional_of
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Softmax
 from pkcompiler.kernel.gram import kernel_of
+from pkcompiler.paths.certificate import certify_capture
+from pkcompiler.paths.functional import functional_of
+from pkcompiler.paths.semiring import settings
 
 Form = Callable[[Tensor], Tensor]
 

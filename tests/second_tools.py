@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.score import evaluate, workspace
+from pkcompiler.scoring.score import evaluate, workspace
 
 TOLERANCE = 1e-10
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.report import analyze_graph
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.gram import kernel_of
 from pkcompiler.markup import Cell, Column, Table
-from pkcompiler.show.build import page_of
+from pkcompiler.paths.semiring import settings
+from pkcompiler.report.analyze import analyze_graph
+from pkcompiler.show.from_reports import page_of
 from pkcompiler.show.page import Curve, Dynamics, Page
 from pkcompiler.show.results import spectrum_of
 

@@ -16,14 +16,14 @@ from torch import nn
 
 from pkcompiler.analyses.run import analyse_capture, analyse_graph, run_analysis
 from pkcompiler.analyses.values import Series
-from pkcompiler.analysis.measured import Measured
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.kernel.dynamics import dynamics
 from pkcompiler.kernel.gram import path_kernel
-from pkcompiler.kernel.ntk import ntk
-from pkcompiler.kernel.predict import predict_trace
 from pkcompiler.lang.library import find_analysis
+from pkcompiler.measured import Measured
+from pkcompiler.predict.mean_trace import predict_trace
+from pkcompiler.tangent.dynamics import dynamics
+from pkcompiler.tangent.ntk import ntk
 
 FEW = ("mlp_bias", "residual", "tied_weights", "shared_twice", "conv_dilated", "batch_norm", "gated_product", "layer_norm")
 KERNEL = """analysis kernel {
@@ -335,7 +335,7 @@ class Attends(nn.Module):
 
 
 def test_a_line_that_is_too_large_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pkcompiler.kernel.crossings.MOST", 10)
+    monkeypatch.setattr("pkcompiler.kernel.hessian_diagonal.MOST", 10)
     report = run_analysis(Attends(), torch.zeros(1, 3, 16), "path-kernel")
     share = report["part of the trace of each tensor"]
     assert share.status == "not predicted" and "PKC521" in share.note

@@ -12,11 +12,11 @@ from cli_support import home, pkc, pruned
 from examples_path import EXAMPLES
 
 from pkcompiler.analyses.run import analyse_capture, analyse_graph
+from pkcompiler.artifact.read import load
 from pkcompiler.cli.analyses import chosen
 from pkcompiler.frontend.capture import capture
 from pkcompiler.frontend.spec import load_model
 from pkcompiler.lang.library import analysis_names, find_analysis
-from pkcompiler.pruning.artifact import load
 
 __all__ = ["home", "pruned"]
 

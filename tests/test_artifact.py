@@ -19,11 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import pkcompiler
+from pkcompiler.artifact.read import MODULATOR
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.files import sha256_of
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.lang.library import find_schedule
-from pkcompiler.pruning.artifact import MODULATOR
 
 SCHEMA = json.loads((files("pkcompiler") / "pruning" / "manifest.schema.json").read_text())
 

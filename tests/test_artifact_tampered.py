@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 import pkcompiler
 from benchmarks.attack import artifacts as attack
+from pkcompiler import schema
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.pruning import schema
 from tests.cli_support import SCHEMA, pkc, pruned
 
 __all__ = ["pruned"]

@@ -13,10 +13,9 @@ from cli_support import pkc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pkcompiler.analysis.certificate import Certificate, certify, certify_capture, require
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.frontend.lifted import Record
+from pkcompiler.frontend.lift.lifted import Record
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -36,6 +35,7 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.paths.certificate import Certificate, certify, certify_capture, require
 
 
 class Small(nn.Module):

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pkcompiler import apply_masks, lower, path_op
-from pkcompiler.analysis.certificate import certify, require
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.ir.maps import Constant, Literal
 from pkcompiler.ops.table import TABLE
+from pkcompiler.paths.certificate import certify, require
 
 
 class Net(nn.Module):

@@ -10,11 +10,11 @@ import torch
 from examples_path import EXAMPLES, load_example
 from models.zoo import MODELS, randomise
 
-from pkcompiler.analysis.certificate import SIGNED, Certificate, certify_capture, path_gradients
-from pkcompiler.analysis.record import observe
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.text import print_graph
+from pkcompiler.paths.certificate import SIGNED, Certificate, certify_capture, path_gradients
+from pkcompiler.paths.record import observe
 
 SCRIPTS = {"train_mnist", "train_schedule"}
 NAMES = sorted(Path(f).stem for f in EXAMPLES.glob("*.py") if Path(f).stem not in SCRIPTS)

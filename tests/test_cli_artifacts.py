@@ -83,7 +83,7 @@ def test_certify_lists_what_is_frozen_and_fails_when_it_does_not_hold(home: Path
     (home / "norm.py").write_text("import torch\nfrom torch import nn\nmodel = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))\n")
     shown = pkc("certify", "norm.py", "--input", "2x4")
     assert shown.exit_code == 0 and len(re.findall(r"^frozen: (?!nothing)", shown.stdout, re.MULTILINE)) == 1
-    monkeypatch.setattr("pkcompiler.analysis.certificate.gradient_errors", lambda *_: {"0.weight": 0.5})
+    monkeypatch.setattr("pkcompiler.paths.certificate.gradient_errors", lambda *_: {"0.weight": 0.5})
     damaged = pkc("certify", "norm.py", "--input", "2x4")
     assert damaged.exit_code == 1 and "FAILS  gradients agree" in damaged.stdout and "PKC503" in damaged.stderr
 

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import pkcompiler as pk
-from pkcompiler.analysis.certificate import certify_capture
-from pkcompiler.analysis.functional import functional_of
-from pkcompiler.analysis.made import Made
-from pkcompiler.analysis.semiring import EDGES, settings
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.ir.formula import OPERATORS
+from pkcompiler.ir.computed import OPERATORS
 from pkcompiler.ir.types import Slot, TensorType
+from pkcompiler.paths.certificate import certify_capture
+from pkcompiler.paths.computed import Made
+from pkcompiler.paths.functional import functional_of
+from pkcompiler.paths.semiring import EDGES, settings
 
 # a step of every operator -----------------------------------------------------------------------------------------------
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
 import pkcompiler as pk
-from pkcompiler.analysis.certificate import certify_capture
-from pkcompiler.analysis.functional import Functional, functional_of
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.topology import topology
 from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.paths.certificate import certify_capture
+from pkcompiler.paths.functional import Functional, functional_of
+from pkcompiler.paths.semiring import settings
+from pkcompiler.paths.topology import topology
 
 X = torch.ones(2, 4, dtype=torch.float64)
 Wrap = Callable[[nn.Module], nn.Module]

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import pkcompiler as pk
-from pkcompiler.analysis.report import analyze_graph
 from pkcompiler.diagnostics import fail
+from pkcompiler.report.analyze import analyze_graph
 from pkcompiler.training import load_schedule
 from tests.test_artifact import edit
 

@@ -15,11 +15,11 @@ from oracle.enumerate import Setting, evaluate
 from oracle.families import FAMILIES
 from torch import nn
 
-from pkcompiler.analysis.count import count_paths, mixed_radix, primes_for
-from pkcompiler.analysis.limits import Limits
-from pkcompiler.analysis.report import analyze_graph
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.paths.count import count_paths, mixed_radix, primes_for
+from pkcompiler.paths.limits import Limits
+from pkcompiler.paths.semiring import settings
+from pkcompiler.report.analyze import analyze_graph
 
 
 @cache

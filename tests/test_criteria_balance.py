@@ -14,19 +14,19 @@ from oracle.gates import GATES
 from torch import nn
 from torch.nn import functional as F
 
-from pkcompiler.analysis.topology import topology
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.lang.explain import explain
+from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.balance.counts import Counts, Leads, weight_of
-from pkcompiler.pruning.balance.cover import Shares, in_turn, taken
-from pkcompiler.pruning.balance.score import Ordering, turns_of
-from pkcompiler.pruning.candidates import apportion
+from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.rounds import prune
-from pkcompiler.pruning.score import score, workspace
-from pkcompiler.pruning.terms import PARAM, Term
-from pkcompiler.pruning.walks.goal import Goal
+from pkcompiler.scoring.functions.balance.balance import Ordering, turns_of
+from pkcompiler.scoring.functions.balance.counts import Counts, Leads, weight_of
+from pkcompiler.scoring.functions.balance.cover import Shares, in_turn, taken
+from pkcompiler.scoring.score import score, workspace
+from pkcompiler.scoring.terms import PARAM, Term
+from pkcompiler.selection.candidates import apportion
+from pkcompiler.selection.goal import Goal
 
 SHARES = [(0.01, 1.0), (0.5, 0.0), (0.9, 0.3), (0.0, 0.0), (1.0, 0.0), (0.3, 5.0)]
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.draws import Draw
-from pkcompiler.pruning.repeat import single
-from pkcompiler.pruning.score import evaluate, score, workspace
+from pkcompiler.scoring.repeat import single
+from pkcompiler.scoring.score import evaluate, score, workspace
+from pkcompiler.scoring.streams import Draw
 
 FLOATING = [
     "mlp_bias",

@@ -11,9 +11,9 @@ from test_criteria_fresh import one, samples, squares
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.lang.explain import explain
+from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import check_files, find_pass
-from pkcompiler.pruning.score import score
+from pkcompiler.scoring.score import score
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from pkcompiler import PkcError, prune, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass, library_names
-from pkcompiler.pruning.plan import plan_of
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.rounds import Run
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

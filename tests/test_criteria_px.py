@@ -15,12 +15,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkcompiler import PkcError, score
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.constant import swept
-from pkcompiler.pruning.score import evaluate as evaluated
-from pkcompiler.pruning.score import workspace
+from pkcompiler.paths.semiring import settings
+from pkcompiler.scoring.detached import swept
+from pkcompiler.scoring.score import evaluate as evaluated
+from pkcompiler.scoring.score import workspace
 
 TOLERANCE = 1e-10
 REACH = Setting(edge="1", input="data^2", gates="data^2", pools="data")

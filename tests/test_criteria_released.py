@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from pkcompiler import PkcError, prune, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.draws import Draw
-from pkcompiler.pruning.score import evaluate, workspace
+from pkcompiler.scoring.score import evaluate, workspace
+from pkcompiler.scoring.streams import Draw
 
 
 def mlp() -> nn.Module:

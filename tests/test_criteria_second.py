@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkcompiler import prune, score
-from pkcompiler.lang.explain import explain
+from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
 
 

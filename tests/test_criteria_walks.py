@@ -13,18 +13,18 @@ from torch import nn
 from torch.nn import functional as F
 from walks_oracle import Enumerated
 
-from pkcompiler.analysis.topology import topology
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.lang.explain import explain
+from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.draws import Draw
+from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.rounds import prune
-from pkcompiler.pruning.score import score
-from pkcompiler.pruning.walks.goal import Goal
-from pkcompiler.pruning.walks.hops import Along, Relation, Same
-from pkcompiler.pruning.walks.order import order_of
-from pkcompiler.pruning.walks.walker import Walker, generator
+from pkcompiler.scoring.functions.walks.hops import Along, Relation, Same
+from pkcompiler.scoring.functions.walks.order import order_of
+from pkcompiler.scoring.functions.walks.walker import Walker, generator
+from pkcompiler.scoring.score import score
+from pkcompiler.scoring.streams import Draw
+from pkcompiler.selection.goal import Goal
 
 ENUMERATED = [
     "mlp_bias",

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pkcompiler.analysis.topology import topology
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
+from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.rounds import prune
-from pkcompiler.pruning.walks.walker import Walker
+from pkcompiler.scoring.functions.walks.walker import Walker
 
 
 class Summed(nn.Module):

@@ -11,10 +11,10 @@ import torch
 from cli_support import pkc
 from torch import Tensor, nn
 
-from pkcompiler.analysis.certificate import certify_capture
 from pkcompiler.diagnostics import PkcError, on_the_command_line
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.maps import Gate
+from pkcompiler.paths.certificate import certify_capture
 
 
 class Net(nn.Module):

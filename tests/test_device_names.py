@@ -10,10 +10,10 @@ import torch
 
 import pkcompiler
 from pkcompiler import pipeline
-from pkcompiler.analysis.sources import device_of
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang.library import find_study
-from pkcompiler.pruning.plan import plan_of
+from pkcompiler.lang.plan import plan_of
+from pkcompiler.paths.sources import device_of
 from pkcompiler.study.examine import examine
 from pkcompiler.study.grid import cells_of
 from tests.device import DEVICE, elsewhere

@@ -12,11 +12,11 @@ import pytest
 
 from pkcompiler.codes import CODES
 from pkcompiler.diagnostics import Diagnostic
-from pkcompiler.lang.check import check
-from pkcompiler.lang.format import format_text
+from pkcompiler.lang.check.document import check
+from pkcompiler.lang.functions.paths import DEFAULTS
 from pkcompiler.lang.library import find_pass, library_names
-from pkcompiler.lang.parse import parse
-from pkcompiler.lang.paths import DEFAULTS
+from pkcompiler.lang.syntax.format import format_text
+from pkcompiler.lang.syntax.parse import parse
 from pkcompiler.lang.words import WORDS, Word, rows
 
 ROOT = Path(__file__).parent.parent

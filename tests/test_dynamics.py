@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.measured import Measured, not_predicted
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.kernel.dynamics import architecture_curve, dynamics
-from pkcompiler.kernel.ntk import ntk
+from pkcompiler.measured import Measured, not_predicted
+from pkcompiler.tangent.dynamics import architecture_curve, dynamics
+from pkcompiler.tangent.ntk import ntk
 
 
 def normal(*shape: int, seed: int = 1) -> Tensor:

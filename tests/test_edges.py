@@ -6,12 +6,12 @@ import pytest
 import torch
 from models.zoo import MODELS, randomise
 
-from pkcompiler.analysis.functional import open_functional
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import unit_sources
-from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.frontend.capture import capture
-from pkcompiler.pruning.edges import Edges
+from pkcompiler.paths.functional import open_functional
+from pkcompiler.paths.semiring import settings
+from pkcompiler.paths.sources import unit_sources
+from pkcompiler.paths.sweep import Sweep
+from pkcompiler.scoring.edges import Edges
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet_v2", "unet"])

@@ -11,11 +11,11 @@ from equal_models import Between, Form, figures
 from torch import Tensor, nn
 
 from pkcompiler import certify, path_functional
-from pkcompiler.analysis.certificate import certify_capture
-from pkcompiler.analysis.functional import functional_of
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.topology import topology
 from pkcompiler.frontend.capture import capture
+from pkcompiler.paths.certificate import certify_capture
+from pkcompiler.paths.functional import functional_of
+from pkcompiler.paths.semiring import settings
+from pkcompiler.paths.topology import topology
 
 
 def layer_norm(z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pkcompiler import PkcError, score
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.evaluate import seeded_uniform
+from pkcompiler.scoring.evaluate import seeded_uniform
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(12) % 3
@@ -81,7 +81,7 @@ def test_snip_is_plain_autograd_at_the_masked_weights(masks):
 def test_a_loss_is_accumulated_before_the_absolute_value():
     from pkcompiler.frontend.capture import capture
     from pkcompiler.lang.library import find_pass
-    from pkcompiler.pruning.score import evaluate, workspace
+    from pkcompiler.scoring.score import evaluate, workspace
 
     snip = find_pass("snip")
     captured = capture(network(), X[:1], dtype=torch.float64)

@@ -10,11 +10,11 @@ from oracle.enumerate import path_jacobian
 from oracle.families import FAMILIES
 from torch import nn
 
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.kernel.explicit import count_scalar_paths, explicit
 from pkcompiler.kernel.scalars import ONE, scalars
+from pkcompiler.paths.semiring import settings
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import pkcompiler as pkc
-from pkcompiler.analysis.functional import total
-from pkcompiler.analysis.measured import in_tens, shown_float
-from pkcompiler.analysis.scaled import Scaled, times_power
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.pruning.terms import NUMBER, Term, binary
+from pkcompiler.measured import in_tens, shown_float
+from pkcompiler.paths.functional import total
+from pkcompiler.paths.scaled import Scaled, times_power
+from pkcompiler.scoring.terms import NUMBER, Term, binary
 
 HUGE = 4 * 10**16
 ONE = torch.ones((), dtype=torch.float64)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 import pkcompiler
+from pkcompiler.artifact import folder, resume
+from pkcompiler.artifact.resume import begin
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.pruning import folder, resume
-from pkcompiler.pruning.resume import begin
 from tests.cli_support import home, listing, pkc, pruned
 
 __all__ = ["home", "pruned"]
@@ -143,7 +143,7 @@ def starved(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         write(path, *given, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(resume, "write_whole", full)
-    monkeypatch.setattr("pkcompiler.pruning.write.write_whole", full)
+    monkeypatch.setattr("pkcompiler.artifact.write.write_whole", full)
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "command", "state.safetensors", "weights.safetensors", "manifest.json"])

@@ -13,10 +13,10 @@ from oracle.enumerate import gram
 from oracle.families import FAMILIES
 from torch import nn
 
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.kernel.gram import PathKernel, kernel_of, path_kernel
+from pkcompiler.paths.semiring import settings
 
 TOLERANCE = 1e-10
 CHOSEN = settings(edge="theta^2", pools="sum", constants="on")

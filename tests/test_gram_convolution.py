@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.reindex import convolve
 from pkcompiler.ir.maps import Conv
 from pkcompiler.kernel.convolution import convolution
+from pkcompiler.paths.reindex import convolve
 
 TOLERANCE = {"rtol": 1e-12, "atol": 1e-12}
 PLAIN = [

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.kernel import crossings
+from pkcompiler.kernel import hessian_diagonal
 from pkcompiler.kernel.gram import PathKernel, path_kernel
 
 ERRORS = 4
@@ -139,7 +139,7 @@ class Twice(nn.Module):
 
 def test_the_trace_is_estimated_where_too_many_entries_are_crossed_twice(monkeypatch):
     truth = float(path_kernel(Twice(), torch.zeros(1, 12)).trace())
-    monkeypatch.setattr(crossings, "MOST", 100)
+    monkeypatch.setattr(hessian_diagonal, "MOST", 100)
     made = path_kernel(Twice(), torch.zeros(1, 12))
     within(made.trace(), truth)
     assert "probes" in made.trace().note

@@ -11,8 +11,8 @@ from groups_tools import atoms_of, outputs, sliced, zeroed
 from models.zoo import MODELS, randomise
 from torch import nn
 
-from pkcompiler.analysis.certificate import certify
 from pkcompiler.frontend.capture import capture
+from pkcompiler.paths.certificate import certify
 from pkcompiler.structure import Coupling, Group, coupling
 
 NAMES = ("efficientnet_b0", "vit")

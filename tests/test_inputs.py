@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.inputs import Inputs, InputSpec, as_inputs, example_inputs, guess_input, parse_input
+from pkcompiler.frontend.load_weights import load_weights, non_finite
 from pkcompiler.frontend.spec import LoadedModel
-from pkcompiler.frontend.weights import load_weights, non_finite
 
 
 def loaded(module: nn.Module, **names: object) -> LoadedModel:

@@ -14,9 +14,9 @@ from ir_graphs import any_graphs, any_map, attrs, sound_graphs
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.ir.maps import Batch, Constant, Gate, InvSqrt, Literal, PathMap, Reindex, Scale
 from pkcompiler.ir.parse import parse_graph
-from pkcompiler.ir.read import read_graph
 from pkcompiler.ir.syntax import MAX_NESTING
 from pkcompiler.ir.text import print_graph, print_op, print_type
+from pkcompiler.ir.to_graph import read_graph
 from pkcompiler.ir.types import Op, Origin, PathGraph, Slot, TensorType, Value
 from pkcompiler.ir.verify import verify
 

@@ -13,11 +13,11 @@ from torch import nn
 from pkcompiler.analyses.run import run_analysis
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.kernel import spectrum
-from pkcompiler.kernel.dynamics import dynamics
 from pkcompiler.kernel.gram import path_kernel
-from pkcompiler.kernel.ntk import ntk
-from pkcompiler.kernel.predict import predict_trace
+from pkcompiler.predict.mean_trace import predict_trace
 from pkcompiler.symbolic import closed_forms
+from pkcompiler.tangent.dynamics import dynamics
+from pkcompiler.tangent.ntk import ntk
 
 
 def mlp(*widths: int, seed: int = 0) -> nn.Sequential:

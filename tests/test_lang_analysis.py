@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang.ast import Analysis, Binary, Block, Call, Expr, Labelled, Name, Number, Setting, Text, Unary
-from pkcompiler.lang.explain import explain
-from pkcompiler.lang.format import format_text, print_expr, print_item
-from pkcompiler.lang.glossary import GLOSSARY
+from pkcompiler.lang.explain.glossary import GLOSSARY
+from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import analysis_names, check_files, find_analysis, find_pass, find_schedule, list_analyses
+from pkcompiler.lang.syntax.format import format_text, print_expr, print_item
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = {"collapse", "conditioning", "dynamics", "generalisation", "ntk", "path-kernel", "path-norms"}

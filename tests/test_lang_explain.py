@@ -12,8 +12,8 @@ import pytest
 from pkcompiler.codes import CODES, GROUPS
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang import words
-from pkcompiler.lang.explain import explain
-from pkcompiler.lang.formula import formula
+from pkcompiler.lang.explain.formula import formula
+from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass, library_names
 
 

@@ -11,8 +11,8 @@ from lang_trees import documents, near_texts
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang.ast import Document
-from pkcompiler.lang.format import format_text, print_document, print_expr
-from pkcompiler.lang.parse import parse
+from pkcompiler.lang.syntax.format import format_text, print_document, print_expr
+from pkcompiler.lang.syntax.parse import parse
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,8 +12,8 @@ from lang_trees import documents, near_texts
 from pkcompiler.codes import CODES
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.lang.ast import Document
-from pkcompiler.lang.format import print_document
 from pkcompiler.lang.library import check_files, find_analysis, find_pass, find_schedule, list_analyses, list_passes
+from pkcompiler.lang.syntax.format import print_document
 from pkcompiler.render import render
 
 QUIET = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

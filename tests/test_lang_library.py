@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang.ast import DataSpec, Name
-from pkcompiler.lang.format import format_text
 from pkcompiler.lang.library import check_files, find_pass, find_schedule, library_names, list_passes, print_schedule
+from pkcompiler.lang.syntax.format import format_text
 
 PASSES = Path(__file__).parent.parent / "passes" / "prune"
 READS_DATA = {"synflow-dist", "synflow-l2-dist", "snip", "iter-snip"}
@@ -191,7 +191,7 @@ def test_printing_a_schedule_and_finding_it_again_are_inverse(target, seed, roun
 
 def test_checking_needs_neither_torch_nor_sympy_nor_rich() -> None:
     code = (
-        "import sys; from pkcompiler.lang.library import check_files, list_passes; from pkcompiler.lang.explain import explain;"
+        "import sys; from pkcompiler.lang.library import check_files, list_passes; from pkcompiler.lang.explain.word import explain;"
         "from pkcompiler.render import render;"
         f"assert render(check_files([{str(PASSES / 'snip.pkc')!r}])) == ''; list_passes(); explain('snip');"
         "print([m for m in ('torch', 'sympy', 'rich', 'numpy', 'networkx', 'click') if m in sys.modules])"

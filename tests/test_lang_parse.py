@@ -8,7 +8,7 @@ from lark import Lark
 from pkcompiler import resources
 from pkcompiler.diagnostics import position
 from pkcompiler.lang.ast import Binary, Block, Call, Labelled, Name, Number, Range, Ratio, Setting, Text, Unary
-from pkcompiler.lang.parse import parse
+from pkcompiler.lang.syntax.parse import parse
 
 
 def _value(text: str):

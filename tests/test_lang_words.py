@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from pkcompiler.lang import words
-from pkcompiler.lang.check_stage import TARGETS
-from pkcompiler.lang.explain import explain
+from pkcompiler.lang.check.stage import TARGETS
+from pkcompiler.lang.explain.word import explain
+from pkcompiler.lang.functions.paths import DEFAULTS
 from pkcompiler.lang.library import find_analysis, find_pass, find_schedule, find_study
-from pkcompiler.lang.parse import parse
-from pkcompiler.lang.paths import DEFAULTS
+from pkcompiler.lang.syntax.parse import parse
 
 
 def test_no_word_stands_twice_in_one_place() -> None:

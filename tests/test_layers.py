@@ -43,9 +43,9 @@ BESIDE = {
 TORCHLESS = ("ir", "lang", "diagnostics", "files", "resources", "codes", "render", "markup", "arguments")
 
 AT_HOME = {
-    "lark": ("ir/syntax.py", "lang/parse.py"),
-    "networkx": ("analysis/topology.py", "kernel/explicit.py", "kernel/scalars.py", "show/"),
-    "sympy": ("analysis/count.py", "symbolic/", "kernel/expected.py", "lang/curve_proof.py"),
+    "lark": ("ir/syntax.py", "lang/syntax/parse.py"),
+    "networkx": ("paths/topology.py", "kernel/explicit.py", "kernel/scalars.py", "show/"),
+    "sympy": ("paths/count.py", "symbolic/", "predict/expected.py", "lang/check/curve_proof.py"),
     "scipy": ("kernel/", "rescaling/", "structure/"),
     "matplotlib": ("show/",),
     "joblib": ("study/",),
@@ -123,7 +123,7 @@ def test_the_rules_can_be_broken(tmp_path: Path) -> None:
     """The reading of imports sees both forms, inside of functions too, and the order refuses what goes up or sideways."""
     file = tmp_path / "module.py"
     file.write_text("import torch.nn as nn\ndef f():\n    from pkcompiler.analysis import sweep\n")
-    assert list(imports(file)) == ["torch.nn", "pkcompiler.analysis.sweep"]
+    assert list(imports(file)) == ["torch.nn", "pkcompiler.paths.sweep"]
     assert not allowed("analysis", "pruning")
     assert not allowed("ir", "lang")
     assert allowed("cli", "ir")

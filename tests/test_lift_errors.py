@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pkcompiler import path_op, usercode
-from pkcompiler.analysis.certificate import SIGNED, certify_capture
-from pkcompiler.analysis.record import observe
 from pkcompiler.diagnostics import PkcError, on_the_command_line
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Constant, Dense, Gate, Literal
 from pkcompiler.ops.table import TABLE
+from pkcompiler.paths.certificate import SIGNED, certify_capture
+from pkcompiler.paths.record import observe
 from pkcompiler.render import render
 
 
@@ -158,7 +158,7 @@ def test_a_lost_use_of_a_parameter_is_an_error() -> None:
     try:
         error = refused(Net(lambda m, x: m.l(x) * m.w, l=nn.Linear(4, 4), w=p(4)), torch.randn(2, 4))
     finally:
-        from pkcompiler.ops.arithmetic import mul
+        from pkcompiler.ops.sums import mul
 
         TABLE["aten.mul.Tensor"] = mul
     assert kept is forgetful

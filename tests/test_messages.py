@@ -26,8 +26,8 @@ from pkcompiler.training.checkpoint import Checkpoint
 PACKAGE = Path(pkcompiler.__file__).parent
 TYPED_ALONE = (
     *("cli/", "codes/", "study/", "pipeline.py", "usercode.py", "show/html.py", "data/load.py"),
-    *("frontend/spec.py", "frontend/weights.py", "frontend/inputs.py"),
-    *("pruning/objective.py", "pruning/recipe.py", "pruning/resume.py"),
+    *("frontend/spec.py", "frontend/load_weights.py", "frontend/inputs.py"),
+    *("scoring/objective.py", "pruning/recipe.py", "artifact/resume.py"),
 )
 """What is reached from a command line alone (and a style sheet)."""
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z-]+|-o(?= [A-Z{]))")

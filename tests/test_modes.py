@@ -20,8 +20,8 @@ import pkcompiler.symbolic
 import pkcompiler.training
 from pkcompiler import pipeline
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.modes import MARK, in_own_modes, own_modes
-from pkcompiler.pruning.plan import plan_of
 from tests.same_bits import close, same
 
 

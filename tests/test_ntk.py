@@ -13,14 +13,14 @@ from oracle.enumerate import Setting, Structure, evaluate, gains_of, list_paths,
 from oracle.families import FAMILIES, Case
 from torch import Tensor, nn
 
-from pkcompiler.analysis.certificate import SIGNED
-from pkcompiler.analysis.record import observe
-from pkcompiler.analysis.sources import input_sources
-from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.kernel.bound import at_data
-from pkcompiler.kernel.ntk import ntk
+from pkcompiler.paths.certificate import SIGNED
+from pkcompiler.paths.record import observe
+from pkcompiler.paths.sources import input_sources
+from pkcompiler.paths.sweep import Sweep
+from pkcompiler.tangent.bound import at_data
+from pkcompiler.tangent.ntk import ntk
 
 
 def rows(model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None = None) -> Tensor:

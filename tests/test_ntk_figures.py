@@ -12,7 +12,7 @@ from oracle.families import FAMILIES
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.kernel.ntk import ntk
+from pkcompiler.tangent.ntk import ntk
 
 
 def mlp(*widths: int, gate: type[nn.Module] = nn.ReLU, seed: int = 0) -> nn.Sequential:

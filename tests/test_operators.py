@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from pkcompiler.analysis.certificate import Certificate, certify_capture
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.maps import Constant, Conv, Dense, Embed, Gate, Merge, Named, Normalise, Product, Reindex, Scale, Softmax, Source
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.text import print_graph
 from pkcompiler.ir.verify import violations
+from pkcompiler.paths.certificate import Certificate, certify_capture
 
 TOGETHER = 16
 """So many cases share one capture: what a capture costs hardly depends on the size of the model."""

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.kernel.expected import ExpectedSweep, gate_functions, gate_moments
-from pkcompiler.kernel.initial import laws, seeds
-from pkcompiler.kernel.montecarlo import Inputs, interval, standard_error
-from pkcompiler.kernel.predict import closed_form, predict_trace
+from pkcompiler.predict.expected import ExpectedSweep, gate_functions, gate_moments
+from pkcompiler.predict.initial import laws, seeds
+from pkcompiler.predict.mean_trace import closed_form, predict_trace
+from pkcompiler.predict.montecarlo import Inputs, interval, standard_error
 
 TABLE: dict[str, tuple[Callable[[Tensor], Tensor], float, float]] = {
     "relu": (F.relu, 0.5, 0.5),

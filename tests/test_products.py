@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 import pkcompiler
 from pkcompiler import closed_forms, path_functional, path_kernel, polynomials
-from pkcompiler.analysis.functional import functional_of
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.kernel.explicit import explicit
 from pkcompiler.lang.library import library_names
-from pkcompiler.pruning.plan import plan_of
-from pkcompiler.symbolic.walk import indexed
+from pkcompiler.lang.plan import plan_of
+from pkcompiler.paths.functional import functional_of
+from pkcompiler.paths.semiring import settings
+from pkcompiler.symbolic.enumerate import indexed
 
 PRODUCTS = ("pairs", "value", "either")
 EDGES = ("abs(theta)", "theta^2", "1")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from pkcompiler import PkcError, prune
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning.plan import plan_of
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.rounds import Run
-from pkcompiler.pruning.score import evaluate, workspace
+from pkcompiler.scoring.score import evaluate, workspace
 
 X = torch.zeros(1, 3, 32, 32)
 

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 import pkcompiler
 from pkcompiler import analyze
-from pkcompiler.analysis.layout import percent, scientific
-from pkcompiler.analysis.report import Figure, Mass, Report, analyze_graph, digits
 from pkcompiler.cli import main
 from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.report.analyze import Figure, Mass, Report, analyze_graph, digits
+from pkcompiler.report.layout import percent, scientific
 
 R_1 = Setting(edge="abs(theta)", pools="sum", constants="on")
 R_2 = Setting(edge="theta^2", pools="sum", constants="on")
@@ -340,7 +340,7 @@ def test_the_command_reads_an_artifact_without_its_model(tmp_path: Path, monkeyp
     captured = capture(chain(4, 8, 3), torch.zeros(1, 4), dtype=torch.float64)
     masks = {"0.weight": torch.arange(32).reshape(8, 4) % 3 == 0}
     artifact = SimpleNamespace(graph=captured.graph, tensors=captured.tensors, masks=masks)
-    monkeypatch.setattr("pkcompiler.pruning.artifact.load", lambda _: artifact)
+    monkeypatch.setattr("pkcompiler.artifact.read.load", lambda _: artifact)
     folder = tmp_path / "pruned"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")

@@ -13,9 +13,9 @@ from oracle.enumerate import gram
 from oracle.families import FAMILIES
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import open_functional
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import Capture, capture
+from pkcompiler.paths.functional import open_functional
+from pkcompiler.paths.semiring import settings
 from pkcompiler.rescaling.rescale import Rescaled, rescale, rescale_captured
 from pkcompiler.rescaling.units import Units, find_units
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pkcompiler.rescaling import rescale
-from pkcompiler.rescaling.balance import Problem, balance, closed_form
+from pkcompiler.rescaling.minimise import Problem, balance, closed_form
 
 F64 = torch.float64
 

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import pkcompiler
+from pkcompiler.artifact import resume
+from pkcompiler.artifact.resume import begin, read_state, write_state
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.pruning import resume
 from pkcompiler.pruning.recipe import differences, recipe_hash
-from pkcompiler.pruning.resume import begin, read_state, write_state
 from pkcompiler.pruning.rounds import Round
 from tests.cli_support import pkc
 
@@ -47,7 +47,7 @@ import os, signal, sys
 import torch
 from pkcompiler.cli import main
 from pkcompiler.pruning import resume
-import pkcompiler.pipeline, pkcompiler.cli.summary, pkcompiler.pruning.artifact
+import pkcompiler.pipeline, pkcompiler.cli.summary, pkcompiler.artifact.read
 resume.CHECKPOINT_EVERY = 0.0
 torch.set_num_threads(1)
 pkcompiler.prune(torch.nn.Linear(2, 2), torch.ones(1, 2), "synflow", density=0.5).report

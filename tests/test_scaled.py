@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models.zoo import MODELS
 
-from pkcompiler.analysis import scaled
-from pkcompiler.analysis.functional import open_functional
-from pkcompiler.analysis.scaled import Scaled, aligned, times_power
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import capture
+from pkcompiler.paths import scaled
+from pkcompiler.paths.functional import open_functional
+from pkcompiler.paths.scaled import Scaled, aligned, times_power
+from pkcompiler.paths.semiring import settings
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

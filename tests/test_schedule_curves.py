@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from pkcompiler import PkcError
-from pkcompiler.lang import curve_proof
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number
-from pkcompiler.lang.curve_proof import proved, refutation
-from pkcompiler.lang.curves import curve_expr
+from pkcompiler.lang.check import curve_proof
+from pkcompiler.lang.check.curve_proof import proved, refutation
+from pkcompiler.lang.check.curves import curve_expr
 from pkcompiler.lang.library import find_schedule
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.curves import density_at
-from pkcompiler.pruning.plan import plan_of
 
 CURVES = [
     "rho^(k / n)",

@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import pkcompiler
 from pkcompiler import PkcError
+from pkcompiler.artifact.resume import read_state, write_state
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_schedule
-from pkcompiler.pruning import quantity
-from pkcompiler.pruning.plan import plan_of
-from pkcompiler.pruning.resume import read_state, write_state
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.selection import quantity
 from tests.cli_support import home, pkc
 
 __all__ = ["home"]

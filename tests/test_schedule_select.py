@@ -13,13 +13,13 @@ from safetensors.torch import save
 
 from pkcompiler import PkcError
 from pkcompiler.ir.weights import Sides
-from pkcompiler.pruning import quantity as quantities
-from pkcompiler.pruning.candidates import Candidates
-from pkcompiler.pruning.quantity import Quantity
-from pkcompiler.pruning.saved import SparseSize, pack, unpack
-from pkcompiler.pruning.select import select
-from pkcompiler.pruning.shapes import Block, Ratio, check_fits, groups_of, violation
-from pkcompiler.pruning.swap import swap
+from pkcompiler.selection import quantity as quantities
+from pkcompiler.selection.candidates import Candidates
+from pkcompiler.selection.quantity import Quantity
+from pkcompiler.selection.select import select
+from pkcompiler.selection.structures import Block, Ratio, check_fits, groups_of, violation
+from pkcompiler.selection.swap import swap
+from pkcompiler.sparse_file import SparseSize, pack, unpack
 
 SHAPES = {"a": (2, 4), "b": (1, 4)}
 SIZES = {n: int(np.prod(s)) for n, s in SHAPES.items()}

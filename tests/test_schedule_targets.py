@@ -13,11 +13,11 @@ from torch import nn
 
 import pkcompiler
 from pkcompiler import PkcError
+from pkcompiler.artifact.resume import read_state, write_state
 from pkcompiler.frontend.capture import capture
-from pkcompiler.pruning.floors import fewest, served
-from pkcompiler.pruning.plan import plan_of
-from pkcompiler.pruning.resume import read_state, write_state
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.selection.floors import fewest, served
 from pkcompiler.structure import kept_of, masks_of
 
 X = torch.randn(2, 20, generator=torch.Generator().manual_seed(3))

@@ -28,8 +28,8 @@ from torch.nn import functional as F
 from pkcompiler import PkcError, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
-from pkcompiler.pruning import second
-from pkcompiler.pruning.score import evaluate, workspace
+from pkcompiler.scoring.functions import derivatives
+from pkcompiler.scoring.score import evaluate, workspace
 
 
 def user_loss(output, target):
@@ -182,8 +182,8 @@ def test_misuse_is_reported_before_any_model(body: str, code: str, message: str)
 
 
 def test_an_operator_without_a_second_derivative_is_named() -> None:
-    with pytest.raises(PkcError, match="aten::some_backward") as caught, second.refusing():
+    with pytest.raises(PkcError, match="aten::some_backward") as caught, derivatives.refusing():
         raise RuntimeError("derivative for aten::some_backward is not implemented")
     assert caught.value.diagnostics[0].code == "PKC544"
-    with pytest.raises(RuntimeError, match="anything else"), second.refusing():
+    with pytest.raises(RuntimeError, match="anything else"), derivatives.refusing():
         raise RuntimeError("anything else")

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkcompiler import PkcError
-from pkcompiler.pruning.candidates import Candidates, apportion, check_reachable, quotas
+from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.curves import density_at
-from pkcompiler.pruning.plan import plan_of
-from pkcompiler.pruning.select import SAMPLE, best, kth_largest, select
+from pkcompiler.selection.candidates import Candidates, apportion, check_reachable, quotas
+from pkcompiler.selection.select import SAMPLE, best, kth_largest, select
 
 SHAPES = {"a": (4, 5), "b": (3, 2, 3, 3), "c": (7, 1)}
 

@@ -17,12 +17,12 @@ from show_pages import HARM, SETTINGS, Residual, graph_and_tensors, whole_page
 from torch import nn
 
 from pkcompiler import PkcError, analyze
-from pkcompiler.analysis.measured import Measured, not_predicted
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.kernel.gram import kernel_of
 from pkcompiler.markup import Cell, Column, Table, fragment, table
-from pkcompiler.show.build import page_of
+from pkcompiler.measured import Measured, not_predicted
+from pkcompiler.show.from_reports import page_of
 from pkcompiler.show.html import html_of, write_html
 from pkcompiler.show.nodes import Drawing, Node, fold
 from pkcompiler.show.numbers import power
@@ -229,7 +229,7 @@ def test_unwritable_files_and_missing_libraries(page: Page, tmp_path: Path, monk
         write_plots(tmp_path / "file", page)
     with pytest.raises(PkcError, match=r"PKC633.*'gif'"):
         write_plots(tmp_path, page, ("gif",))
-    monkeypatch.setattr("pkcompiler.show.library.find_spec", lambda name: None)
+    monkeypatch.setattr("pkcompiler.show.extra.find_spec", lambda name: None)
     with pytest.raises(PkcError, match=r"PKC632(.|\n)*pkcompiler\[plot\]"):
         html_of(page)
     with pytest.raises(PkcError, match="PKC632"):
@@ -286,7 +286,7 @@ def test_analyze_writes_a_page_and_plots(home: Path) -> None:  # noqa: F811
 
 
 def test_a_library_is_missed_before_anything_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
-    monkeypatch.setattr("pkcompiler.show.library.find_spec", lambda name: None)
+    monkeypatch.setattr("pkcompiler.show.extra.find_spec", lambda name: None)
     found = pkc("analyze", "mlp.py", "--html", "page.html")
     assert found.exit_code == 1 and "PKC632" in found.stderr and found.stdout == ""
     assert not (home / "page.html").exists()

@@ -254,7 +254,7 @@ def test_every_code_of_this_part_is_explained() -> None:
     import re
 
     package = Path(__file__).parent.parent / "pkcompiler"
-    parts = ("usercode.py", "frontend/spec.py", "frontend/inputs.py", "frontend/weights.py")
+    parts = ("usercode.py", "frontend/spec.py", "frontend/inputs.py", "frontend/load_weights.py")
     files = [package / part for part in parts] + sorted((package / "data").glob("*.py"))
     used = {code for file in files for code in re.findall(r"PKC\d{3}", file.read_text())}
     assert len(used) > 20

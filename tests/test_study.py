@@ -18,9 +18,9 @@ from pkcompiler.diagnostics import PkcError
 from pkcompiler.lang.library import find_analysis, find_schedule, find_study
 from pkcompiler.study import Studied, run_study
 from pkcompiler.study import run as running
+from pkcompiler.study.code_files import source_hashes
 from pkcompiler.study.grid import cells_of
-from pkcompiler.study.sources import source_hashes
-from pkcompiler.study.table import metric_of, summary
+from pkcompiler.study.results_table import metric_of, summary
 
 
 @pytest.fixture(autouse=True)

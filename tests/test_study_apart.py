@@ -18,8 +18,8 @@ from pkcompiler.files import locked
 from pkcompiler.frontend.spec import load_model
 from pkcompiler.lang.library import find_study
 from pkcompiler.study import cell as cells_work
+from pkcompiler.study.results_table import summary
 from pkcompiler.study.store import TOKEN
-from pkcompiler.study.table import summary
 from pkcompiler.usermodules import fresh, importable
 
 NET = """

@@ -21,7 +21,7 @@ from pkcompiler.lang.library import find_study
 from pkcompiler.show.study import accuracy, points, sparsity, write_study_plots
 from pkcompiler.show.study import panels as panels_of
 from pkcompiler.study import run_study
-from pkcompiler.study.table import measures_of, metric_of
+from pkcompiler.study.results_table import measures_of, metric_of
 
 SMALL = STUDY.replace("1, 2, 40", "1, 2").replace("synflow, magnitude", "magnitude")
 SLEEPY = """

@@ -14,9 +14,9 @@ from oracle.enumerate import SCORES, Setting, evaluate, scores
 from oracle.families import FAMILIES
 
 import pkcompiler
-from pkcompiler.analysis.functional import functional_of
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import capture
+from pkcompiler.paths.functional import functional_of
+from pkcompiler.paths.semiring import settings
 
 TOLERANCE = 1e-12
 GATES = ("data", "data^2")

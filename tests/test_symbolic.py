@@ -13,9 +13,9 @@ from symbolic_models import MODELS, Shuffle, forms_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pkcompiler.analysis.functional import open_functional, path_functional
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.frontend.capture import capture
+from pkcompiler.paths.functional import open_functional, path_functional
+from pkcompiler.paths.semiring import settings
 from pkcompiler.symbolic import ClosedForms, closed_forms
 from pkcompiler.symbolic.closed import second_moments
 

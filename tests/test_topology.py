@@ -13,12 +13,12 @@ from oracle.families import FAMILIES
 from torch import nn
 
 import pkcompiler
-from pkcompiler.analysis.count import count_paths
-from pkcompiler.analysis.lengths import path_lengths
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.topology import crossed, has_path, layers, topology, units
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.ir.maps import Frozen
+from pkcompiler.paths.count import count_paths
+from pkcompiler.paths.lengths import path_lengths
+from pkcompiler.paths.semiring import settings
+from pkcompiler.paths.topology import crossed, has_path, layers, topology, units
 
 WITHOUT_PATHS = ("layer_norm", "rms_norm", "group_norm", "unit_vector", "attention", "causal_attention", "written_attention")
 """Functions that depend on weights otherwise than through paths with open gates: more is effective than lies on a path."""

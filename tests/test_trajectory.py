@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.kernel.trajectory import LossPathKernel
+from pkcompiler.tangent.trajectory import LossPathKernel
 
 
 def normal(*shape: int, seed: int = 1) -> Tensor:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from pkcompiler import ntk, path_kernel, prune, score
-from pkcompiler.analysis.certificate import certify_capture
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
 from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.ir.maps import Constant, Dense, Gate
+from pkcompiler.paths.certificate import certify_capture
 
 
 class Net(nn.Module):

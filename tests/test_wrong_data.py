@@ -94,7 +94,7 @@ def test_a_failure_of_ours_is_not_blamed_on_the_samples(monkeypatch: pytest.Monk
     def broken(*_: object) -> None:
         raise IndexError("ours")
 
-    monkeypatch.setattr("pkcompiler.pruning.score.repeated", broken)
+    monkeypatch.setattr("pkcompiler.scoring.score.repeated", broken)
     with pytest.raises(IndexError, match="ours"):
         pkcompiler.score(mlp(), X[:1], "snip", data=(X, Y))
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pkcompiler
 from pkcompiler import PkcError
-from pkcompiler.pruning.resume import read_state, write_state
+from pkcompiler.artifact.resume import read_state, write_state
 from pkcompiler.pruning.state import Round
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))

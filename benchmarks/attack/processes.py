@@ -80,7 +80,7 @@ def warm() -> None:
     import pkcompiler.cli.prune
     import pkcompiler.cli.summary
     import pkcompiler.pipeline
-    from pkcompiler.pruning import resume
+    from pkcompiler.artifact import resume
 
     torch.set_num_threads(1)
     resume.CHECKPOINT_EVERY = 0.0

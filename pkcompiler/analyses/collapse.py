@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 
 from pkcompiler.analyses.source import Source
-from pkcompiler.analysis.measured import Measured
 from pkcompiler.lang.ast import Pass, Schedule, Stage
-from pkcompiler.pruning.candidates import candidates
-from pkcompiler.pruning.plan import plan_of
+from pkcompiler.lang.plan import plan_of
+from pkcompiler.measured import Measured
 from pkcompiler.pruning.rounds import Collapsed, Run
+from pkcompiler.selection.candidates import candidates
 
 PER_DECADE = 4
 """Compressions that are tried to a factor of 10."""

@@ -14,21 +14,21 @@ from pkcompiler.analyses.collapse import collapse
 from pkcompiler.analyses.operators import Operator
 from pkcompiler.analyses.source import Source
 from pkcompiler.analyses.values import Distribution
-from pkcompiler.analysis.functional import is_approximate
-from pkcompiler.analysis.measured import Measured, Status
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.kernel.dynamics import architecture_curve, dynamics
 from pkcompiler.kernel.gram import kernel_of
-from pkcompiler.kernel.ntk import NTK, ntk
-from pkcompiler.kernel.predict import Prediction, nothing, predict_trace
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Number, Text, Unary
-from pkcompiler.lang.facts import edge_of, resolve
-from pkcompiler.lang.figures import largest
-from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.paths import DEFAULTS
-from pkcompiler.pruning.evaluate import Evaluator
-from pkcompiler.pruning.terms import NUMBER, Term
+from pkcompiler.lang.check.facts import edge_of, resolve
+from pkcompiler.lang.functions.kernels import largest
+from pkcompiler.lang.functions.paths import DEFAULTS
+from pkcompiler.lang.syntax.format import print_expr
+from pkcompiler.measured import Measured, Status
+from pkcompiler.paths.functional import is_approximate
+from pkcompiler.paths.semiring import settings
+from pkcompiler.predict.mean_trace import Prediction, nothing, predict_trace
+from pkcompiler.scoring.evaluate import Evaluator
+from pkcompiler.scoring.terms import NUMBER, Term
+from pkcompiler.tangent.dynamics import architecture_curve, dynamics
+from pkcompiler.tangent.ntk import NTK, ntk
 
 RANK, STEP = frozenset({"rank"}), frozenset({"step"})
 OPERATORS = ("gram", "ntk", "frozen")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pkcompiler.analyses.values import Distribution, smoothed
-from pkcompiler.analysis.measured import Measured, Status, not_predicted, scaled_float, worst
 from pkcompiler.kernel.gram import PathKernel
-from pkcompiler.kernel.tangent import TangentKernel
-from pkcompiler.pruning.terms import PARAM, Term
+from pkcompiler.measured import Measured, Status, not_predicted, scaled_float, worst
+from pkcompiler.scoring.terms import PARAM, Term
+from pkcompiler.tangent.tangent import TangentKernel
 
 DATA = frozenset({"sample", "output"})
 NODES = 30

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pkcompiler.analyses.values import Value
-from pkcompiler.analysis.layout import columns
-from pkcompiler.analysis.measured import Measured, Status
+from pkcompiler.measured import Measured, Status
+from pkcompiler.report.layout import columns
 
 LONG = 1e15
 """Whole numbers from here on are shown like all others."""

@@ -14,17 +14,17 @@ from pkcompiler.analyses.evaluate import AnalysisEvaluator, Mark
 from pkcompiler.analyses.report import AnalysisReport, Row
 from pkcompiler.analyses.source import Source, source_of
 from pkcompiler.analyses.values import Series, Value
-from pkcompiler.analysis.measured import Measured, not_predicted, worst
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis, ReportLine
-from pkcompiler.lang.formula_analysis import legend, line_formula, shown_kind
+from pkcompiler.lang.explain.formula_analysis import legend, line_formula, shown_kind
 from pkcompiler.lang.library import find_analysis
+from pkcompiler.measured import Measured, not_predicted, worst
 from pkcompiler.modes import in_own_modes
-from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.terms import PARAM, Term
+from pkcompiler.scoring.losses import Loss
+from pkcompiler.scoring.terms import PARAM, Term
 
 ORDER = ("sample", "output", "rank", "step")
 TOO_LARGE = ("PKC521", "PKC525")

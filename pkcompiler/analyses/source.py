@@ -10,8 +10,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.sources import check_finite, check_masks
 from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import bind_call
@@ -19,10 +17,12 @@ from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.ir.maps import Batch
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis
-from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.plan import no_data
-from pkcompiler.pruning.score import as_pair
-from pkcompiler.pruning.workspace import Workspace, sample_inputs
+from pkcompiler.lang.plan import no_data
+from pkcompiler.paths.functional import static_batch
+from pkcompiler.paths.sources import check_finite, check_masks
+from pkcompiler.scoring.losses import Loss
+from pkcompiler.scoring.score import as_pair
+from pkcompiler.scoring.workspace import Workspace, sample_inputs
 
 
 @dataclass(frozen=True, slots=True, eq=False)

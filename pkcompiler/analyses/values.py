@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.measured import LOG2, Measured, Status, scaled_float, shown_float
+from pkcompiler.measured import LOG2, Measured, Status, scaled_float, shown_float
 
 SHOWN = 5
 """Points of a curve in a text."""

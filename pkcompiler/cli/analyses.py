@@ -12,12 +12,12 @@ from pkcompiler.cli.output import say
 
 if TYPE_CHECKING:
     from pkcompiler.analyses.report import AnalysisReport
+    from pkcompiler.artifact.read import Artifact
     from pkcompiler.data import LoadedData
     from pkcompiler.diagnostics import Diagnostic
     from pkcompiler.frontend.capture import Capture
     from pkcompiler.lang.ast import Analysis
     from pkcompiler.pipeline import Opened
-    from pkcompiler.pruning.artifact import Artifact
 
 
 def chosen(given: Sequence[str], data: str | None, loss: str | None) -> list[Analysis]:

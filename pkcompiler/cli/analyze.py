@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pkcompiler.cli import analyses, forms, pages
+from pkcompiler.cli import analyses, closed_forms, pages
 from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, put
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pkcompiler.analyses.report import AnalysisReport
-    from pkcompiler.analysis.report import Report
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.lang.ast import Analysis
+    from pkcompiler.report.analyze import Report
     from pkcompiler.symbolic import ClosedForms
 
 
@@ -84,19 +84,19 @@ def analyze(
     finished(Path(model))
     chosen = analyses.chosen(with_, data, loss)
     analyses.check_verify(chosen, verify)
-    scheme = forms.scheme(symbolic, variances, latex)
+    scheme = closed_forms.scheme(symbolic, variances, latex)
     if latex == json_file == "-":
         raise click.UsageError("stdout holds one of --latex and --json: name a file for the other.")
     pages.prepare(html, plot)
     artifact = os.path.isfile(Path(model) / "manifest.json")
     found = _of_artifact(model, chosen, options["seed"]) if artifact else _of_model(model, options, chosen, data, loss, verify)
-    closed = None if scheme is None else forms.of(found.graph, found.tensors, scheme)
+    closed = None if scheme is None else closed_forms.of(found.graph, found.tensors, scheme)
     report, more = found.report, found.analyses
     deliver_json(_json(report, more, closed) if json_file else None, json_file)
     if latex is not None and closed is not None:
-        forms.write_latex(latex, closed)
+        closed_forms.write_latex(latex, closed)
     if "-" not in (json_file, latex):
-        said = () if closed is None else (forms.text(closed),)
+        said = () if closed is None else (closed_forms.text(closed),)
         put("\n\n".join(str(part) for part in (report, *said, *more)))
     origin = {"model": model, "weights": options.get("weights"), "seed": None if artifact else options["seed"], "data": data}
     pages.deliver(html, plot, report, more, found.graph, found.tensors, found.masks, eigenvalues, closed, **origin)
@@ -107,7 +107,7 @@ def _of_model(
 ) -> Found:
     import torch
 
-    from pkcompiler.analysis.report import analyze_graph
+    from pkcompiler.report.analyze import analyze_graph
 
     found = opened(model=model, **options)
     captured = found.capture(torch.float64)
@@ -116,8 +116,8 @@ def _of_model(
 
 
 def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
-    from pkcompiler.analysis.report import analyze_graph
-    from pkcompiler.pruning.artifact import load
+    from pkcompiler.artifact.read import load
+    from pkcompiler.report.analyze import analyze_graph
 
     artifact = load(folder)
     report = analyze_graph(artifact.graph, artifact.tensors, artifact.masks, Path(folder).resolve().name)
@@ -127,4 +127,4 @@ def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
 
 def _json(report: Report, more: list[AnalysisReport], closed: ClosedForms | None) -> dict[str, Any]:
     plain = {**report.to_json(), "analyses": [part.to_json() for part in more]}
-    return plain if closed is None else {**plain, "symbolic": forms.plain(closed)}
+    return plain if closed is None else {**plain, "symbolic": closed_forms.plain(closed)}

@@ -12,7 +12,7 @@ from pkcompiler.cli import pages
 from pkcompiler.cli.output import deliver_json, say
 
 if TYPE_CHECKING:
-    from pkcompiler.pruning.artifact import Artifact
+    from pkcompiler.artifact.read import Artifact
 
 
 @click.command()
@@ -36,8 +36,8 @@ def compare(artifacts: tuple[str, ...], json_file: str | None, html: str | None)
     """Compare artifacts: densities, overlaps, paths and norms."""
     if len(artifacts) < 2:
         raise click.UsageError(f"One artifact has nothing to be compared with: type pkc compare {artifacts[0]} OTHER.")
+    from pkcompiler.artifact.compare import compare as side_by_side
     from pkcompiler.cli.summary import compared
-    from pkcompiler.pruning.compare import compare as side_by_side
 
     pages.prepare(html, None)
     found = side_by_side([_loaded(path) for path in artifacts])
@@ -49,9 +49,9 @@ def compare(artifacts: tuple[str, ...], json_file: str | None, html: str | None)
 
 def finished(folder: Path) -> None:
     """Raise ``PKC624`` where there is only an unfinished run of an artifact."""
+    from pkcompiler.artifact.folder import partial_of
+    from pkcompiler.artifact.resume import unfinished
     from pkcompiler.diagnostics import fail
-    from pkcompiler.pruning.folder import partial_of
-    from pkcompiler.pruning.resume import unfinished
 
     if folder.name in ("", "..", ".partial") or os.path.isfile(folder / "manifest.json"):
         return
@@ -67,7 +67,7 @@ def finished(folder: Path) -> None:
 
 
 def _loaded(path: str) -> Artifact:
-    from pkcompiler.pruning.artifact import load
+    from pkcompiler.artifact.read import load
 
     finished(Path(path))
     found = load(path)

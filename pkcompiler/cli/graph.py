@@ -11,7 +11,7 @@ from pkcompiler.cli.output import deliver_json, put, table, write_json
 from pkcompiler.diagnostics import first_few
 
 if TYPE_CHECKING:
-    from pkcompiler.analysis.certificate import Certificate
+    from pkcompiler.paths.certificate import Certificate
 
 
 @click.command()
@@ -51,7 +51,7 @@ def certify(json_file: str | None, **model: Any) -> None:
     """
     from dataclasses import asdict
 
-    from pkcompiler.analysis.certificate import TOLERANCE, require
+    from pkcompiler.paths.certificate import TOLERANCE, require
     from pkcompiler.pipeline import certificate
 
     network = opened(**model)

@@ -64,7 +64,7 @@ def _format(file: str, only_check: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Write JSON instead of tables.")
 def passes(as_json: bool) -> None:
     """List the passes and analyses of the library."""
-    from pkcompiler.lang.explain import reads
+    from pkcompiler.lang.explain.word import reads
     from pkcompiler.lang.library import list_analyses, list_passes
 
     found, measured = list_passes(), list_analyses()
@@ -98,6 +98,6 @@ def explain(word: str) -> None:
 
     A pass or an analysis (by name or path) is shown with its formula, a word of the language with what it takes.
     """
-    from pkcompiler.lang.explain import explain as explained
+    from pkcompiler.lang.explain.word import explain as explained
 
     put(explained(word), nl=False)

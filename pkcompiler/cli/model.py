@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pkcompiler.cli.targets import Seed
+from pkcompiler.cli.target import Seed
 
 if TYPE_CHECKING:
     from pkcompiler.pipeline import Opened

@@ -6,16 +6,16 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from pkcompiler.cli import forms
+from pkcompiler.cli import closed_forms
 from pkcompiler.cli.output import say, typed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pkcompiler.analysis.report import Report
+    from pkcompiler.artifact.compare import Comparison
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.kernel.explicit import ExplicitKernel
-    from pkcompiler.pruning.compare import Comparison
+    from pkcompiler.report.analyze import Report
     from pkcompiler.symbolic import ClosedForms
 
 EIGENVALUES = 10
@@ -28,7 +28,7 @@ def prepare(html: str | None, plot: str | None) -> None:
     from pathlib import Path
 
     from pkcompiler.diagnostics import fail
-    from pkcompiler.show.library import need
+    from pkcompiler.show.extra import need
 
     if html is not None:
         need("bokeh", "--html")
@@ -55,11 +55,11 @@ def deliver(
     """Write what was asked for. Raises ``PKC632``, ``PKC634``."""
     if html is None and plot is None:
         return
-    from pkcompiler.show.build import page_of
+    from pkcompiler.show.from_reports import page_of
 
     kernel = _spectrum(graph, tensors, masks, eigenvalues)
     paths = _paths(report, graph, tensors, masks)
-    formulas = () if closed is None else forms.pieces(closed)
+    formulas = () if closed is None else closed_forms.pieces(closed)
     page = page_of(
         report, graph, kernel=kernel, paths=paths, analyses=analyses, formulas=formulas, provenance=_provenance(**provenance)
     )
@@ -86,9 +86,9 @@ def _spectrum(
     graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, eigenvalues: int | None
 ) -> Any | None:
     """The spectrum of the Path Kernel, where it can be had: None for networks that are large, not finite or without a path."""
-    from pkcompiler.analysis.semiring import settings
     from pkcompiler.diagnostics import PkcError
     from pkcompiler.kernel.gram import kernel_of
+    from pkcompiler.paths.semiring import settings
     from pkcompiler.show.results import spectrum_of
 
     if eigenvalues == 0 or not graph.parameters:

@@ -11,13 +11,13 @@ import click
 
 from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, put, say, typed
-from pkcompiler.cli.targets import Bytes, Factor, Part, Word, short
+from pkcompiler.cli.target import Bytes, Factor, Part, Word, short
 from pkcompiler.lang import words
 
 if TYPE_CHECKING:
     from pkcompiler.lang.ast import DataSpec, Schedule
+    from pkcompiler.lang.plan import Plan
     from pkcompiler.pipeline import Job, Opened
-    from pkcompiler.pruning.plan import Plan
 
 PASS = "synflow-l2"
 
@@ -102,7 +102,7 @@ def planned(
     target = _target(model, pass_, schedule, {word: value for word, value in targets.items() if value is not None})
     from pkcompiler.data import parse_data
     from pkcompiler.lang.library import find_schedule
-    from pkcompiler.pruning.plan import plan_of, require_data
+    from pkcompiler.lang.plan import plan_of, require_data
 
     found = None if schedule is None else find_schedule(schedule)
     spec = parse_data(data) if data else found.data if found else None
@@ -190,9 +190,9 @@ def _job(network: Opened, plan: Plan, source: str | None, given: dict[str, Any])
 
 
 def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None, spec: str) -> None:
+    from pkcompiler.artifact.read import load
     from pkcompiler.cli.summary import result, result_json
     from pkcompiler.pipeline import prune_to
-    from pkcompiler.pruning.artifact import load
 
     outcome = prune_to(task, out, force=force, fresh=fresh, command=typed(), say=say)
     if outcome.found == "complete":

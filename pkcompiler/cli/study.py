@@ -47,7 +47,7 @@ def study(
     folder, where = Path(split_path(file)[0]).parent, Path(out or f"study-{found.name}")
     require_study()
     if plot:
-        from pkcompiler.show.library import need
+        from pkcompiler.show.extra import need
 
         need("matplotlib", "--plot")
     again = _command(file, {"-o": out, "--jobs": jobs, "--threads": threads, "--device": device if device != "cpu" else None})
@@ -136,7 +136,7 @@ def _bar(total: int) -> Iterator[Callable[[Cell, Record], None] | None]:
 
 def _results(done: Studied) -> None:
     """The mean of the first number that train returns, for every method and compression."""
-    from pkcompiler.study.table import metric_of, summary
+    from pkcompiler.study.results_table import metric_of, summary
 
     metric = metric_of(done.rows)
     if metric is not None:
@@ -153,7 +153,7 @@ def _results(done: Studied) -> None:
 
 def _draw(done: Studied) -> None:
     from pkcompiler.show.study import write_study_plots
-    from pkcompiler.study.table import measures_of, metric_of
+    from pkcompiler.study.results_table import measures_of, metric_of
 
     metric = metric_of(done.rows)
     if metric is None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pkcompiler.cli.output import put, stdout, table
 
 if TYPE_CHECKING:
-    from pkcompiler.pruning.artifact import Artifact
-    from pkcompiler.pruning.compare import Comparison
+    from pkcompiler.artifact.compare import Comparison
+    from pkcompiler.artifact.read import Artifact
     from pkcompiler.pruning.rounds import Round
     from pkcompiler.training.planned import PlannedRound
 
@@ -46,7 +46,7 @@ def masked_rows(artifact: Artifact) -> list[dict[str, Any]]:
 
 def result(artifact: Artifact, spec: str) -> None:
     """One screen: what is left, where it is weakest, where it lies, how it is used with the model that ``spec`` names."""
-    from pkcompiler.pruning.readme import usage
+    from pkcompiler.artifact.readme import usage
 
     found = result_json(artifact)
     rows = sorted(found["layers"], key=lambda row: row["effective"] / max(1, row["entries"]))[:WORST]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pkcompiler.data.sources import read
+from pkcompiler.data.named import read
 from pkcompiler.data.subset import PER_CLASS, LoadedData, Quota, balanced, whole
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.lang.ast import DataSpec

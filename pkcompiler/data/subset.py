@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from pkcompiler.data.sources import Pair, Source, is_input, is_pair
+from pkcompiler.data.named import Pair, Source, is_input, is_pair
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 from pkcompiler.modes import in_own_modes
 

@@ -17,8 +17,8 @@ from pkcompiler.frontend.export import Call, Program, bind_call, example_batch, 
 from pkcompiler.frontend.faithful import faithful_in
 from pkcompiler.frontend.hooks import hooked_parameters
 from pkcompiler.frontend.inputs import Inputs
-from pkcompiler.frontend.lift import lift_program
-from pkcompiler.frontend.lifted import Lifted
+from pkcompiler.frontend.lift.lift import lift_program
+from pkcompiler.frontend.lift.lifted import Lifted
 from pkcompiler.frontend.one_sample import one_sample
 from pkcompiler.frontend.precision import cast, check_dtype, in_order, is_ready, refuse_complex, state_of
 from pkcompiler.frontend.stops import gradient_stops

@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from typing import assert_never
 
-from pkcompiler.ir.forms import conforms, describe, fields_of
 from pkcompiler.ir.infer_reindex import ill_kinded
 from pkcompiler.ir.maps import (
     REINDEX,
@@ -30,6 +29,7 @@ from pkcompiler.ir.maps import (
     Source,
     Window,
 )
+from pkcompiler.ir.spelling import conforms, describe, fields_of
 
 Fault = tuple[str, str]
 """The attribute (empty: the operation as a whole), and what is wrong with it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pkcompiler.ir.forms import spell
+from pkcompiler.ir.spelling import spell
 from pkcompiler.ir.text import print_type
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses

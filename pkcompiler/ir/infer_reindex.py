@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import cast
 
 from pkcompiler.ir.dims import Shape, ShapeError, add, axis, broadcast, reshape, show, times
-from pkcompiler.ir.forms import is_dim
 from pkcompiler.ir.maps import Attr, Batch, Dim, Named, Reindex
+from pkcompiler.ir.spelling import is_dim
 from pkcompiler.ir.types import Slot
 
 Slots = Mapping[str, Slot]

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from pkcompiler.ir.forms import Nested, spell
 from pkcompiler.ir.maps import Batch, Fixed, InvSqrt, Literal, Named
+from pkcompiler.ir.spelling import Nested, spell
 from pkcompiler.ir.text import print_dim
 from pkcompiler.ir.types import Op, PathGraph, Slot, TensorType
 

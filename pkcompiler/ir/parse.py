@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, raise_all
-from pkcompiler.ir.read import Located, read_graph
 from pkcompiler.ir.text import print_type
+from pkcompiler.ir.to_graph import Located, read_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.verify import diagnose, violations
 
@@ -15,7 +15,7 @@ def parse_graph(text: str, file: str = "<graph>") -> PathGraph:
     """The graph that ``text`` prints; ``parse_graph(print_graph(g)) == g``.
 
     :param file: the name under which errors quote the text
-    :raises PkcError: what :func:`pkcompiler.ir.read.read_graph` raises, else every violation that
+    :raises PkcError: what :func:`pkcompiler.ir.to_graph.read_graph` raises, else every violation that
         :func:`pkcompiler.ir.verify.verify` names, with PKC313 where the header's result types are not those of the outputs
     """
     located = read_graph(text, file)

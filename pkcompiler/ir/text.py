@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 
-from pkcompiler.ir.forms import Nested, spell
 from pkcompiler.ir.maps import Batch, Dim, Fixed, InvSqrt, Literal, Named
+from pkcompiler.ir.spelling import Nested, spell
 from pkcompiler.ir.types import Op, Origin, PathGraph, Slot, TensorType
 
 _NAME = re.compile(r"[\w.]+")

@@ -31,7 +31,7 @@ class Slot:
     """A stored tensor (``@name`` when printed): one per storage, named as in ``named_parameters()`` / ``named_buffers()``.
 
     ``role`` is ``parameter``, ``buffer``, ``constant`` (a tensor that the trace computed from literals alone), or ``computed``: a
-    factor that is made of the slots ``of`` by ``formula`` (:mod:`pkcompiler.ir.formula`), stored nowhere.
+    factor that is made of the slots ``of`` by ``formula`` (:mod:`pkcompiler.ir.computed`), stored nowhere.
     """
 
     name: str

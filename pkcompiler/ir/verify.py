@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, Span
 from pkcompiler.ir.attributes import faults
+from pkcompiler.ir.computed import FormulaError, read_formula
 from pkcompiler.ir.dims import ShapeError
-from pkcompiler.ir.formula import FormulaError, read_formula
 from pkcompiler.ir.infer import infer_dtype, infer_shape
 from pkcompiler.ir.maps import Batch, Dim, Merge, Reindex
-from pkcompiler.ir.read import Subject, read_graph
 from pkcompiler.ir.text import print_graph, print_type
+from pkcompiler.ir.to_graph import Subject, read_graph
 from pkcompiler.ir.types import Op, PathGraph, Slot, TensorType
 from pkcompiler.ir.uses import Use, arity, uses
 

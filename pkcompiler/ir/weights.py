@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pkcompiler.ir.formula import aligned
+from pkcompiler.ir.computed import aligned
 from pkcompiler.ir.maps import Constant, Conv, Dense, Embed, Named, Normalise, Product, Reindex, Scale, Source
 from pkcompiler.ir.types import Op, PathGraph, Slot
 

@@ -1,0 +1,1 @@
+"""The Path Kernel as an operator, and its spectra."""

@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.made import Made
-from pkcompiler.analysis.measured import Measured
-from pkcompiler.analysis.scaled import numbers
-from pkcompiler.analysis.semiring import EDGES
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.uses import uses
-from pkcompiler.kernel.crossings import MOST, PROBES, crossed_twice, too_many
 from pkcompiler.kernel.gram import PathKernel, Vector
+from pkcompiler.kernel.hessian_diagonal import MOST, PROBES, crossed_twice, too_many
 from pkcompiler.kernel.probes import signs, stream
+from pkcompiler.measured import Measured
+from pkcompiler.paths.computed import Made
+from pkcompiler.paths.scaled import numbers
+from pkcompiler.paths.semiring import EDGES
 
 LARGEST = 2**28
 """Entries of du/dtheta up to which the trace takes every one of them."""

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.ir.maps import Conv
+from pkcompiler.paths.sweep import Sweep
 
 Shape = tuple[int, ...]
 

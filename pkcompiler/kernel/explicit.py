@@ -13,14 +13,14 @@ import networkx as nx
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import check_finite, check_masks, check_tensors
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.scalars import ONE, Entry, Node, Scalars, scalars
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
+from pkcompiler.paths.semiring import settings
+from pkcompiler.paths.sources import check_finite, check_masks, check_tensors
 
 MOST_PATHS = 4000
 

@@ -15,22 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import is_approximate, static_batch
-from pkcompiler.analysis.measured import Measured, Status, worst
-from pkcompiler.analysis.semiring import Settings, settings
-from pkcompiler.analysis.sources import check_finite, check_masks, check_range, device_of, unit_sources
-from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.convolution import TwiceSweep
-from pkcompiler.kernel.crossings import Squares, crossed_twice, second_derivatives
 from pkcompiler.kernel.hessian import Hessian
+from pkcompiler.kernel.hessian_diagonal import Squares, crossed_twice, second_derivatives
 from pkcompiler.kernel.outputs import traces_by_output
 from pkcompiler.kernel.quadrature import Density, lanczos_density
 from pkcompiler.kernel.spectrum import Eigenpairs, effective_rank, frobenius, leading, stable_rank
+from pkcompiler.measured import Measured, Status, worst
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
+from pkcompiler.paths.functional import is_approximate, static_batch
+from pkcompiler.paths.semiring import Settings, settings
+from pkcompiler.paths.sources import check_finite, check_masks, check_range, device_of, unit_sources
+from pkcompiler.paths.sweep import Sweep
 
 Vector = Tensor | Mapping[str, Tensor]
 

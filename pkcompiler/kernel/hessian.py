@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.functional import weigh
-from pkcompiler.analysis.scaled import Scaled, times_power
-from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.modes import methods_in_own_modes
+from pkcompiler.paths.functional import weigh
+from pkcompiler.paths.scaled import Scaled, times_power
+from pkcompiler.paths.sweep import Sweep
 
 REACH = {torch.float64: 400, torch.float32: 40}
 """Powers of two up to which a number and its square are plain floats with room to spare; beyond, the exponent is carried."""

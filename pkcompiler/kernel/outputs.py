@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.scaled import Scaled, times_power
-from pkcompiler.kernel import crossings
+from pkcompiler.kernel import hessian_diagonal
 from pkcompiler.kernel.hessian import plain
+from pkcompiler.paths.scaled import Scaled, times_power
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
@@ -48,9 +48,9 @@ def _by_weight(value: Tensor, weights: Tensor) -> Tensor:
 
 
 def _crossed(kernel: PathKernel) -> dict[str, Tensor]:
-    names = [n for n in crossings.crossed_twice(kernel.graph) if n in kernel.names]
-    places = crossings.crossed_places(kernel, names)
+    names = [n for n in hessian_diagonal.crossed_twice(kernel.graph) if n in kernel.names]
+    places = hessian_diagonal.crossed_places(kernel, names)
     count = sum(len(at) for at in places.values())
-    if count > crossings.MOST:
-        raise crossings.too_many(count)
+    if count > hessian_diagonal.MOST:
+        raise hessian_diagonal.too_many(count)
     return places

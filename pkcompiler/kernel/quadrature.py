@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.measured import Measured, Status, not_predicted, worst
 from pkcompiler.kernel.probes import at_least, signs, stream
+from pkcompiler.measured import Measured, Status, not_predicted, worst
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel

@@ -16,15 +16,15 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.factors import Rest
-from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.scaled import Scaled, times_power
-from pkcompiler.analysis.semiring import Settings
-from pkcompiler.analysis.sources import require_stored, unit_sources
-from pkcompiler.analysis.sweep import Sweep
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Conv, Dense, Embed, Named, Normalise, Product, Scale, Softmax, Source
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.paths.factors import Rest
+from pkcompiler.paths.functional import static_batch
+from pkcompiler.paths.scaled import Scaled, times_power
+from pkcompiler.paths.semiring import Settings
+from pkcompiler.paths.sources import require_stored, unit_sources
+from pkcompiler.paths.sweep import Sweep
 
 Node = tuple[str, int]
 Entry = tuple[str, int]

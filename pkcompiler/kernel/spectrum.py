@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.measured import Measured, not_predicted, worst
-from pkcompiler.analysis.scaled import numbers
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.lanczos import eigenpairs
 from pkcompiler.kernel.probes import at_least, signs, stream
+from pkcompiler.measured import Measured, not_predicted, worst
+from pkcompiler.paths.scaled import numbers
 
 if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel

@@ -11,11 +11,11 @@ from typing import TypeVar
 from pkcompiler import resources
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all, typed_or_called
 from pkcompiler.lang.ast import Analysis, Block, Document, Pass, Schedule, Study
-from pkcompiler.lang.check import Checked, check
-from pkcompiler.lang.format import format_text
-from pkcompiler.lang.parse import parse
-from pkcompiler.lang.printing import schedule_block
-from pkcompiler.lang.tokens import MAX_BYTES
+from pkcompiler.lang.check.document import Checked, check
+from pkcompiler.lang.syntax.format import format_text
+from pkcompiler.lang.syntax.parse import parse
+from pkcompiler.lang.syntax.print_schedule import schedule_block
+from pkcompiler.lang.syntax.tokens import MAX_BYTES
 from pkcompiler.lang.words import WORDS, suggest
 
 __all__ = [

@@ -13,14 +13,14 @@ from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.lowering.apply import applied_masks, forget_masks
-from pkcompiler.lowering.arguments import Recorded
+from pkcompiler.lowering.as_recorded import Recorded
 from pkcompiler.lowering.call import fetch
-from pkcompiler.lowering.export import export_modes
+from pkcompiler.lowering.exported import export_modes
 from pkcompiler.lowering.keep import keep
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, of_all_names, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
+from pkcompiler.lowering.mutations import KEEP_CLASS, written
 from pkcompiler.lowering.refuse import unkept
-from pkcompiler.lowering.state import KEEP_CLASS, written
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
 from pkcompiler.lowering.zero_rows import undefined_faults, zero_rows

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lowering.arguments import Recorded
+from pkcompiler.lowering.as_recorded import Recorded
 
 TREE = ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules")
 STATE_HOOKS = ("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks")

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, store
-from pkcompiler.lowering.state import refuse_changes, state_of, store_buffers, written
+from pkcompiler.lowering.mutations import refuse_changes, state_of, store_buffers, written
 
 SCALARS = (type(None), bool, int, float, str)
 

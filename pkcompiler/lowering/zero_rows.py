@@ -17,9 +17,9 @@ from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from pkcompiler.analysis.made import Made
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.paths.computed import Made
 
 
 class Dropped(nn.Module):

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from pkcompiler.ir.maps import Named, Softmax
-from pkcompiler.ops.masks import peel, squashed
+from pkcompiler.ops.attention_masks import peel, squashed
 from pkcompiler.ops.table import Ref, Use, path_op
 
 

@@ -1,9 +1,9 @@
 """All entries of the operator table (importing this module fills it)."""
 
-from pkcompiler.ops import arithmetic, attention, linear, normalise, pool, shape
+from pkcompiler.ops import attention, linear, normalise, pool, shape, sums
 from pkcompiler.ops.table import TABLE, Entry
 
-MODULES = (arithmetic, attention, linear, normalise, pool, shape)
+MODULES = (sums, attention, linear, normalise, pool, shape)
 """The files that hold the entries; those of plug-ins join the same table."""
 
 

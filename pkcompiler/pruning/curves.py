@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pkcompiler.lang.curves import curve_value
+from pkcompiler.lang.check.curves import curve_value
 
 
 def density_at(curve: str, k: int, n: int, rho: float, start: float = 1.0) -> float:

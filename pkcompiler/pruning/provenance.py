@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.data import LoadedData
-from pkcompiler.data.sources import is_pair
+from pkcompiler.data.named import is_pair
 from pkcompiler.data.subset import whole
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.export import normalise_inputs

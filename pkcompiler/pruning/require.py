@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pkcompiler.analysis.count import count_paths
-from pkcompiler.analysis.functional import open_functional, static_batch
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Stage
+from pkcompiler.paths.count import count_paths
+from pkcompiler.paths.functional import open_functional, static_batch
+from pkcompiler.paths.semiring import settings
 
 COUNTING = settings(edge="1", pools="sum", products="pairs", constants="on")
 """What a path is: as in the report of an artifact."""

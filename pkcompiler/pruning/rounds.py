@@ -11,40 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.report import Report, analyze_graph
-from pkcompiler.analysis.sources import check_finite, check_masks
-from pkcompiler.analysis.topology import has_path
 from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import PkcError, remark
 from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.weights import sides_of
-from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Pass, Schedule, Stage
-from pkcompiler.lang.second import reads_all
+from pkcompiler.lang.functions.derivatives import reads_all
+from pkcompiler.lang.plan import SWAP, Plan, no_data, plan_of, refuse_training, regrowing
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
-from pkcompiler.pruning.aim import Aim, aim_of, globbed
-from pkcompiler.pruning.candidates import Candidates, pruned_frozen
+from pkcompiler.paths.sources import check_finite, check_masks
+from pkcompiler.paths.topology import has_path
+from pkcompiler.predict.initial import Factory
 from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect
 from pkcompiler.pruning.curves import density_at
-from pkcompiler.pruning.draws import Draw
-from pkcompiler.pruning.ground import Ground
-from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.plan import SWAP, Plan, no_data, plan_of, refuse_training, regrowing
+from pkcompiler.pruning.feasible import check_aim, check_producible
+from pkcompiler.pruning.met import check_given, check_order, missed
 from pkcompiler.pruning.progress import shown
 from pkcompiler.pruning.provenance import Provenance, origin_of
-from pkcompiler.pruning.reachable import check_aim, check_producible
-from pkcompiler.pruning.reached import check_given, check_order, missed
+from pkcompiler.pruning.regrowth import Ground
 from pkcompiler.pruning.require import effective_paths, required_paths, shortfall
-from pkcompiler.pruning.score import Scores, as_pair, evaluate, planned_data, workspace
-from pkcompiler.pruning.select import Masks, Survivors
-from pkcompiler.pruning.shapes import Block, check_demands
 from pkcompiler.pruning.state import Round, estimated
-from pkcompiler.pruning.swap import Limit, swap
-from pkcompiler.pruning.walks.goal import goal_of
-from pkcompiler.pruning.workspace import Workspace
+from pkcompiler.pruning.target import Aim, aim_of, globbed
 from pkcompiler.pruning.zeros import Zeros
+from pkcompiler.report.analyze import Report, analyze_graph
+from pkcompiler.scoring.losses import Loss
+from pkcompiler.scoring.score import Scores, as_pair, evaluate, planned_data, workspace
+from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.workspace import Workspace
+from pkcompiler.selection.candidates import Candidates, pruned_frozen
+from pkcompiler.selection.goal import goal_of
+from pkcompiler.selection.select import Masks, Survivors
+from pkcompiler.selection.structures import Block, check_demands
+from pkcompiler.selection.swap import Limit, swap
 
 __all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
 
@@ -89,8 +89,8 @@ class Pruned:
         return self._report[0]
 
     def save(self, path: str | Path) -> Path:
-        """Write the artifact folder (see :mod:`pkcompiler.pruning.write`); an existing folder is an error."""
-        from pkcompiler.pruning.write import save
+        """Write the artifact folder (see :mod:`pkcompiler.artifact.write`); an existing folder is an error."""
+        from pkcompiler.artifact.write import save
 
         return save(self, Path(path))
 

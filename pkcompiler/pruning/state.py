@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pkcompiler.lang.ast import Pass
-from pkcompiler.pruning.ground import Ground, Masks
+from pkcompiler.pruning.regrowth import Ground, Masks
 
 
 @dataclass(frozen=True, slots=True, eq=False)

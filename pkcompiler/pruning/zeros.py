@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.topology import has_path
 from pkcompiler.diagnostics import PkcError, fail, first_few
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.lang.ast import Pass
-from pkcompiler.pruning.aim import Aim
-from pkcompiler.pruning.candidates import parameter_kinds
+from pkcompiler.paths.topology import has_path
 from pkcompiler.pruning.collapse import count
-from pkcompiler.pruning.shapes import Block, groups_of
+from pkcompiler.pruning.target import Aim
+from pkcompiler.selection.candidates import parameter_kinds
+from pkcompiler.selection.structures import Block, groups_of
 from pkcompiler.structure import Coupling, group_scores
 
 Masks = Mapping[str, Tensor]

@@ -14,7 +14,6 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.reindex import apply_reindex, concrete
 from pkcompiler.ir.graphs import last_uses, modulators
 from pkcompiler.ir.maps import (
     Constant,
@@ -38,7 +37,8 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Op, PathGraph
-from pkcompiler.rescaling.labels import ZERO, Labels
+from pkcompiler.paths.reindex import apply_reindex, concrete
+from pkcompiler.rescaling.scales import ZERO, Labels
 
 SUMS = ("sum", "cumsum")
 

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.analysis.functional import open_functional
-from pkcompiler.analysis.semiring import settings
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
-from pkcompiler.kernel.crossings import crossed_twice
 from pkcompiler.kernel.gram import kernel_of
-from pkcompiler.rescaling.balance import Problem
+from pkcompiler.kernel.hessian_diagonal import crossed_twice
+from pkcompiler.paths.functional import open_functional
+from pkcompiler.paths.semiring import settings
+from pkcompiler.rescaling.minimise import Problem
 from pkcompiler.rescaling.units import Units
 
 MOST = 512

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.sources import not_finite
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.frontend.copies import copied
-from pkcompiler.frontend.weights import non_finite
+from pkcompiler.frontend.load_weights import non_finite
 from pkcompiler.modes import in_own_modes
-from pkcompiler.rescaling.balance import Balanced, balance
+from pkcompiler.paths.functional import static_batch
+from pkcompiler.paths.sources import not_finite
+from pkcompiler.rescaling.minimise import Balanced, balance
 from pkcompiler.rescaling.objective import Figures, Objective, diagonal_of
 from pkcompiler.rescaling.preserved import deviations, require_preserved
 from pkcompiler.rescaling.units import LeftAlone, Units, find_units

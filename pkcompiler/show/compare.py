@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pkcompiler.analysis.layout import LABELS, percent, status
 from pkcompiler.markup import Cell, Column, Table
-from pkcompiler.show.build import figure_text, number
+from pkcompiler.report.layout import LABELS, percent, status
+from pkcompiler.show.extra import need
+from pkcompiler.show.from_reports import figure_text, number
 from pkcompiler.show.html import document, footer, header, save, section, slot, strip, table_html
-from pkcompiler.show.library import need
 from pkcompiler.show.page import Quantity
 
 if TYPE_CHECKING:
-    from pkcompiler.pruning.compare import Comparison, Overlap
+    from pkcompiler.artifact.compare import Comparison, Overlap
 
 COLOURS = ("accent", "second", "third", "muted", "text")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pkcompiler.files import deliver
 from pkcompiler.markup import Cell, Column, Table, badge, escape
-from pkcompiler.show.library import need
+from pkcompiler.show.extra import need
 from pkcompiler.show.nodes import Node
 from pkcompiler.show.page import Formula, Note, Page, Quantity
 from pkcompiler.show.theme import FONT, css_variables

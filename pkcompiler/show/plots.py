@@ -12,7 +12,7 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.files import deliver, make_folder, reason
 from pkcompiler.markup import superscript
 from pkcompiler.show import heat
-from pkcompiler.show.library import need
+from pkcompiler.show.extra import need
 from pkcompiler.show.nodes import shorten
 from pkcompiler.show.numbers import decades, whole
 from pkcompiler.show.page import Dynamics, Layer, Page, Spectrum

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pkcompiler.analyses.values import Series
-from pkcompiler.analysis.measured import LOG2, Measured
 from pkcompiler.kernel.quadrature import Density
 from pkcompiler.markup import Cell, Column, Table
+from pkcompiler.measured import LOG2, Measured
 from pkcompiler.show.numbers import power
 from pkcompiler.show.page import Curve, Dynamics, Quantity, Spectrum
 

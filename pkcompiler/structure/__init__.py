@@ -2,7 +2,7 @@
 
 from pkcompiler.structure.coupling import Coupling, channel_groups, coupling
 from pkcompiler.structure.groups import Excluded, Group, Layer, Member
-from pkcompiler.structure.select import Left, group_scores, kept_of, masks_of, removal_order, select_groups
+from pkcompiler.structure.removal import Left, group_scores, kept_of, masks_of, removal_order, select_groups
 
 __all__ = [
     "Coupling",

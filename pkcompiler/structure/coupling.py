@@ -9,16 +9,16 @@ from itertools import pairwise
 
 import numpy as np
 
-from pkcompiler.analysis.reindex import concrete
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Frozen
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
+from pkcompiler.paths.reindex import concrete
 from pkcompiler.structure.choices import Choices
 from pkcompiler.structure.groups import Axis, Excluded, Group, Layer, Member, Side, entry_name
 from pkcompiler.structure.labels import Classes, Ints
-from pkcompiler.structure.walk import Walk
+from pkcompiler.structure.propagate import Walk
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 from pkcompiler import pipeline, usercode
 from pkcompiler.analyses.run import analyse_capture
-from pkcompiler.analysis.topology import topology
 from pkcompiler.data import LoadedData, load_data
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.files import sha256_of, unwritable
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.spec import set_seed
 from pkcompiler.lowering.apply import apply_masks
-from pkcompiler.pruning.candidates import candidates
+from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.rounds import Collapsed
+from pkcompiler.selection.candidates import candidates
+from pkcompiler.study.code_files import source_files, source_hashes
 from pkcompiler.study.grid import FORMAT, SAMPLES, Cell, made
-from pkcompiler.study.sources import source_files, source_hashes
 from pkcompiler.study.store import Record, write_cell
 from pkcompiler.usermodules import fresh
 

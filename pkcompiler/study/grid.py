@@ -16,10 +16,10 @@ from pkcompiler import __version__
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.files import sha256_of
 from pkcompiler.lang.ast import Analysis, DataSpec, Pass, Schedule, Study
-from pkcompiler.lang.format import print_expr
-from pkcompiler.lang.printing import data_expr
-from pkcompiler.pruning.plan import Plan, plan_of, require_data
-from pkcompiler.study.sources import placed, source_hashes
+from pkcompiler.lang.plan import Plan, plan_of, require_data
+from pkcompiler.lang.syntax.format import print_expr
+from pkcompiler.lang.syntax.print_schedule import data_expr
+from pkcompiler.study.code_files import placed, source_hashes
 from pkcompiler.usercode import parse_spec
 
 FORMAT = 1

@@ -18,8 +18,8 @@ from pkcompiler.lang.ast import Study
 from pkcompiler.study.cell import digest, run_cell, start_worker
 from pkcompiler.study.examine import examine
 from pkcompiler.study.grid import Cell, cells_of, made, with_samples
+from pkcompiler.study.results_table import Row, rows_of, write_tables
 from pkcompiler.study.store import CELLS, Record, hold, read_cell
-from pkcompiler.study.table import Row, rows_of, write_tables
 
 INSTALL = "pip install 'pkcompiler[study]', or: pip install 'joblib>=1.4' 'pyarrow>=17'"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

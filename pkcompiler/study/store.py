@@ -10,7 +10,7 @@ from typing import IO, Any
 from pkcompiler.diagnostics import fail
 from pkcompiler.files import bears, json_text, locked, make_folder, read_object, sha256_of, write_whole
 from pkcompiler.pruning.recipe import recipe_hash
-from pkcompiler.pruning.schema import problem
+from pkcompiler.schema import problem
 
 CELLS = "cells"
 LOCK = "lock"

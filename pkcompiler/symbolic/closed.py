@@ -11,23 +11,23 @@ import numpy as np
 import sympy
 from torch import Tensor, nn
 
-from pkcompiler.analysis.functional import static_batch
-from pkcompiler.analysis.measured import Measured, Status
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import check_finite, check_tensors
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.measured import Measured, Status
 from pkcompiler.modes import in_own_modes
+from pkcompiler.paths.crossings import crossed_twice
+from pkcompiler.paths.functional import static_batch
+from pkcompiler.paths.semiring import settings
+from pkcompiler.paths.sources import check_finite, check_tensors
 from pkcompiler.symbolic.axes import atoms
-from pkcompiler.symbolic.crossings import crossed_twice
-from pkcompiler.symbolic.groups import Groups
-from pkcompiler.symbolic.lower import SLOT, Lowering
 from pkcompiler.symbolic.monomial import Monomial, Terms
 from pkcompiler.symbolic.program import Program
+from pkcompiler.symbolic.to_program import SLOT, Lowering
 from pkcompiler.symbolic.variances import Moments, moments
+from pkcompiler.symbolic.widths import Groups
 
 MOST_TERMS = 2000
 """A polynomial of more terms is not written out; its program is (docstring of :mod:`pkcompiler.symbolic.program`)."""

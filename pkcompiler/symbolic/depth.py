@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from pkcompiler.analysis.measured import Measured, scaled_float
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Conv, Dense
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.measured import Measured, scaled_float
 from pkcompiler.symbolic.closed import ClosedForm, ClosedForms
-from pkcompiler.symbolic.lower import SLOT
 from pkcompiler.symbolic.program import Program, Statement, Term, read
+from pkcompiler.symbolic.to_program import SLOT
 
 FAR = 32
 """Blocks after which the ratio is taken as that of a very deep network."""

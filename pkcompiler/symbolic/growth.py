@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from pkcompiler.analysis.measured import Measured
 from pkcompiler.diagnostics import fail
+from pkcompiler.measured import Measured
 from pkcompiler.symbolic.closed import ClosedForm, ClosedForms, Symbols, measured
 from pkcompiler.symbolic.monomial import Monomial
 

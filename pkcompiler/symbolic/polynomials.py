@@ -13,19 +13,19 @@ import numpy as np
 import sympy
 from torch import Tensor, nn
 
-from pkcompiler.analysis.count import count_paths
-from pkcompiler.analysis.reindex import concrete
-from pkcompiler.analysis.semiring import settings
-from pkcompiler.analysis.sources import require_stored
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
+from pkcompiler.paths.count import count_paths
+from pkcompiler.paths.reindex import concrete
+from pkcompiler.paths.semiring import settings
+from pkcompiler.paths.sources import require_stored
 from pkcompiler.symbolic.closed import given_graph
+from pkcompiler.symbolic.enumerate import Walk, indexed, listed
 from pkcompiler.symbolic.latex import escaped
-from pkcompiler.symbolic.paths import Number, Path
-from pkcompiler.symbolic.walk import Walk, indexed, listed
+from pkcompiler.symbolic.path_sums import Number, Path
 
 MOST_PATHS = 2000
 MOST_ENTRIES = 10_000

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pkcompiler.analysis.reindex import concrete, resample_matrix
 from pkcompiler.ir.maps import Conv, Reindex, Resample, Window
-from pkcompiler.symbolic.groups import pads
+from pkcompiler.paths.reindex import concrete, resample_matrix
+from pkcompiler.symbolic.widths import pads
 
 Array = Any
 """A numpy array of Python numbers (or of float64)."""

@@ -12,8 +12,8 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.weights import kinds_of, projections
 from pkcompiler.symbolic.axes import Axis
-from pkcompiler.symbolic.lower import SLOT, Lowering
 from pkcompiler.symbolic.monomial import Monomial
+from pkcompiler.symbolic.to_program import SLOT, Lowering
 
 Scheme = Literal["weights", "slots", "roles", "he"]
 SCHEMES: dict[str, str] = {

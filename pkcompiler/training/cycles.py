@@ -18,7 +18,7 @@ from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycle import Cycle, require_midway
 from pkcompiler.training.position import Position
 from pkcompiler.training.randomness import random_state, set_random_state, untouched_random
-from pkcompiler.training.state import Trained
+from pkcompiler.training.run_state import Trained
 from pkcompiler.training.visit import Pruner, Visit
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pkcompiler.training.state import Stateful, Trained
+from pkcompiler.training.run_state import Stateful, Trained
 
 PLAIN = (type(None), bool, int, float, str)
 RUNNING = {"base_lrs", "last_epoch", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}

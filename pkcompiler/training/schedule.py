@@ -11,23 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pkcompiler.analysis.sources import first_sample
 from pkcompiler.arguments import checked, fits, plain
 from pkcompiler.diagnostics import fail
-from pkcompiler.kernel.initial import Factory
 from pkcompiler.lang.ast import Schedule
 from pkcompiler.lang.library import find_schedule
+from pkcompiler.lang.plan import Plan, plan_of
 from pkcompiler.lowering.apply import applied_masks, refuse_inference
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
-from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.plan import Plan, plan_of
-from pkcompiler.pruning.score import as_pair, planned_data
+from pkcompiler.paths.sources import first_sample
+from pkcompiler.predict.initial import Factory
+from pkcompiler.scoring.losses import Loss
+from pkcompiler.scoring.score import as_pair, planned_data
 from pkcompiler.training.agenda import Agenda, check_agenda, stretched, trains
 from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycles import Cycles
 from pkcompiler.training.randomness import generators_of, untouched_random
 from pkcompiler.training.recipe import length_of, recipe_of
-from pkcompiler.training.state import Stateful, Trained
+from pkcompiler.training.run_state import Stateful, Trained
 from pkcompiler.training.visit import Pruner
 
 LR_SCHEDULER = "lr_scheduler"

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from pkcompiler.diagnostics import raise_all
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.faithful import faithful_copy
-from pkcompiler.kernel.initial import Factory
+from pkcompiler.lang.plan import Plan
 from pkcompiler.lowering.zero_rows import undefined_faults
-from pkcompiler.pruning.labels import Loss
-from pkcompiler.pruning.plan import Plan
+from pkcompiler.predict.initial import Factory
 from pkcompiler.pruning.rounds import Round, Run
-from pkcompiler.pruning.score import as_pair
+from pkcompiler.scoring.losses import Loss
+from pkcompiler.scoring.score import as_pair
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import fx
 
-from pkcompiler.frontend.classify import meta
 from pkcompiler.frontend.equal.norms import is_norm
 from pkcompiler.frontend.equal.reading import (
     ADD,
@@ -29,6 +28,7 @@ from pkcompiler.frontend.equal.reading import (
     same,
     seen_through,
 )
+from pkcompiler.frontend.lift.classify import meta
 
 MOST = 8
 """Terms of a sum that are looked at: what is longer is no normalisation."""

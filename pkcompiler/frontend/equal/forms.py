@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from pkcompiler.frontend.classify import op_name
 from pkcompiler.frontend.equal.distributed import factored
 from pkcompiler.frontend.equal.gains import behind_gate
 from pkcompiler.frontend.equal.norms import normalised, root_mean_square
@@ -20,6 +19,7 @@ from pkcompiler.frontend.equal.paired import paired, sized
 from pkcompiler.frontend.equal.reading import ADD, DATA, MUL, SUB, VALUE
 from pkcompiler.frontend.equal.softmax import SOFTMAXES, exp_of_log_softmax, shifted, softmax
 from pkcompiler.frontend.export import Program
+from pkcompiler.frontend.lift.classify import op_name
 from pkcompiler.ops.gates import is_random
 
 Form = Callable[[fx.Node], None]

@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import fx
 
-from pkcompiler.frontend.classify import meta, op_name
 from pkcompiler.frontend.equal.reading import (
     ADD,
     MUL,
@@ -29,7 +28,8 @@ from pkcompiler.frontend.equal.reading import (
     same,
     seen_through,
 )
-from pkcompiler.frontend.trace import behind
+from pkcompiler.frontend.lift.classify import meta, op_name
+from pkcompiler.frontend.observed import behind
 from pkcompiler.ops.gates import NORMS, PASS_THROUGH
 from pkcompiler.ops.normalise import CENTRE
 

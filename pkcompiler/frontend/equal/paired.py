@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import fx
 
-from pkcompiler.frontend.classify import meta
 from pkcompiler.frontend.equal.norms import centring, is_norm, size_of, squared
 from pkcompiler.frontend.equal.products import Regrouped, leaves, operands
 from pkcompiler.frontend.equal.reading import (
@@ -21,6 +20,7 @@ from pkcompiler.frontend.equal.reading import (
     same,
     seen_through,
 )
+from pkcompiler.frontend.lift.classify import meta
 from pkcompiler.ops.gates import is_pointwise
 from pkcompiler.ops.normalise import NORMALISED
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import fx
 
-from pkcompiler.frontend.classify import meta, op_name
 from pkcompiler.frontend.equal.reading import MUL, NEG, SCALINGS, aten, called, put, seen_through
+from pkcompiler.frontend.lift.classify import meta, op_name
 
 
 def leaves(value: Any) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pkcompiler.frontend.classify import meta, op_name
+from pkcompiler.frontend.lift.classify import meta, op_name
 from pkcompiler.ops.gates import PASS_THROUGH, is_pointwise
 
 aten = torch.ops.aten

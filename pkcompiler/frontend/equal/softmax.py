@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import fx
 
-from pkcompiler.frontend.classify import meta, op_name
 from pkcompiler.frontend.equal.products import Regrouped, leaves, parts
 from pkcompiler.frontend.equal.reading import (
     ADD,
@@ -27,6 +26,7 @@ from pkcompiler.frontend.equal.reading import (
     same,
     seen_through,
 )
+from pkcompiler.frontend.lift.classify import meta, op_name
 
 SOFTMAXES = ("aten.softmax.int", "aten._softmax.default", "aten._safe_softmax.default")
 FILLS = ("aten.masked_fill.Scalar", "aten.masked_fill.Tensor", "aten.where.self", "aten.where.ScalarOther")

@@ -1,0 +1,1 @@
+"""An exported program to a path graph."""

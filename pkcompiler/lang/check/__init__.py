@@ -1,0 +1,1 @@
+"""A syntax tree to what it means, with every finding at once."""

@@ -1,0 +1,1 @@
+"""What `pkc explain` says."""

@@ -1,0 +1,114 @@
+"""The exported programs of both modes, for models that a symbolic trace cannot follow."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ShapesCollection
+from torch.utils._pytree import tree_leaves, tree_map
+
+from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.lowering.call import Shapes, check_shapes
+from pkcompiler.lowering.mutations import refuse_changes, state_of, store_buffers, stored_by_export
+from pkcompiler.lowering.trace import Trace, scratch_copy
+
+
+def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Trace, Trace, int | None]:
+    """Evaluation and training program over the tensors of ``model``, and the batch size when it is the only one they take.
+
+    Dimension 0 is the batch, of any size; where that fails, the programs are for the example's batch size only, with a warning.
+
+    :raises PkcError: PKC273 when export fails.
+    """
+    for dynamic in (True, False):
+        example = _example(args, kwargs, dynamic)
+        try:
+            evaluation, training = (_export(scratch_copy(model).train(mode), *example, dynamic) for mode in (False, True))
+        except PkcError:
+            raise
+        except Exception as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            continue
+        shapes = tuple(_common(a, b) for a, b in zip(_shapes(evaluation), _shapes(training), strict=True))
+        batch = next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
+        if batch is not None and dynamic:
+            continue
+        if batch is not None:
+            warnings.warn(f"{type(model).__name__} could only be recorded for a batch of {batch}", stacklevel=3)
+        traces = [Trace(_bare(program, shapes), program) for program in (evaluation, training)]
+        return traces[0], traces[1], batch
+    raise fail(
+        "PKC273",
+        f"{type(model).__name__} can be neither traced nor exported: {reason}",
+        "keep its class and mask it in place: pkcompiler.apply_masks(model, masks)",
+    )
+
+
+def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The example, repeated to a batch of two where the batch is one, which export would take for a constant."""
+    batch = _batch((args, kwargs))
+    if not dynamic or batch != 1:
+        return args, dict(kwargs)
+    return tree_map(lambda x: torch.cat([x, x]) if _is_batched(x, 1) else x, (args, dict(kwargs)))
+
+
+def _batch(inputs: Any) -> int | None:
+    return next((leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), None)
+
+
+def _is_batched(leaf: object, batch: int | None) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: bool) -> fx.GraphModule:
+    shapes = ShapesCollection()
+    batch = _batch((args, kwargs))
+    for leaf in tree_leaves((args, kwargs)) if dynamic else []:
+        if _is_batched(leaf, batch):
+            shapes[leaf] = {0: Dim.AUTO}
+    specification = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
+    state = state_of(model)
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        before = random.getstate()
+        program = torch.export.export(model, args, kwargs, dynamic_shapes=specification, strict=False)
+    refuse_changes(model, state)
+    if random.getstate() != before:
+        raise ValueError("its forward draws from Python's random module, which no graph records")
+    return program.module(check_guards=False)
+
+
+def _shapes(program: fx.GraphModule) -> Shapes:
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"]
+    return tuple(tuple(map(_size, value.shape)) if isinstance(value, Tensor) else None for value in values)
+
+
+def _size(size: int | torch.SymInt) -> int | str:
+    """A number, or the symbol of a size that may vary; export also gives symbols that it found to be one number."""
+    symbol = size if isinstance(size, int) else size.node.expr
+    return int(symbol) if isinstance(symbol, int) or symbol.is_number else str(symbol)
+
+
+def _common(a: tuple[int | str, ...] | None, b: tuple[int | str, ...] | None) -> tuple[int | str, ...] | None:
+    """Sizes that either program fixed stay fixed."""
+    return a if a is None or b is None else tuple(x if isinstance(x, int) else y for x, y in zip(a, b, strict=True))
+
+
+def _bare(program: fx.GraphModule, shapes: Shapes) -> fx.Graph:
+    """The graph, checking the shapes of its inputs, not types and devices, which recording checks and ``.to()`` changes."""
+    graph = program.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            graph.erase_node(node)
+    for node in graph.nodes:
+        node.meta.clear()
+    store_buffers(graph, stored_by_export(graph))
+    placeholders = graph.find_nodes(op="placeholder")
+    with graph.inserting_after(placeholders[-1]):
+        graph.call_function(check_shapes, (shapes, tuple(placeholders)))
+    return graph

@@ -1,0 +1,1 @@
+"""Sums over paths: sweeps, functionals, counts, reach, certificates."""

@@ -1,0 +1,1 @@
+"""What is said of a network: reports, remarks, tables."""

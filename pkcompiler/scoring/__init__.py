@@ -1,0 +1,1 @@
+"""The language over a model: expressions to scores."""

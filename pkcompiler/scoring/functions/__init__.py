@@ -1,0 +1,1 @@
+"""What each function of the language computes, in files by theme."""

@@ -1,0 +1,1 @@
+"""Scores to masks: what competes, in which units, under which budget."""

@@ -1,0 +1,292 @@
+"""What every path map does to units: one match over the maps, an axis of labels per dimension of every value and slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+import numpy as np
+
+from pkcompiler.ir.maps import (
+    Constant,
+    Conv,
+    Dense,
+    Embed,
+    Fixed,
+    Frozen,
+    Gate,
+    InvSqrt,
+    Literal,
+    Merge,
+    Named,
+    Normalise,
+    Product,
+    Reindex,
+    Resample,
+    Scale,
+    Softmax,
+    Source,
+    Window,
+)
+from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.paths.reindex import concrete
+from pkcompiler.structure.choices import Choices, Reshaping
+from pkcompiler.structure.labels import Axes, Ints, Labels
+from pkcompiler.structure.moves import Moves
+
+POSITION = "a position in space or time"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Met:
+    """``labels`` of units whose statistics or sum ``op`` takes: a masked unit counts there as an entry, a removed one does not."""
+
+    op: str
+    labels: Ints
+
+
+class Walk:
+    """The axes of every value and slot of a graph, under one reading of its reshapes.
+
+    ``values``, ``slots``: axes by name. ``sides``: by slot and dimension ``out`` (it makes units) or ``in`` (it reads them); what
+    does neither (the positions of a kernel) is missing. ``met``: what is reduced over units without a parameter.
+    """
+
+    def __init__(self, graph: PathGraph, choices: Choices, watched: frozenset[str]) -> None:
+        self.graph, self.watched = graph, watched
+        self.labels = Labels()
+        self.reshaping = Reshaping(self.labels, choices)
+        self.choices = choices
+        self.moves = Moves(self.labels, self.reshaping)
+        self.sides: dict[tuple[str, int], str] = {}
+        self.met: list[Met] = []
+        self.made: dict[str, str] = {}
+        self.slots = {s.name: self._slot(s.role, concrete(s.type.shape, 1)) for s in graph.slots}
+        self.values: dict[str, Axes] = {}
+        self._run()
+
+    def _slot(self, role: str, shape: Sequence[int]) -> Axes:
+        if role == "constant":
+            return tuple(self.labels.fixed(n, "a constant that the model's code makes has its size") for n in shape)
+        return tuple(self.labels.fresh(n) if n > 1 else self.labels.fixed(n, "the only unit of its layer") for n in shape)
+
+    def _run(self) -> None:
+        for value in self.graph.inputs:
+            axes = tuple(self.labels.fixed(n, "the model's input") for n in concrete(value.type.shape, 1))
+            self.values[value.name] = axes
+        for op in self.graph.ops:
+            shape = concrete(op.result.type.shape, 1)
+            axes = self.apply(op, [self.values[name] for name in op.inputs], shape)
+            self.values[op.name] = tuple(self._alone(axis) for axis in axes)
+        for name in self.graph.outputs:
+            self._pin(self.values[name], "the model's output")
+        for name in sorted(self.watched):
+            self._pin(self.values.get(name, self.slots.get(name, ())), "a recorded factor is computed from it")
+
+    def _alone(self, axis: Ints) -> Ints:
+        """A dimension of size 1 broadcasts, whatever its unit is called; that unit stays."""
+        if axis.size != 1 or axis[0] < 0:
+            return axis
+        self.labels.pin(axis, "the only unit of its dimension")
+        return self.labels.fixed(1, "the only unit of its dimension")
+
+    def _pin(self, axes: Axes, reason: str) -> None:
+        for axis in axes:
+            self.labels.pin(axis, reason)
+
+    def apply(self, op: Op, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
+        """The axes of an operation's result [shape]."""
+        match op.map:
+            case Dense():
+                return self._dense(op.map, inputs[0])
+            case Conv():
+                return self._conv(op, op.map, inputs[0], shape)
+            case Scale():
+                stored = [name for name in (op.map.weight, op.map.bias) if name is not None]
+                stored += [v.slot for v in (op.map.factor, op.map.center) if isinstance(v, Named | InvSqrt)]
+                views = [self._viewed(op, name, op.map.shape) for name in stored]
+                return self._broadcast([inputs[0], *views], shape)
+            case Embed(weight):
+                rows, units = self._sided(weight, "in", "out")
+                self.labels.pin(rows, "an integer chooses it")
+                return (*inputs[0], units)
+            case Source(value):
+                return self._source(op, value)
+            case Constant(factor):
+                return self._broadcast([inputs[0], *self._stored(factor)], shape)
+            case Reindex():
+                return self._reindex(op, op.map, inputs, shape)
+            case Resample():
+                return self._windowed(op, inputs[0], len(op.map.kernel or op.map.size), shape)
+            case Gate():
+                return inputs[0]
+            case Window():
+                return self._window(op, op.map, inputs[0], shape)
+            case Normalise():
+                return self._normalise(op, op.map, inputs[0])
+            case Softmax():
+                return self._softmax(op, op.map, inputs[0])
+            case Product():
+                return self._product(op, op.map, inputs, shape)
+            case Merge():
+                return self._broadcast(inputs, shape)
+            case Frozen():
+                return tuple(self.labels.fixed(n, f"the recorded factor %{op.name} has its size") for n in shape)
+            case _:
+                assert_never(op.map)
+
+    # parameters and buffers -------------------------------------------------------------------------------------------
+
+    def _sided(self, slot: str, *sides: str) -> Axes:
+        """The axes of a slot, whose first dimensions make or read units (a tied weight that does both makes them)."""
+        for dim, side in enumerate(sides):
+            if self.sides.get((slot, dim)) != "out":
+                self.sides[slot, dim] = side
+        return self.slots[slot]
+
+    def _whole(self, slot: str) -> Axes:
+        return self._sided(slot, *["out"] * len(self.slots[slot]))
+
+    def _viewed(self, op: Op, slot: str, shape: Sequence[int]) -> Axes:
+        return self.reshaping.reshaped(f"{op.name}.{slot}", self._whole(slot), shape)
+
+    def _stored(self, value: Fixed) -> list[Axes]:
+        return [] if isinstance(value, Literal) else [self._whole(value.slot)]
+
+    def _bias(self, slot: str | None, units: Ints) -> None:
+        if slot is not None:
+            self.labels.unite(self._whole(slot)[0], units)
+
+    def _source(self, op: Op, value: Fixed) -> Axes:
+        if isinstance(value, Named):
+            self.made[op.name] = value.slot
+        return self._stored(value)[0] if not isinstance(value, Literal) else ()
+
+    def _dense(self, map: Dense, x: Axes) -> Axes:
+        if map.transposed:
+            read, units = self._sided(map.weight, "in", "out")
+        else:
+            units, read = self._sided(map.weight, "out", "in")
+        self.labels.unite(x[-1], read)
+        self._bias(map.bias, units)
+        return (*x[:-1], units)
+
+    def _conv(self, op: Op, map: Conv, x: Axes, shape: tuple[int, ...]) -> Axes:
+        first, second, *kernel = self._sided(map.weight, *(("in", "out") if map.transposed else ("out", "in")))
+        self._pin((*kernel, *x[2:]), POSITION)
+        if map.groups == 1:
+            read, units = (first, second) if map.transposed else (second, first)
+            self.labels.unite(x[1], read)
+        else:
+            units = self._grouped(op, map, x[1], first, second)
+        self._bias(map.bias, units)
+        return (x[0], units, *(self.labels.fixed(n, POSITION) for n in shape[2:]))
+
+    def _grouped(self, op: Op, map: Conv, x: Ints, first: Ints, second: Ints) -> Ints:
+        """Whole groups go, with what they read and make; else the same channel of every group."""
+        key, groups = (op.name, "groups"), map.groups
+        read = x.reshape(groups, -1)
+        inner = second if map.transposed else first.reshape(groups, -1)
+        options = 2 if read.shape[1] > 1 else 1
+        reading = self.choices.reading(key)
+        self.choices.note(key, ("groups", map.groups, *read.shape), options, x)
+        if map.transposed:
+            self.labels.unite(first, x)
+        if reading == 0:
+            self.labels.unite(read, read[:, :1])
+            self.labels.pin(second, f"a channel within every group of %{op.name}")
+            if map.transposed:
+                return np.repeat(read[:, 0], second.size)
+            self.labels.unite(inner, read[:, :1])
+            return first
+        self.labels.unite(read, read[:1])
+        if map.transposed:
+            units = np.tile(second, groups)
+        else:
+            self.labels.unite(read[0], second)
+            self.labels.unite(inner, inner[:1])
+            units = first
+        if reading == options:
+            for axis in (x, first, second):
+                self.labels.pin(axis, f"the groups of %{op.name} mix it with other units")
+        return units
+
+    def _normalise(self, op: Op, map: Normalise, x: Axes) -> Axes:
+        stored = [self._whole(name) for name in (map.weight, map.bias) if name is not None]
+        if map.kind != "group":
+            own = x[len(x) - len(map.shape) :]
+            for axes in stored:
+                for left, right in zip(own, axes, strict=True):
+                    self.labels.unite(left, right)
+            self.met += [Met(op.name, axis) for axis in own]
+            return x
+        for axes in stored:
+            self.labels.unite(x[1], axes[0])
+        if 1 < map.groups < x[1].size:
+            self.reshaping.split((op.name, "groups"), x[1], (map.groups, x[1].size // map.groups))
+        if map.groups == 1 or self.choices.reading((op.name, "groups")):
+            self.met.append(Met(op.name, x[1]))
+        return x
+
+    # what no parameter enters -----------------------------------------------------------------------------------------
+
+    def _broadcast(self, inputs: Sequence[Axes], shape: tuple[int, ...]) -> Axes:
+        """Aligned at the last dimension; what has size 1 repeats."""
+        found = []
+        for place in range(-len(shape), 0):
+            wide = [axes[place] for axes in inputs if len(axes) >= -place and axes[place].size == shape[place]]
+            for axis in wide[1:]:
+                self.labels.unite(wide[0], axis)
+            found.append(wide[0])
+        return tuple(found)
+
+    def _reindex(self, op: Op, map: Reindex, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
+        args: dict[str, Any] = dict(map.args)
+        if op.inputs[0] in self.made and len(op.inputs) == 1:
+            self.made[op.name] = self.made[op.inputs[0]]
+        if map.fn == "sum":
+            dims = args["dims"] if args["dims"] else range(len(inputs[0]))
+            self.met += [Met(op.name, inputs[0][d]) for d in dims]
+        return self.moves.apply(op.name, map.fn, args, inputs, shape)
+
+    def _windowed(self, op: Op, x: Axes, rank: int, shape: tuple[int, ...]) -> Axes:
+        self._pin(x[-rank:], f"%{op.name} slides over it")
+        return (*x[:-rank], *(self.labels.fixed(n, POSITION) for n in shape[-rank:]))
+
+    def _window(self, op: Op, map: Window, x: Axes, shape: tuple[int, ...]) -> Axes:
+        if map.kernel:
+            return self._windowed(op, x, len(map.kernel), shape)
+        reduced = {d % len(x) for d in map.dims} or set(range(len(x)))
+        self._pin(tuple(x[d] for d in reduced), f"%{op.name} takes a maximum over it")
+        one = self.labels.fixed(1, "a dimension of size 1")
+        return tuple(one if d in reduced else axis for d, axis in enumerate(x) if map.keepdim or d not in reduced)
+
+    def _softmax(self, op: Op, map: Softmax, x: Axes) -> Axes:
+        self.labels.pin(x[map.dim], f"the softmax %{op.name} runs over it")
+        if map.allowed == "causal":
+            self._pin(x[-2:], f"the causal softmax %{op.name} runs over it")
+        elif isinstance(map.allowed, Named):
+            allowed = self.slots[map.allowed.slot]
+            wide = (axis for axis, mask in zip(reversed(x), reversed(allowed), strict=False) if mask.size > 1)
+            self._pin(tuple(wide), f"a stored mask of the softmax %{op.name} has its size")
+        return x
+
+    def _product(self, op: Op, map: Product, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
+        if map.kind == "mul":
+            return self._broadcast(inputs, shape)
+        if map.kind == "conv":
+            for axes in inputs:
+                self._pin(axes, f"%{op.name} convolves by a computed kernel")
+            return tuple(self.labels.fixed(n, f"%{op.name} convolves by a computed kernel") for n in shape)
+        a, b = inputs
+        self.labels.unite(a[-1], b[-2])
+        for name, contracted in zip(op.inputs, (a[-1], b[-2]), strict=True):
+            self._read(self.made.get(name), contracted)
+        return (*self._broadcast([a[:-2], b[:-2]], shape[:-2]), a[-2], b[-1])
+
+    def _read(self, slot: str | None, contracted: Ints) -> None:
+        """A parameter that is a factor of a matrix product reads along the dimension that is summed."""
+        for dim, axis in enumerate(self.slots[slot] if slot else ()):
+            if np.isin(axis[axis >= 0], contracted).any():
+                self.sides[str(slot), dim] = "in"

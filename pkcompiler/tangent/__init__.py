@@ -1,0 +1,1 @@
+"""Tangent kernels on data: the NTK, its frozen part, dynamics, trajectories."""

@@ -29,7 +29,8 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.lowering import apply_masks
 from pkcompiler.paths.topology import topology
-from pkcompiler.pruning.rounds import Collapsed, Run, prune
+from pkcompiler.pruning.collapse import Collapsed
+from pkcompiler.pruning.rounds import Run, prune
 from pkcompiler.scoring.score import evaluate, workspace
 
 PRODUCTS = ("pairs", "value", "either")

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pkcompiler.analyses.report import AnalysisReport
+    from pkcompiler.analyses.analysis_report import AnalysisReport
     from pkcompiler.analyses.run import run_analysis
     from pkcompiler.artifact.read import Artifact, load
     from pkcompiler.diagnostics import Diagnostic, PkcError
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from pkcompiler.paths.certificate import Certificate, certify
     from pkcompiler.paths.functional import Functional, path_functional
     from pkcompiler.predict.mean_trace import Prediction, predict_trace
-    from pkcompiler.pruning.rounds import Pruned, prune
-    from pkcompiler.report.analyze import Report, analyze
+    from pkcompiler.pruning.rounds import prune
+    from pkcompiler.pruning.state import Pruned
+    from pkcompiler.report.analyze import analyze
+    from pkcompiler.report.rows import Report
     from pkcompiler.rescaling.rescale import Rescaled, rescale
     from pkcompiler.scoring.score import Scores, score
     from pkcompiler.structure.coupling import channel_groups
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from pkcompiler.training.schedule import TrainingSchedule, load_schedule
 
 _HOME = {
-    "AnalysisReport": "analyses.report",
+    "AnalysisReport": "analyses.analysis_report",
     "Artifact": "artifact.read",
     "Certificate": "paths.certificate",
     "ClosedForms": "symbolic.closed",
@@ -51,8 +53,8 @@ _HOME = {
     "PkcError": "diagnostics",
     "Polynomials": "symbolic.polynomials",
     "Prediction": "predict.mean_trace",
-    "Pruned": "pruning.rounds",
-    "Report": "report.analyze",
+    "Pruned": "pruning.state",
+    "Report": "report.rows",
     "Rescaled": "rescaling.rescale",
     "Scores": "scoring.score",
     "TrainingSchedule": "training.schedule",

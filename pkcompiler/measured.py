@@ -101,3 +101,12 @@ def in_tens(mantissa: float, exponent: int) -> tuple[float, int]:
         power = math.floor(log10)
         leading = float(10 ** (log10 - power))
     return (leading, power) if leading < 9.9995 else (1.0, power + 1)
+
+
+def digits(number: int) -> str:
+    """A whole number of any size in decimal (``str`` refuses more than 4,300 digits)."""
+    if number < 10**4000:
+        return str(number)
+    half = int(number.bit_length() * math.log10(2)) // 2
+    high, low = divmod(number, 10**half)
+    return digits(high) + digits(low).zfill(half)

@@ -37,11 +37,13 @@ from pkcompiler.lang.plan import Plan, refuse_training
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.certificate import Certificate, certify_capture
 from pkcompiler.paths.topology import topology
+from pkcompiler.pruning.collapse import Collapsed
 from pkcompiler.pruning.progress import bar
 from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, state_of
-from pkcompiler.pruning.rounds import Collapsed, Pruned, Round, Run
+from pkcompiler.pruning.rounds import Run
+from pkcompiler.pruning.state import Pruned, Round
 from pkcompiler.scoring.losses import Loss
-from pkcompiler.scoring.objective import load_loss
+from pkcompiler.scoring.total_loss import load_loss
 
 Say = Callable[[str], None]
 """Takes one line for the reader of stderr."""

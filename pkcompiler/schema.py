@@ -27,7 +27,7 @@ SHOWN = 60
 
 @cache
 def schema_of(name: str) -> Mapping[str, Any]:
-    """A schema of this package, such as ``pruning/manifest.schema.json``."""
+    """A schema of this package, such as ``artifact/manifest.schema.json``."""
     found: Mapping[str, Any] = json.loads((files("pkcompiler") / name).read_text(encoding="utf-8"))
     return found
 

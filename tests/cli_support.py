@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from pkcompiler.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
-SCHEMA = json.loads((ROOT / "pkcompiler" / "pruning" / "manifest.schema.json").read_text())
+SCHEMA = json.loads((ROOT / "pkcompiler" / "artifact" / "manifest.schema.json").read_text())
 
 MLP = """\
 import torch

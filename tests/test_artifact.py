@@ -25,7 +25,7 @@ from pkcompiler.files import sha256_of
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.lang.library import find_schedule
 
-SCHEMA = json.loads((files("pkcompiler") / "pruning" / "manifest.schema.json").read_text())
+SCHEMA = json.loads((files("pkcompiler") / "artifact" / "manifest.schema.json").read_text())
 
 
 class Net(nn.Module):

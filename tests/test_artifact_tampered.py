@@ -22,7 +22,7 @@ from tests.cli_support import SCHEMA, pkc, pruned
 
 __all__ = ["pruned"]
 
-REPORT_SCHEMA = json.loads((Path(schema.__file__).parent / "report.schema.json").read_text())
+REPORT_SCHEMA = json.loads((Path(schema.__file__).parent / "artifact" / "report.schema.json").read_text())
 MASKS, WEIGHTS = "masks.safetensors", "weights.safetensors"
 
 
@@ -228,7 +228,7 @@ def test_changes_under_right_hashes_are_no_traceback(pruned: Path, tmp_path: Pat
 @pytest.mark.parametrize(("name", "known"), [("manifest.json", SCHEMA), ("report.json", REPORT_SCHEMA)])
 def test_our_reading_of_the_schema_is_that_of_jsonschema(pruned: Path, name: str, known: dict[str, Any]) -> None:
     whole = json.loads((pruned / "a" / name).read_text())
-    ours = f"pruning/{Path(name).stem}.schema.json"
+    ours = f"artifact/{Path(name).stem}.schema.json"
     assert not schema.problem(whole, ours) and schema.SAID.isdisjoint(schema.WORDS)
     validator, random, wrong = jsonschema.Draft202012Validator(known), Random(3), 0
     for _ in range(300):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import pkcompiler
 from pkcompiler.pruning.progress import Sometimes, describe
-from pkcompiler.pruning.rounds import Round
+from pkcompiler.pruning.state import Round
 from tests.cli_support import MLP, ROOT, SCHEMA, home, listing, pkc, pruned
 
 __all__ = ["home", "pruned"]

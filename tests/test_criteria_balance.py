@@ -25,8 +25,7 @@ from pkcompiler.scoring.functions.balance.counts import Counts, Leads, weight_of
 from pkcompiler.scoring.functions.balance.cover import Shares, in_turn, taken
 from pkcompiler.scoring.score import score, workspace
 from pkcompiler.scoring.terms import PARAM, Term
-from pkcompiler.selection.candidates import apportion
-from pkcompiler.selection.goal import Goal
+from pkcompiler.selection.candidates import Goal, apportion
 
 SHARES = [(0.01, 1.0), (0.5, 0.0), (0.9, 0.3), (0.0, 0.0), (1.0, 0.0), (0.3, 5.0)]
 

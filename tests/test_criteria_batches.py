@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from pkcompiler import PkcError, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
-from pkcompiler.scoring.objective import load_loss
 from pkcompiler.scoring.score import evaluate, workspace
+from pkcompiler.scoring.total_loss import load_loss
 
 N, CLASSES, IGNORED = 8, 4, -100
 WEIGHTS = torch.tensor([0.2, 3.0, 1.0, 0.5], dtype=torch.float64)

@@ -24,7 +24,7 @@ from pkcompiler.scoring.functions.walks.order import order_of
 from pkcompiler.scoring.functions.walks.walker import Walker, generator
 from pkcompiler.scoring.score import score
 from pkcompiler.scoring.streams import Draw
-from pkcompiler.selection.goal import Goal
+from pkcompiler.selection.candidates import Goal
 
 ENUMERATED = [
     "mlp_bias",

@@ -191,7 +191,8 @@ def test_printing_a_schedule_and_finding_it_again_are_inverse(target, seed, roun
 
 def test_checking_needs_neither_torch_nor_sympy_nor_rich() -> None:
     code = (
-        "import sys; from pkcompiler.lang.library import check_files, list_passes; from pkcompiler.lang.explain.word import explain;"
+        "import sys; from pkcompiler.lang.library import check_files, list_passes;"
+        "from pkcompiler.lang.explain.word import explain;"
         "from pkcompiler.render import render;"
         f"assert render(check_files([{str(PASSES / 'snip.pkc')!r}])) == ''; list_passes(); explain('snip');"
         "print([m for m in ('torch', 'sympy', 'rich', 'numpy', 'networkx', 'click') if m in sys.modules])"

@@ -27,7 +27,7 @@ PACKAGE = Path(pkcompiler.__file__).parent
 TYPED_ALONE = (
     *("cli/", "codes/", "study/", "pipeline.py", "usercode.py", "show/html.py", "data/load.py"),
     *("frontend/spec.py", "frontend/load_weights.py", "frontend/inputs.py"),
-    *("scoring/objective.py", "pruning/recipe.py", "artifact/resume.py"),
+    *("scoring/total_loss.py", "pruning/recipe.py", "artifact/resume.py"),
 )
 """What is reached from a command line alone (and a style sheet)."""
 FLAG = re.compile(r"(?<![\w-])(?:--[a-z][a-z-]+|-o(?= [A-Z{]))")

@@ -18,7 +18,7 @@ from pkcompiler.artifact import resume
 from pkcompiler.artifact.resume import begin, read_state, write_state
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.pruning.recipe import differences, recipe_hash
-from pkcompiler.pruning.rounds import Round
+from pkcompiler.pruning.state import Round
 from tests.cli_support import pkc
 
 MODEL = """\

@@ -12,10 +12,9 @@ from pkcompiler import PkcError
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number
 from pkcompiler.lang.check import curve_proof
 from pkcompiler.lang.check.curve_proof import proved, refutation
-from pkcompiler.lang.check.curves import curve_expr
+from pkcompiler.lang.check.curves import curve_expr, density_at
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.lang.plan import plan_of
-from pkcompiler.pruning.curves import density_at
 
 CURVES = [
     "rho^(k / n)",

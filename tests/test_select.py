@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pkcompiler import PkcError
+from pkcompiler.lang.check.curves import density_at
 from pkcompiler.lang.plan import plan_of
-from pkcompiler.pruning.curves import density_at
 from pkcompiler.selection.candidates import Candidates, apportion, check_reachable, quotas
 from pkcompiler.selection.select import SAMPLE, best, kth_largest, select
 

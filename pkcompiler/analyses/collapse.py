@@ -11,7 +11,8 @@ from pkcompiler.analyses.source import Source
 from pkcompiler.lang.ast import Pass, Schedule, Stage
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.measured import Measured
-from pkcompiler.pruning.rounds import Collapsed, Run
+from pkcompiler.pruning.collapse import Collapsed
+from pkcompiler.pruning.rounds import Run
 from pkcompiler.selection.candidates import candidates
 
 PER_DECADE = 4

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pkcompiler.analyses.analysis_report import AnalysisReport, Row
 from pkcompiler.analyses.evaluate import AnalysisEvaluator, Mark
-from pkcompiler.analyses.report import AnalysisReport, Row
 from pkcompiler.analyses.source import Source, source_of
 from pkcompiler.analyses.values import Series, Value
 from pkcompiler.arguments import checked

@@ -52,7 +52,7 @@ def read_report(text: str, folder: Path, manifest: Mapping[str, Any]) -> dict[st
         found: dict[str, Any] = parse_json(text)
     except ValueError as error:
         raise _unfitting(folder, f"'{REPORT}' is no JSON: {error}") from None
-    if problem := schema.problem(found, "pruning/report.schema.json"):
+    if problem := schema.problem(found, "artifact/report.schema.json"):
         raise _unfitting(folder, f"'{REPORT}' is no report: {problem}")
     rows = {row["name"]: row for row in found["parameters"]}
     for name, own in manifest["parameters"].items():

@@ -21,7 +21,7 @@ FORMAT = "pkcompiler artifact"
 FORMAT_VERSION = 3
 """2: the gates of the printed graph carry their gain. 3: the manifest holds its own hash."""
 OWN_HASH = 3
-SCHEMA = "pruning/manifest.schema.json"
+SCHEMA = "artifact/manifest.schema.json"
 
 MASKS, WEIGHTS, CONSTANTS = "masks.safetensors", "weights.safetensors", "constants.safetensors"
 SCHEDULE, GRAPH, REPORT, README = "schedule.pkc", "graph.pkir", "report.json", "README.txt"

@@ -10,7 +10,7 @@ from pkcompiler import __version__
 from pkcompiler.pruning.provenance import Provenance
 
 if TYPE_CHECKING:
-    from pkcompiler.pruning.rounds import Pruned
+    from pkcompiler.pruning.state import Pruned
 
 WITHOUT_US = """\
 import torch

@@ -27,7 +27,7 @@ from pkcompiler.artifact.manifest import MANIFEST, MASKS, check_files, read_mani
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.files import json_text, locked, read_object, sweep, unwritable, write_whole
 from pkcompiler.pruning.recipe import differences, recipe_hash
-from pkcompiler.pruning.rounds import Round
+from pkcompiler.pruning.state import Round
 
 BEGUN, LEFT = "begun ", "left "
 """Before the names of the masks of a round's ground."""

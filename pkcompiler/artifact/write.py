@@ -35,7 +35,7 @@ from pkcompiler.pruning.recipe import recipe_hash, versions
 from pkcompiler.sparse_file import pack
 
 if TYPE_CHECKING:
-    from pkcompiler.pruning.rounds import Pruned
+    from pkcompiler.pruning.state import Pruned
 
 
 def save(pruned: Pruned, path: Path) -> Path:

@@ -11,7 +11,7 @@ import click
 from pkcompiler.cli.output import say
 
 if TYPE_CHECKING:
-    from pkcompiler.analyses.report import AnalysisReport
+    from pkcompiler.analyses.analysis_report import AnalysisReport
     from pkcompiler.artifact.read import Artifact
     from pkcompiler.data import LoadedData
     from pkcompiler.diagnostics import Diagnostic

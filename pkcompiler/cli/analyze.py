@@ -17,10 +17,10 @@ from pkcompiler.cli.output import deliver_json, put
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pkcompiler.analyses.report import AnalysisReport
+    from pkcompiler.analyses.analysis_report import AnalysisReport
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.lang.ast import Analysis
-    from pkcompiler.report.analyze import Report
+    from pkcompiler.report.rows import Report
     from pkcompiler.symbolic import ClosedForms
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pkcompiler.artifact.compare import Comparison
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.kernel.explicit import ExplicitKernel
-    from pkcompiler.report.analyze import Report
+    from pkcompiler.report.rows import Report
     from pkcompiler.symbolic import ClosedForms
 
 EIGENVALUES = 10

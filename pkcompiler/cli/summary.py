@@ -12,7 +12,7 @@ from pkcompiler.cli.output import put, stdout, table
 if TYPE_CHECKING:
     from pkcompiler.artifact.compare import Comparison
     from pkcompiler.artifact.read import Artifact
-    from pkcompiler.pruning.rounds import Round
+    from pkcompiler.pruning.state import Round
     from pkcompiler.training.planned import PlannedRound
 
 WORST = 3

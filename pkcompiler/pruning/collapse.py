@@ -11,7 +11,7 @@ from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.ir.types import PathGraph
 
 if TYPE_CHECKING:
-    from pkcompiler.pruning.rounds import Round
+    from pkcompiler.pruning.state import Round
 
 
 def operations_connect(graph: PathGraph, gone: frozenset[str]) -> bool:

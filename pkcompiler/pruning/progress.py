@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pkcompiler.pruning.rounds import Round
+    from pkcompiler.pruning.state import Round
 
 EFFECTIVE_EVERY = 3.0  # seconds between two computations of the effective sparsity
 EFFECTIVE_SHARE = 10  # and at most one part in so many of the time

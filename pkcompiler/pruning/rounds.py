@@ -15,84 +15,33 @@ from pkcompiler.arguments import checked
 from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import PkcError, remark
 from pkcompiler.frontend.capture import Capture, captured_for_caller
-from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.weights import sides_of
 from pkcompiler.lang.ast import Pass, Schedule, Stage
+from pkcompiler.lang.check.curves import density_at
 from pkcompiler.lang.functions.derivatives import reads_all
 from pkcompiler.lang.plan import SWAP, Plan, no_data, plan_of, refuse_training, regrowing
-from pkcompiler.modes import in_own_modes, methods_in_own_modes
+from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.sources import check_finite, check_masks
 from pkcompiler.paths.topology import has_path
 from pkcompiler.predict.initial import Factory
-from pkcompiler.pruning.collapse import Collapsed, collapse, count, empty, operations_connect
-from pkcompiler.pruning.curves import density_at
+from pkcompiler.pruning.collapse import collapse, count, empty, operations_connect
 from pkcompiler.pruning.feasible import check_aim, check_producible
 from pkcompiler.pruning.met import check_given, check_order, missed
 from pkcompiler.pruning.progress import shown
-from pkcompiler.pruning.provenance import Provenance, origin_of
+from pkcompiler.pruning.provenance import origin_of
 from pkcompiler.pruning.regrowth import Ground
 from pkcompiler.pruning.require import effective_paths, required_paths, shortfall
-from pkcompiler.pruning.state import Round, estimated
+from pkcompiler.pruning.state import Pruned, Round, estimated
 from pkcompiler.pruning.target import Aim, aim_of, globbed
 from pkcompiler.pruning.zeros import Zeros
-from pkcompiler.report.analyze import Report, analyze_graph
 from pkcompiler.scoring.losses import Loss
 from pkcompiler.scoring.score import Scores, as_pair, evaluate, planned_data, workspace
 from pkcompiler.scoring.streams import Draw
 from pkcompiler.scoring.workspace import Workspace
-from pkcompiler.selection.candidates import Candidates, pruned_frozen
-from pkcompiler.selection.goal import goal_of
+from pkcompiler.selection.candidates import Candidates, goal_of, pruned_frozen
 from pkcompiler.selection.select import Masks, Survivors
 from pkcompiler.selection.structures import Block, check_demands
 from pkcompiler.selection.swap import Limit, swap
-
-__all__ = ["Collapsed", "Pruned", "Round", "Run", "prune"]
-
-
-@methods_in_own_modes
-@dataclass(frozen=True, slots=True, eq=False)
-class Pruned:
-    """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries.
-
-    ``by_position``: how many of the kept weights had score 0 in the last round, and were chosen by position among equals.
-    """
-
-    masks: Masks
-    plan: Plan
-    graph: PathGraph
-    tensors: Mapping[str, Tensor]
-    seconds: float
-    total: int
-    origin: Provenance | None = None
-    packed: tuple[str, ...] = ()  # the parameters of which a sparse file is written, where a target counts its bytes
-    by_position: int = 0
-    inputs: Any = None  # the example inputs, with which pkcompiler.lower records a model
-    _report: list[Report] = field(default_factory=list)
-
-    def __repr__(self) -> str:
-        passes = ", ".join(dict.fromkeys(p.name for p in self.plan.passes))
-        return f"Pruned({passes}: {self.kept:,} of {self.total:,} kept, density {self.density:.4g})"
-
-    @property
-    def kept(self) -> int:
-        return sum(int(m.sum()) for m in self.masks.values())
-
-    @property
-    def density(self) -> float:
-        return self.kept / self.total
-
-    @property
-    def report(self) -> Report:
-        """The analysis of the masked network (computed once, when first read)."""
-        if not self._report:
-            self._report.append(analyze_graph(self.graph, self.tensors, self.masks))
-        return self._report[0]
-
-    def save(self, path: str | Path) -> Path:
-        """Write the artifact folder (see :mod:`pkcompiler.artifact.write`); an existing folder is an error."""
-        from pkcompiler.artifact.write import save
-
-        return save(self, Path(path))
 
 
 @checked

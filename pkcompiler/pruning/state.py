@@ -1,11 +1,22 @@
-"""The state of a run after a round."""
+"""The state of a run after a round, and its result."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Pass
+from pkcompiler.lang.plan import Plan
+from pkcompiler.modes import methods_in_own_modes
+from pkcompiler.pruning.provenance import Provenance
 from pkcompiler.pruning.regrowth import Ground, Masks
+from pkcompiler.report.analyze import analyze_graph
+from pkcompiler.report.rows import Report
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,3 +62,49 @@ def estimated(pass_: Pass, error: float) -> str:
     return (
         f"the scores of '{pass_.name}' are means of {pass_.repeat} random draws; their standard error is {error:.2g} of their size"
     )
+
+
+@methods_in_own_modes
+@dataclass(frozen=True, slots=True, eq=False)
+class Pruned:
+    """The result of pruning. ``masks``: boolean tensors of what a stage could prune, on the CPU; ``total``: all their entries.
+
+    ``by_position``: how many of the kept weights had score 0 in the last round, and were chosen by position among equals.
+    """
+
+    masks: Masks
+    plan: Plan
+    graph: PathGraph
+    tensors: Mapping[str, Tensor]
+    seconds: float
+    total: int
+    origin: Provenance | None = None
+    packed: tuple[str, ...] = ()  # the parameters of which a sparse file is written, where a target counts its bytes
+    by_position: int = 0
+    inputs: Any = None  # the example inputs, with which pkcompiler.lower records a model
+    _report: list[Report] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        passes = ", ".join(dict.fromkeys(p.name for p in self.plan.passes))
+        return f"Pruned({passes}: {self.kept:,} of {self.total:,} kept, density {self.density:.4g})"
+
+    @property
+    def kept(self) -> int:
+        return sum(int(m.sum()) for m in self.masks.values())
+
+    @property
+    def density(self) -> float:
+        return self.kept / self.total
+
+    @property
+    def report(self) -> Report:
+        """The analysis of the masked network (computed once, when first read)."""
+        if not self._report:
+            self._report.append(analyze_graph(self.graph, self.tensors, self.masks))
+        return self._report[0]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the artifact folder (see :mod:`pkcompiler.artifact.write`); an existing folder is an error."""
+        from pkcompiler.artifact.write import save
+
+        return save(self, Path(path))

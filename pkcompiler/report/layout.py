@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pkcompiler.measured import in_tens
 
 if TYPE_CHECKING:
-    from pkcompiler.report.analyze import Figure, Mass, Report
+    from pkcompiler.report.rows import Figure, Mass, Report
 
 LABELS = {
     "parameters": "parameters",
@@ -77,7 +77,7 @@ def _warnings(report: Report) -> list[str]:
 
 
 def _count(report: Report) -> list[str]:
-    from pkcompiler.report.analyze import digits
+    from pkcompiler.measured import digits
 
     count = report.totals["paths"].value
     return [f"all digits of the number of paths: {digits(count)}", ""] if isinstance(count, int) and count >= LONG else []

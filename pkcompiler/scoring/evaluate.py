@@ -284,7 +284,9 @@ class Evaluator:
             self._values[known] = (total, below)
             return self._known(known)
         with derivatives.refusing():
-            parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if derivatives.depends(leaf, wanted)]
+            parts = [
+                self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if derivatives.depends(leaf, wanted)
+            ]
         if not parts:
             return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})
         total = parts[0]

@@ -24,7 +24,7 @@ from pkcompiler.predict.initial import Factory
 from pkcompiler.scoring.losses import Loss
 from pkcompiler.scoring.repeat import repeated
 from pkcompiler.scoring.workspace import Workspace, sample_inputs
-from pkcompiler.selection.unordered import refuse_nan
+from pkcompiler.selection.select import refuse_nan
 
 
 @dataclass(frozen=True, slots=True, eq=False)

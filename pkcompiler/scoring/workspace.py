@@ -35,9 +35,9 @@ from pkcompiler.scoring.batched import Piece, added, joined, same_draws
 from pkcompiler.scoring.detached import swept
 from pkcompiler.scoring.edges import Edges
 from pkcompiler.scoring.losses import Loss, cross_entropy, margins, mean_of
-from pkcompiler.scoring.objective import alone, share
 from pkcompiler.scoring.terms import NUMBER, PARAM, Term
-from pkcompiler.selection.goal import Goal
+from pkcompiler.scoring.total_loss import alone, share
+from pkcompiler.selection.candidates import Goal
 from pkcompiler.tangent.function import computing
 
 STORED = "stored"
@@ -292,7 +292,7 @@ class Workspace:
         return Term(NUMBER, added(pieces, weights)), self.weights_leaf(weights)
 
     def losses(self) -> tuple[Term, Leaf]:
-        """The loss of every sample alone [sample], as :func:`~pkcompiler.scoring.objective.alone` says."""
+        """The loss of every sample alone [sample], as :func:`~pkcompiler.scoring.total_loss.alone` says."""
         weights = self.effective()
         pieces = self._pieces(lambda output, target, _: torch.stack([alone(self, *one) for one in _singly(output, target)]))
         return Term(frozenset({"sample"}), joined(pieces, weights)), self.weights_leaf(weights)

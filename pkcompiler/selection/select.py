@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pkcompiler.diagnostics import fail, first_few, typed_or_called
 from pkcompiler.selection.budget import Entries, choose
 from pkcompiler.selection.candidates import Candidates, left_over, quotas
 from pkcompiler.selection.quantity import Quantity, weights
 from pkcompiler.selection.structures import Structure
-from pkcompiler.selection.unordered import refuse_nan
 
 Masks = dict[str, Tensor]
 
@@ -225,3 +225,15 @@ def _above_threshold(pool: _Pool, k: int) -> np.ndarray:
         return pool.scores > 0.0
     bar, _ = kth_largest(pool.scores, pool.size - k + 1)
     return pool.scores > bar
+
+
+def refuse_nan(what: str, source: str, *given: Mapping[str, Tensor]) -> None:
+    """``PKC507`` where an entry is NaN, which names the first parameters. ``what`` is NaN, by a fault of ``source``."""
+    bad = {n: t.dtype for scores in given for n, t in scores.items() if bool(t.isnan().any())}
+    if not bad:
+        return
+    notes = [f"check {source} for 0/0 or log of 0"]
+    if torch.float64 not in bad.values():
+        option = typed_or_called("--dtype float64", "dtype=torch.float64")
+        notes.append(f"or these masks let the network overflow float32: score in float64, {option}")
+    raise fail("PKC507", f"{what} NaN for {first_few([repr(n) for n in bad], 3)}", *notes)

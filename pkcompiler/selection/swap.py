@@ -17,9 +17,8 @@ from pkcompiler.selection.budget import Room
 from pkcompiler.selection.candidates import Candidates, quotas
 from pkcompiler.selection.floors import served
 from pkcompiler.selection.quantity import Quantity, weights
-from pkcompiler.selection.select import Masks, best
+from pkcompiler.selection.select import Masks, best, refuse_nan
 from pkcompiler.selection.structures import Block, groups_of
-from pkcompiler.selection.unordered import refuse_nan
 
 Ints = np.ndarray
 

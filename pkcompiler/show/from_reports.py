@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pkcompiler.markup import Cell, Column, Table
-from pkcompiler.report.analyze import Figure, Mass, Report, Row
 from pkcompiler.report.layout import LABELS, percent, shown, status
+from pkcompiler.report.rows import Figure, Mass, Report, Row
 from pkcompiler.show.heat import heat_of
 from pkcompiler.show.nodes import fold
 from pkcompiler.show.numbers import power
@@ -118,7 +118,7 @@ def number(value: Any) -> float | None:
 
 
 def _count(report: Report) -> str:
-    from pkcompiler.report.analyze import digits
+    from pkcompiler.measured import digits
 
     count = report.totals["paths"].value
     return f"All digits of the number of paths: {digits(count)}" if isinstance(count, int) and 10**15 <= count < 10**400 else ""

@@ -28,7 +28,7 @@ from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.spec import set_seed
 from pkcompiler.lowering.apply import apply_masks
 from pkcompiler.paths.topology import topology
-from pkcompiler.pruning.rounds import Collapsed
+from pkcompiler.pruning.collapse import Collapsed
 from pkcompiler.selection.candidates import candidates
 from pkcompiler.study.code_files import source_files, source_hashes
 from pkcompiler.study.grid import FORMAT, SAMPLES, Cell, made

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.modes import methods_in_own_modes
-from pkcompiler.pruning.rounds import Round
+from pkcompiler.pruning.state import Round
 from pkcompiler.training.agenda import Agenda, Appointment, Moment, counted, shown
 from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycle import Cycle, require_midway

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pkcompiler.lang.ast import Stage
-from pkcompiler.pruning.curves import density_at
+from pkcompiler.lang.check.curves import density_at
 from pkcompiler.pruning.target import Aim
 from pkcompiler.training.agenda import Agenda, Appointment, stretched, trains
 

@@ -16,7 +16,8 @@ from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.lang.plan import Plan
 from pkcompiler.lowering.zero_rows import undefined_faults
 from pkcompiler.predict.initial import Factory
-from pkcompiler.pruning.rounds import Round, Run
+from pkcompiler.pruning.rounds import Run
+from pkcompiler.pruning.state import Round
 from pkcompiler.scoring.losses import Loss
 from pkcompiler.scoring.score import as_pair
 

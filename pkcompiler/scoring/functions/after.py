@@ -18,8 +18,8 @@ from torch import Tensor
 from pkcompiler.diagnostics import fail
 from pkcompiler.lang.ast import Expr, Name, Number
 from pkcompiler.predict.initial import seeded
-from pkcompiler.scoring.objective import share
 from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.total_loss import share
 from pkcompiler.scoring.workspace import Leaf, Workspace, length
 from pkcompiler.tangent.function import computing
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.scoring.objective import alone
+from pkcompiler.scoring.total_loss import alone
 from pkcompiler.scoring.workspace import Workspace
 from pkcompiler.tangent.function import TangentMap, Theta, computing
 from pkcompiler.tangent.jacobian import Jacobian

@@ -10,7 +10,7 @@ from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.scoring.functions.walks.draw import Bits, Ints
 from pkcompiler.scoring.functions.walks.walker import Walker, generator
 from pkcompiler.scoring.streams import Draw
-from pkcompiler.selection.goal import Goal
+from pkcompiler.selection.candidates import Goal
 
 SMALLEST, LARGEST = 256, 16384
 """Walks made at once: these grow with the number of walks made before, and depend on nothing else."""

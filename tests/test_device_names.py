@@ -18,7 +18,7 @@ from pkcompiler.study.examine import examine
 from pkcompiler.study.grid import cells_of
 from tests.device import DEVICE, elsewhere
 from tests.same_bits import same
-from tests.study_files import STUDY, files
+from tests.study.study_files import STUDY, files
 
 MODEL = """
 import torch

@@ -40,7 +40,7 @@ def plain_seconds(module: nn.Module, x: Tensor) -> float:
 
 
 def measure(name: str, dtype: torch.dtype) -> None:
-    from pkcompiler.kernel.gram import path_kernel
+    from pkcompiler.kernel.path_kernel import path_kernel
 
     module, x = build(name)
     before = plain_seconds(module, x)
@@ -70,7 +70,7 @@ def peak_memory(name: str, side: str, dtype: torch.dtype) -> float:
 
 
 def measure_memory(name: str, side: str, dtype: torch.dtype) -> None:
-    from pkcompiler.kernel.gram import path_kernel
+    from pkcompiler.kernel.path_kernel import path_kernel
 
     module, x = build(name)
     with torch.no_grad():

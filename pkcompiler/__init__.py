@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pkcompiler.ir.parse import parse_graph
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.kernel.explicit import ExplicitKernel, explicit
-    from pkcompiler.kernel.gram import PathKernel, path_kernel
+    from pkcompiler.kernel.gram import PathKernel
+    from pkcompiler.kernel.path_kernel import path_kernel
     from pkcompiler.lowering import apply_masks, lower
     from pkcompiler.ops.table import path_op
     from pkcompiler.paths.certificate import Certificate, certify
@@ -72,7 +73,7 @@ _HOME = {
     "ntk": "tangent.ntk",
     "parse_graph": "ir.parse",
     "path_functional": "paths.functional",
-    "path_kernel": "kernel.gram",
+    "path_kernel": "kernel.path_kernel",
     "path_op": "ops.table",
     "polynomials": "symbolic.polynomials",
     "predict_trace": "predict.mean_trace",

@@ -14,7 +14,7 @@ from pkcompiler.analyses.collapse import collapse
 from pkcompiler.analyses.operators import Operator
 from pkcompiler.analyses.source import Source
 from pkcompiler.analyses.values import Distribution
-from pkcompiler.kernel.gram import kernel_of
+from pkcompiler.kernel.path_kernel import kernel_of
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Number, Text, Unary
 from pkcompiler.lang.check.facts import edge_of, resolve

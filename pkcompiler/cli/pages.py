@@ -87,7 +87,7 @@ def _spectrum(
 ) -> Any | None:
     """The spectrum of the Path Kernel, where it can be had: None for networks that are large, not finite or without a path."""
     from pkcompiler.diagnostics import PkcError
-    from pkcompiler.kernel.gram import kernel_of
+    from pkcompiler.kernel.path_kernel import kernel_of
     from pkcompiler.paths.semiring import settings
     from pkcompiler.show.results import spectrum_of
 

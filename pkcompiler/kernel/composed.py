@@ -18,7 +18,8 @@ from torch import Tensor
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.uses import uses
 from pkcompiler.kernel.gram import PathKernel, Vector
-from pkcompiler.kernel.hessian_diagonal import MOST, PROBES, crossed_twice, too_many
+from pkcompiler.kernel.hessian_diagonal import MOST, PROBES, too_many
+from pkcompiler.kernel.operator import measured
 from pkcompiler.kernel.probes import signs, stream
 from pkcompiler.measured import Measured
 from pkcompiler.paths.computed import Made
@@ -138,16 +139,15 @@ class ComposedKernel(PathKernel):
             total, error = self._probed(self.names, lambda pushed: {n: t * self.weights.tau()[n] for n, t in pushed.items()})
             errors.append(error)
             note = f"the weights are computed from too many parameters; the mean of {PROBES} probes"
-        twice = [n for n in crossed_twice(self.graph) if n in self.names]
-        if twice:
-            more, error = self._probed(twice, self._curved)
+        if self._twice:
+            more, error = self._probed(self._twice, self._curved)
             total, note = (
                 total + more,
                 f"a path can cross entries of one parameter twice; their part is the mean of {PROBES} probes",
             )
             errors.append(error)
         error = sum(e * e for e in errors) ** 0.5
-        return self._measured(total, error=error if len(errors) > 1 else None, note=note)
+        return measured(self, total, error=error if len(errors) > 1 else None, note=note)
 
     def traces_by_output(self) -> Tensor:
         """h_k, the part of Tr G on paths to output k: [*output shape], at ``exponent``, one kernel for each output."""
@@ -203,7 +203,7 @@ class ComposedKernel(PathKernel):
 
     def _second_entries(self) -> dict[str, Tensor]:
         """The diagonal of D^T diag(u) H diag(u) D of the parameters that a path can cross twice."""
-        names = [n for n in crossed_twice(self.graph) if n in self.names]
+        names = self._twice
         count = sum(self.theta[n].numel() for n in names)
         if count > MOST:
             raise too_many(count)

@@ -13,80 +13,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
-from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.convolution import TwiceSweep
 from pkcompiler.kernel.hessian import Hessian
 from pkcompiler.kernel.hessian_diagonal import Squares, crossed_twice, second_derivatives
+from pkcompiler.kernel.operator import measured
 from pkcompiler.kernel.outputs import traces_by_output
 from pkcompiler.kernel.quadrature import Density, lanczos_density
-from pkcompiler.kernel.spectrum import Eigenpairs, effective_rank, frobenius, leading, stable_rank
-from pkcompiler.measured import Measured, Status, worst
-from pkcompiler.modes import in_own_modes, methods_in_own_modes
+from pkcompiler.kernel.spectrum import MEMORY, TOLERANCE, Eigenpairs, effective_rank, frobenius, leading, stable_rank
+from pkcompiler.measured import Measured, Status
+from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.paths.functional import is_approximate, static_batch
-from pkcompiler.paths.semiring import Settings, settings
-from pkcompiler.paths.sources import check_finite, check_masks, check_range, device_of, unit_sources
+from pkcompiler.paths.semiring import Settings
+from pkcompiler.paths.sources import unit_sources
 from pkcompiler.paths.sweep import Sweep
 
 Vector = Tensor | Mapping[str, Tensor]
-
-
-@checked
-@in_own_modes
-def path_kernel(
-    model: nn.Module,
-    example_inputs: Any,
-    masks: Mapping[str, Tensor] | None = None,
-    *,
-    pools: str = "sum",
-    products: str = "pairs",
-    constants: str = "on",
-    dtype: torch.dtype = torch.float64,
-) -> PathKernel:
-    """The Path Kernel of a model in evaluation mode, without data.
-
-    ``masks``: boolean tensors by parameter name; rows and columns of what they drop are zero. Raises ``PKC2xx`` where the model
-    cannot be lifted, ``PKC401`` for masks that do not fit, ``PKC501`` for settings that do not exist.
-    """
-    chosen = settings(edge="theta^2", pools=pools, products=products, constants=constants, dtype=dtype)
-    captured = captured_for_caller(model, example_inputs, dtype=dtype)
-    return kernel_of(captured.graph, captured.tensors, chosen, masks)
-
-
-@in_own_modes
-def kernel_of(
-    graph: PathGraph,
-    tensors: Mapping[str, Tensor],
-    chosen: Settings,
-    masks: Mapping[str, Tensor] | None = None,
-    *,
-    input: Mapping[str, Tensor] | None = None,
-    output: Any = "ones",
-    wanted: Sequence[str] | None = None,
-) -> PathKernel:
-    """The Path Kernel of a path graph and its slots' tensors; no model is needed.
-
-    ``chosen``: edge ``theta^2``, gates open (``PKC520`` otherwise). ``input``: weights of the sources by input name, as
-    ``Sweep.run`` takes them, ones by default. ``output``: ``"ones"``, the position of one entry in the flattened output, or a
-    tensor of weights >= 0 in its shape: paths to entry k count with that weight. ``wanted``: names of the parameters to restrict
-    G to. It is computed where the parameters lie.
-    """
-    if chosen.edge != "theta^2" or chosen.reads_data:
-        given = f"edge = {chosen.edge}, gates = {chosen.gates}, pools = {chosen.pools}, norms = {chosen.norms}"
-        raise fail("PKC520", f"the Path Kernel has no data: {given}", 'use settings(edge="theta^2", pools="sum", constants="on")')
-    check_masks(graph, masks)
-    check_finite(graph, tensors)
-    check_range(graph, tensors, chosen)
-    kind = PathKernel
-    if graph.computed:
-        from pkcompiler.kernel.composed import ComposedKernel
-
-        kind = ComposedKernel
-    return kind(graph, tensors, chosen, masks or {}, device_of(graph, tensors), input, output, wanted)
 
 
 @methods_in_own_modes
@@ -166,7 +111,7 @@ class PathKernel:
 
     def value(self) -> Measured:
         """R_2, the squared path L2 norm."""
-        return self._measured(float(self.hessian.value))
+        return measured(self, float(self.hessian.value))
 
     def tau(self) -> dict[str, Tensor]:
         """tau_i = dR_2/dw_i by parameter; it exists where a mask is 0, too."""
@@ -186,14 +131,14 @@ class PathKernel:
         """Tr Pi = Tr G over kept parameters; estimated only where too many entries can be crossed twice by a path."""
         tau = float(sum(self._kept(n, t).sum() for n, t in self.tau().items()))
         second = self._squares(exact=False)
-        return self._measured(tau + second.total, error=second.error, note=second.note)
+        return measured(self, tau + second.total, error=second.error, note=second.note)
 
     def traces_by_output(self) -> Tensor:
         """h_k, the part of Tr G on paths to output k, for every output at once: [*output shape], exact, at ``exponent``.
 
         Raises ``PKC521`` where too many entries can be crossed twice by a path.
         """
-        return traces_by_output(self)
+        return traces_by_output(self, self._twice)
 
     def frobenius(self, samples: int = 32, seed: int = 0) -> Measured:
         """||G||_F, exact for small kernels, else the root of the mean of ||G z||^2 over random signs z."""
@@ -254,7 +199,7 @@ class PathKernel:
         """The k largest eigenvalues [k], descending; those of Pi, where they are not zero."""
         return self.eigenpairs(k).values
 
-    def eigenpairs(self, k: int = 10, *, tolerance: float = 5e-7, memory: int = 2 << 30) -> Eigenpairs:
+    def eigenpairs(self, k: int = 10, *, tolerance: float = TOLERANCE, memory: int = MEMORY) -> Eigenpairs:
         """The k largest eigenvalues with vectors and relative residuals, recomputed in the end.
 
         ``tolerance``: of the relative residuals (float64; in float32 they end near 1e-6). ``memory``: bytes for the basis; at
@@ -302,12 +247,12 @@ class PathKernel:
         mask = self.masks.get(name)
         return tensor if mask is None else tensor * mask
 
-    def _measured(self, mantissa: float, *, error: float | None = None, note: str = "") -> Measured:
-        status = self.status if error is None else worst(self.status, "estimated")
-        return Measured(mantissa, self.exponent, error, status, note)
+    @property
+    def _twice(self) -> tuple[str, ...]:
+        """The parameters with entries that a path can cross twice."""
+        return tuple(n for n in crossed_twice(self.graph) if n in self.names)
 
     def _squares(self, exact: bool) -> Squares:
         if self._second is None or (exact and self._second.error is not None):
-            twice = [n for n in crossed_twice(self.graph) if n in self.names]
-            self._second = second_derivatives(self, twice, exact)
+            self._second = second_derivatives(self, self._twice, exact)
         return self._second

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,11 +12,9 @@ from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.ir.maps import Product
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.kernel.operator import Differentiated, Operator
 from pkcompiler.kernel.probes import signs, stream
 from pkcompiler.paths.scaled import numbers
-
-if TYPE_CHECKING:
-    from pkcompiler.kernel.gram import PathKernel
 
 MOST = 4096
 """Entries that can be crossed twice, up to which each gets its own product."""
@@ -57,7 +54,7 @@ def crossed_twice(graph: PathGraph) -> tuple[str, ...]:
     return tuple(s.name for s in graph.parameters if s.name in twice)
 
 
-def second_derivatives(kernel: PathKernel, twice: Iterable[str], exact: bool) -> Squares:
+def second_derivatives(kernel: Differentiated, twice: Iterable[str], exact: bool) -> Squares:
     """H_ii of the slots ``twice``, one product for each of their kept entries; estimated by random signs where they are too many.
 
     Raises ``PKC521`` when ``exact`` is asked for and they are too many.
@@ -75,7 +72,7 @@ def second_derivatives(kernel: PathKernel, twice: Iterable[str], exact: bool) ->
     return _estimated(kernel, names)
 
 
-def crossed_places(kernel: PathKernel, names: Iterable[str]) -> dict[str, Tensor]:
+def crossed_places(kernel: Operator, names: Iterable[str]) -> dict[str, Tensor]:
     """The positions (flattened) of entries that are not zero, by parameter."""
     return {n: (kernel.theta[n] != 0).reshape(-1).nonzero().reshape(-1) for n in names}
 
@@ -89,7 +86,7 @@ def too_many(count: int) -> PkcError:
     )
 
 
-def _entries(kernel: PathKernel, name: str, places: Tensor) -> Tensor:
+def _entries(kernel: Differentiated, name: str, places: Tensor) -> Tensor:
     theta = kernel.theta[name]
     out = torch.zeros(theta.numel(), dtype=theta.dtype, device=theta.device)
     for place in places.tolist():
@@ -101,7 +98,7 @@ def _entries(kernel: PathKernel, name: str, places: Tensor) -> Tensor:
     return out.reshape(theta.shape)
 
 
-def _estimated(kernel: PathKernel, names: list[str]) -> Squares:
+def _estimated(kernel: Differentiated, names: list[str]) -> Squares:
     """The mean of (theta z)^T H (theta z) over random signs z (Hutchinson 1990)."""
     generator = stream(0)
     draws = []

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from pkcompiler.kernel import hessian_diagonal
 from pkcompiler.kernel.hessian import plain
+from pkcompiler.kernel.operator import Differentiated, Operator
 from pkcompiler.paths.scaled import Scaled, times_power
 
-if TYPE_CHECKING:
-    from pkcompiler.kernel.gram import PathKernel
 
-
-def traces_by_output(kernel: PathKernel) -> Tensor:
+def traces_by_output(kernel: Differentiated, twice: Sequence[str]) -> Tensor:
     """h_k for every output at once: see ``PathKernel.traces_by_output``.
 
     With a weight d_k per output the trace is linear in d, and its derivative by d is h: one reverse pass through the kept graph
-    of tau, and one for every entry that a path can cross twice.
+    of tau, and one for every entry of ``twice``, the parameters that a path can cross twice.
     """
     sweep, squares, sources = kernel.prepared()
     leaves = {n: squares[n].requires_grad_(n in kernel.names) for n in squares}
@@ -34,7 +32,7 @@ def traces_by_output(kernel: PathKernel) -> Tensor:
         first = {n: g for n, g in zip(kernel.names, found, strict=True) if g is not None and g.requires_grad}
         kept = [(first[n] * kernel.masks[n] if n in kernel.masks else first[n]).sum() for n in first]
         out = _by_weight(sum(kept[1:], kept[0]), weights)
-        for name, places in _crossed(kernel).items():
+        for name, places in _crossed(kernel, twice).items():
             for place in places.tolist() if name in first else ():
                 (second,) = torch.autograd.grad(first[name].reshape(-1)[place], leaves[name], create_graph=True, allow_unused=True)
                 if second is not None and second.requires_grad:
@@ -47,9 +45,8 @@ def _by_weight(value: Tensor, weights: Tensor) -> Tensor:
     return found
 
 
-def _crossed(kernel: PathKernel) -> dict[str, Tensor]:
-    names = [n for n in hessian_diagonal.crossed_twice(kernel.graph) if n in kernel.names]
-    places = hessian_diagonal.crossed_places(kernel, names)
+def _crossed(kernel: Operator, twice: Sequence[str]) -> dict[str, Tensor]:
+    places = hessian_diagonal.crossed_places(kernel, twice)
     count = sum(len(at) for at in places.values())
     if count > hessian_diagonal.MOST:
         raise hessian_diagonal.too_many(count)

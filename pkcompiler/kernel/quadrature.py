@@ -10,17 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pkcompiler.kernel.operator import Operator
 from pkcompiler.kernel.probes import at_least, signs, stream
 from pkcompiler.measured import Measured, Status, not_predicted, worst
-
-if TYPE_CHECKING:
-    from pkcompiler.kernel.gram import PathKernel
 
 WHOLE = 400
 """Sizes up to which all eigenvalues are computed."""
@@ -56,7 +53,7 @@ class Density:
     status: Status = "estimated"
 
 
-def lanczos_density(kernel: PathKernel, n: int, probes: int, seed: int) -> Density:
+def lanczos_density(kernel: Operator, n: int, probes: int, seed: int) -> Density:
     """``probes`` quadratures of ``n`` nodes each, from random sign vectors; of a small kernel all eigenvalues."""
     n, probes = at_least(1, "n", n), at_least(1, "probes", probes)
     if kernel.size <= WHOLE:
@@ -97,7 +94,7 @@ def tridiagonal(product: Callable[[Tensor], Tensor], start: Tensor, n: int) -> t
     return diagonal, beside
 
 
-def _smoothed(nodes: Tensor, weights: Tensor, kernel: PathKernel, whole: bool = False) -> Density:
+def _smoothed(nodes: Tensor, weights: Tensor, kernel: Operator, whole: bool = False) -> Density:
     exponent, probes = kernel.exponent, len(nodes)
     largest = float(nodes.max())
     at_zero = nodes <= ZERO * largest

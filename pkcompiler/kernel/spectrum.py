@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.lanczos import eigenpairs
+from pkcompiler.kernel.operator import Operator, measured
 from pkcompiler.kernel.probes import at_least, signs, stream
 from pkcompiler.measured import Measured, not_predicted, worst
 from pkcompiler.paths.scaled import numbers
 
-if TYPE_CHECKING:
-    from pkcompiler.kernel.gram import PathKernel
-
 DENSE = 400
 """Sizes up to which the matrix is written out."""
+
+TOLERANCE, MEMORY = 5e-7, 2 << 30
+"""Of the relative residuals of eigenpairs; the bytes of their basis."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,7 +38,7 @@ class Eigenpairs:
     products: int
 
 
-def leading(kernel: PathKernel, k: int, tolerance: float, memory: int) -> Eigenpairs:
+def leading(kernel: Operator, k: int, tolerance: float = TOLERANCE, memory: int = MEMORY) -> Eigenpairs:
     """The k leading eigenpairs: of the written-out matrix where it is small, by Lanczos from the parameters otherwise.
 
     In the frame of the parameters' signs G has no negative entry, so its first vector is positive there, as theta is.
@@ -62,7 +62,7 @@ def leading(kernel: PathKernel, k: int, tolerance: float, memory: int) -> Eigenp
     return _checked(kernel, values, vectors, products)
 
 
-def _checked(kernel: PathKernel, values: Tensor, vectors: Tensor, products: int) -> Eigenpairs:
+def _checked(kernel: Operator, values: Tensor, vectors: Tensor, products: int) -> Eigenpairs:
     """With the residuals recomputed: relative to lambda, or to 1e-8 of the largest where lambda is smaller."""
     floor = max(1e-8 * float(values[0]), torch.finfo(torch.float64).tiny) if len(values) else 1.0
     plain = values.double().cpu()
@@ -71,21 +71,21 @@ def _checked(kernel: PathKernel, values: Tensor, vectors: Tensor, products: int)
     return Eigenpairs(plain, vectors, sizes / plain.clamp(min=floor), kernel.exponent, products + len(values))
 
 
-def frobenius(kernel: PathKernel, samples: int, seed: int) -> Measured:
+def frobenius(kernel: Operator, samples: int, seed: int) -> Measured:
     """||G||_F: see ``PathKernel.frobenius``."""
     samples = at_least(2, "samples", samples)
     if kernel.size <= DENSE:
-        return kernel._measured(float(torch.linalg.matrix_norm(kernel.dense())))
+        return measured(kernel, float(torch.linalg.matrix_norm(kernel.dense())))
     generator = stream(seed)
     like = torch.empty(kernel.size, dtype=kernel.dtype, device=kernel.device)
     squares = numbers(kernel.matvec(signs(like, generator)).square().sum() for _ in range(samples))
     values = torch.tensor(squares, dtype=torch.float64)
     norm = math.sqrt(float(values.mean()))
     error = float(values.std()) / math.sqrt(samples) / (2 * norm) if norm else 0.0
-    return kernel._measured(norm, error=error)
+    return measured(kernel, norm, error=error)
 
 
-def effective_rank(kernel: PathKernel, samples: int, seed: int) -> Measured:
+def effective_rank(kernel: Operator, samples: int, seed: int) -> Measured:
     """Tr^2 / ||G||_F^2; not predicted where G is zero."""
     trace, norm = kernel.trace(), frobenius(kernel, samples, seed)
     if not norm.mantissa:
@@ -95,9 +95,9 @@ def effective_rank(kernel: PathKernel, samples: int, seed: int) -> Measured:
     return Measured(ratio, 0, math.hypot(*errors) if errors else None, worst(trace.status, norm.status), trace.note)
 
 
-def stable_rank(kernel: PathKernel) -> Measured:
+def stable_rank(kernel: Operator) -> Measured:
     """Tr / lambda_max; not predicted where G is zero."""
-    trace, largest = kernel.trace(), float(kernel.eigenvalues(1)[0])
+    trace, largest = kernel.trace(), float(leading(kernel, 1).values[0])
     if not largest:
         return not_predicted("the Path Kernel is zero: no path is left")
     error = None if trace.error is None else trace.error / largest

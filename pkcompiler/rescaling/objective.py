@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
-from pkcompiler.kernel.gram import kernel_of
 from pkcompiler.kernel.hessian_diagonal import crossed_twice
+from pkcompiler.kernel.path_kernel import kernel_of
 from pkcompiler.paths.functional import open_functional
 from pkcompiler.paths.semiring import settings
 from pkcompiler.rescaling.minimise import Problem

@@ -19,7 +19,7 @@ from torch import Tensor
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.ir.maps import Constant, Frozen, Literal, Merge, Normalise, Reindex, Softmax
 from pkcompiler.ir.types import Op, PathGraph
-from pkcompiler.kernel.gram import kernel_of
+from pkcompiler.kernel.path_kernel import kernel_of
 from pkcompiler.measured import Measured, not_predicted
 from pkcompiler.paths.functional import masked
 from pkcompiler.paths.record import observe

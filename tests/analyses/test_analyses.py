@@ -18,7 +18,7 @@ from pkcompiler.analyses.run import analyse_capture, analyse_graph, run_analysis
 from pkcompiler.analyses.values import Series
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.kernel.gram import path_kernel
+from pkcompiler.kernel.path_kernel import path_kernel
 from pkcompiler.lang.library import find_analysis
 from pkcompiler.measured import Measured
 from pkcompiler.predict.mean_trace import predict_trace

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.maps import Softmax
-from pkcompiler.kernel.gram import kernel_of
+from pkcompiler.kernel.path_kernel import kernel_of
 from pkcompiler.paths.certificate import certify_capture
 from pkcompiler.paths.functional import functional_of
 from pkcompiler.paths.semiring import settings

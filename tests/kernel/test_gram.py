@@ -15,7 +15,8 @@ from torch import nn
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import capture
-from pkcompiler.kernel.gram import PathKernel, kernel_of, path_kernel
+from pkcompiler.kernel.gram import PathKernel
+from pkcompiler.kernel.path_kernel import kernel_of, path_kernel
 from pkcompiler.paths.semiring import settings
 
 TOLERANCE = 1e-10

@@ -14,7 +14,8 @@ from torch import nn
 
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.kernel import hessian_diagonal
-from pkcompiler.kernel.gram import PathKernel, path_kernel
+from pkcompiler.kernel.gram import PathKernel
+from pkcompiler.kernel.path_kernel import path_kernel
 
 ERRORS = 4
 

@@ -13,7 +13,7 @@ from torch import nn
 from pkcompiler.analyses.run import run_analysis
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.kernel import spectrum
-from pkcompiler.kernel.gram import path_kernel
+from pkcompiler.kernel.path_kernel import path_kernel
 from pkcompiler.predict.mean_trace import predict_trace
 from pkcompiler.symbolic import closed_forms
 from pkcompiler.tangent.dynamics import dynamics

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.types import PathGraph
-from pkcompiler.kernel.gram import kernel_of
+from pkcompiler.kernel.path_kernel import kernel_of
 from pkcompiler.markup import Cell, Column, Table
 from pkcompiler.paths.semiring import settings
 from pkcompiler.report.analyze import analyze_graph

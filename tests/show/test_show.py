@@ -18,7 +18,7 @@ from torch import nn
 from pkcompiler import PkcError, analyze
 from pkcompiler.frontend.capture import capture
 from pkcompiler.ir.parse import parse_graph
-from pkcompiler.kernel.gram import kernel_of
+from pkcompiler.kernel.path_kernel import kernel_of
 from pkcompiler.markup import Cell, Column, Table, fragment, table
 from pkcompiler.measured import Measured, not_predicted
 from pkcompiler.show.from_reports import page_of

@@ -116,6 +116,7 @@ def pass_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, 
     from pkcompiler.frontend.capture import capture
     from pkcompiler.lang.plan import plan_of
     from pkcompiler.pruning.rounds import Run
+    from pkcompiler.scoring.evidence import Evidence
 
     module, x = build(name)
     data = samples(module, x, batch)
@@ -124,7 +125,7 @@ def pass_cell(name: str, pass_name: str, batch: int, limit: float) -> dict[str, 
     tracing = time.process_time() - start
     plan = plan_of(pass_name, target=("compression", COMPRESSION), rounds=ROUNDS)
     before = settled()
-    rounds = Run(captured, plan, torch.float32, data, loss).rounds()
+    rounds = Run(captured, plan, torch.float32, Evidence(data, loss)).rounds()
     start = time.process_time()
     next(rounds)
     if time.process_time() - start < limit / 8:

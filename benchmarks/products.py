@@ -25,12 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pkcompiler.driver.prune import prune
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.lowering import apply_masks
 from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.collapse import Collapsed
-from pkcompiler.pruning.rounds import Run, prune
+from pkcompiler.pruning.rounds import Run
 from pkcompiler.scoring.score import evaluate, workspace
 
 PRODUCTS = ("pairs", "value", "either")
@@ -157,7 +158,7 @@ def spread(names: list[str], products: list[str], criteria: list[str]) -> None:
         for chosen, kind in product(products, criteria):
             text = criterion(kind, chosen, rounds=1)
             (pass_,) = plan_of(text, target=("density", 0.5)).passes
-            found = evaluate(pass_, workspace(captured, pass_, {}, torch.float64, None, None, 0), 0)
+            found = evaluate(pass_, workspace(captured, pass_, {}, torch.float64), 0)
             sums = {n: float(found[n].double().sum()) for n in (s.name for s in captured.graph.prunable)}
             block: dict[int, float] = {}
             for n, total in sums.items():

@@ -59,6 +59,7 @@ def _feed(found: Any, value: Any) -> None:
 def models() -> Iterator[tuple[str, nn.Module, tuple[Any, ...]]]:
     """The examples and the models of the tests: name, module, inputs."""
     from models.zoo import MODELS
+
     from pkcompiler.frontend.spec import load_model
 
     for name in ("digits_mlp", "mnist_cnn", "resnet20", "vit_tiny", "gpt_tiny", "vgg16_bn"):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pkcompiler.analyses.run import run_analysis
     from pkcompiler.artifact.read import Artifact, load
     from pkcompiler.diagnostics import Diagnostic, PkcError
+    from pkcompiler.driver.prune import prune
     from pkcompiler.frontend.capture import lift
     from pkcompiler.ir.parse import parse_graph
     from pkcompiler.ir.types import PathGraph
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from pkcompiler.paths.certificate import Certificate, certify
     from pkcompiler.paths.functional import Functional, path_functional
     from pkcompiler.predict.mean_trace import Prediction, predict_trace
-    from pkcompiler.pruning.rounds import prune
     from pkcompiler.pruning.state import Pruned
     from pkcompiler.report.analyze import analyze
     from pkcompiler.report.rows import Report
@@ -77,7 +77,7 @@ _HOME = {
     "path_op": "ops.table",
     "polynomials": "symbolic.polynomials",
     "predict_trace": "predict.mean_trace",
-    "prune": "pruning.rounds",
+    "prune": "driver.prune",
     "rescale": "rescaling.rescale",
     "run_analysis": "analyses.run",
     "score": "scoring.score",

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import pkcompiler
-from pkcompiler import pipeline
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.open import captured_on, find_device, open_model
+from pkcompiler.driver.prune import job, prune_to
 from pkcompiler.lang.library import find_study
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.paths.sources import device_of
@@ -38,10 +39,10 @@ def test_a_job_runs_on_its_device(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(MODEL)
 
     def masks(device: str) -> Any:
-        opened = pipeline.open_model(str(tmp_path / "net.py"))
-        job = pipeline.job(opened, plan_of("synflow", target=("density", 0.3)), device=device)
+        opened = open_model(str(tmp_path / "net.py"))
+        task = job(opened, plan_of("synflow", target=("density", 0.3)), device=device)
         assert next(opened.module.parameters()).device == torch.device(device)
-        artifact = pkcompiler.load(pipeline.prune_to(job, tmp_path / device, progress=False).folder)
+        artifact = pkcompiler.load(prune_to(task, tmp_path / device, progress=False).folder)
         return [artifact.masks, artifact.weights, artifact.report]
 
     here = masks("cpu")
@@ -51,9 +52,9 @@ def test_a_job_runs_on_its_device(tmp_path: Path) -> None:
 
 def test_a_dense_network_of_a_study_is_captured_on_its_device(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(MODEL)
-    opened = pipeline.open_model(str(tmp_path / "net.py"))
+    opened = open_model(str(tmp_path / "net.py"))
     with elsewhere():
-        captured = pipeline.captured_on(opened, DEVICE, torch.float64)
+        captured = captured_on(opened, DEVICE, torch.float64)
         assert device_of(captured.graph, captured.tensors) == DEVICE
 
 
@@ -71,7 +72,7 @@ NOT_THERE = ("cuda:77", "meta", "hpu", "privateuseone", "xla", "opencl", "nothin
 @pytest.mark.parametrize("name", NOT_THERE)
 def test_a_device_that_holds_no_numbers_is_an_error(name: str) -> None:
     with pytest.raises(PkcError) as error:
-        pipeline.find_device(name)
+        find_device(name)
     (diagnostic,) = error.value.diagnostics
     assert diagnostic.code == "PKC411"
     assert f"'{name}'" in diagnostic.message

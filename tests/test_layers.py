@@ -16,7 +16,7 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("study",),
-    ("pipeline",),
+    ("driver",),
     ("show",),
     ("analyses", "training"),
     ("artifact",),

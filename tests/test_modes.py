@@ -18,8 +18,10 @@ import pkcompiler.rescaling
 import pkcompiler.structure
 import pkcompiler.symbolic
 import pkcompiler.training
-from pkcompiler import pipeline
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.certify import certificate
+from pkcompiler.driver.open import Opened, open_model
+from pkcompiler.driver.prune import job
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.modes import MARK, in_own_modes, own_modes
 from tests.same_bits import close, same
@@ -357,10 +359,10 @@ def example_inputs():
 """
 
 
-def opened(folder: Path, name: str, header: str) -> pipeline.Opened:
+def opened(folder: Path, name: str, header: str) -> Opened:
     file = folder / f"{name}.py"
     file.write_text(FILE.format(header=header))
-    return pipeline.open_model(str(file))
+    return open_model(str(file))
 
 
 def test_a_models_file_may_leave_modes_behind(tmp_path: Path) -> None:
@@ -368,8 +370,8 @@ def test_a_models_file_may_leave_modes_behind(tmp_path: Path) -> None:
     found = []
     for name, header in (("plain", ""), ("modes", "torch.set_grad_enabled(False)")):
         model = opened(tmp_path, name, header)
-        run = pipeline.job(model, plan_of("synflow", target=("density", 0.5))).run
-        found.append([pipeline.certificate(model), [state.masks for state in run.rounds()]])
+        run = job(model, plan_of("synflow", target=("density", 0.5))).run
+        found.append([certificate(model), [state.masks for state in run.rounds()]])
     assert found[0][0].tested == 4
     assert same(found[0], found[1])
     assert modes()[0]

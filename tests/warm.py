@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-MODULES = ["pkcompiler.cli", "pkcompiler.pipeline", "torch.export", "torch._functorch.aot_autograd", "sympy"]
+MODULES = ["pkcompiler.cli", "pkcompiler.driver.prune", "torch.export", "torch._functorch.aot_autograd", "sympy"]
 
 
 @dataclass(frozen=True, slots=True)

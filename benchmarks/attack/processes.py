@@ -79,7 +79,7 @@ def warm() -> None:
     import pkcompiler
     import pkcompiler.cli.prune
     import pkcompiler.cli.summary
-    import pkcompiler.pipeline
+    import pkcompiler.driver.prune
     from pkcompiler.artifact import resume
 
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ from pkcompiler.lang.plan import plan_of
 from pkcompiler.measured import Measured
 from pkcompiler.pruning.collapse import Collapsed
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.selection.candidates import candidates
 
 PER_DECADE = 4
@@ -74,13 +75,5 @@ def _run(source: Source, pass_: Pass, steps: list[int]) -> Run:
     """One stage of one round for each compression."""
     stages = tuple(Stage(pass_.name, 1 / compression(k), ("compression", compression(k)), rounds=1) for k in steps)
     schedule = Schedule(pass_.name, source.seed, None, stages, "", ((pass_.name, pass_),))
-    return Run(
-        source.capture,
-        plan_of(schedule=schedule),
-        source.dtype,
-        source.data,
-        source.loss,
-        source.batch,
-        state=source.tensors,
-        initialise=source.initialise,
-    )
+    evidence = Evidence(source.data, source.loss, source.batch, source.initialise)
+    return Run(source.capture, plan_of(schedule=schedule), source.dtype, evidence, state=source.tensors)

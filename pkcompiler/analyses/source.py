@@ -20,8 +20,8 @@ from pkcompiler.lang.ast import Analysis
 from pkcompiler.lang.plan import no_data
 from pkcompiler.paths.functional import static_batch
 from pkcompiler.paths.sources import check_finite, check_masks
+from pkcompiler.scoring.evidence import as_pair
 from pkcompiler.scoring.losses import Loss
-from pkcompiler.scoring.score import as_pair
 from pkcompiler.scoring.workspace import Workspace, sample_inputs
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,24 +14,9 @@ from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, put
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from pkcompiler.analyses.analysis_report import AnalysisReport
-    from pkcompiler.ir.types import PathGraph
-    from pkcompiler.lang.ast import Analysis
     from pkcompiler.report.rows import Report
     from pkcompiler.symbolic import ClosedForms
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Found:
-    """What was analysed, and what was found."""
-
-    report: Report
-    analyses: list[AnalysisReport]
-    graph: PathGraph
-    tensors: Mapping[str, Tensor]
-    masks: Mapping[str, Tensor] | None = None
 
 
 @click.command()
@@ -88,8 +72,13 @@ def analyze(
     if latex == json_file == "-":
         raise click.UsageError("stdout holds one of --latex and --json: name a file for the other.")
     pages.prepare(html, plot)
+    from pkcompiler.driver.analyse import analyse, analyse_artifact
+
     artifact = os.path.isfile(Path(model) / "manifest.json")
-    found = _of_artifact(model, chosen, options["seed"]) if artifact else _of_model(model, options, chosen, data, loss, verify)
+    if artifact:
+        found = analyse_artifact(model, chosen, options["seed"])
+    else:
+        found = analyse(opened(model=model, **options), chosen, data=data, loss=loss, verify=verify)
     closed = None if scheme is None else closed_forms.of(found.graph, found.tensors, scheme)
     report, more = found.report, found.analyses
     deliver_json(_json(report, more, closed) if json_file else None, json_file)
@@ -102,29 +91,6 @@ def analyze(
     pages.deliver(html, plot, report, more, found.graph, found.tensors, found.masks, eigenvalues, closed, **origin)
 
 
-def _of_model(
-    model: str, options: dict[str, Any], chosen: list[Analysis], data: str | None, loss: str | None, verify: bool
-) -> Found:
-    import torch
-
-    from pkcompiler.report.analyze import analyze_graph
-
-    found = opened(model=model, **options)
-    captured = found.capture(torch.float64)
-    report = analyze_graph(captured.graph, captured.tensors, name=found.name)
-    return Found(report, analyses.of_model(chosen, found, captured, data, loss, verify), captured.graph, captured.tensors)
-
-
-def _of_artifact(folder: str, chosen: list[Analysis], seed: int) -> Found:
-    from pkcompiler.artifact.read import load
-    from pkcompiler.report.analyze import analyze_graph
-
-    artifact = load(folder)
-    report = analyze_graph(artifact.graph, artifact.tensors, artifact.masks, Path(folder).resolve().name)
-    more = analyses.of_artifact(chosen, artifact, seed)
-    return Found(report, more, artifact.graph, artifact.tensors, artifact.masks)
-
-
-def _json(report: Report, more: list[AnalysisReport], closed: ClosedForms | None) -> dict[str, Any]:
+def _json(report: Report, more: Sequence[AnalysisReport], closed: ClosedForms | None) -> dict[str, Any]:
     plain = {**report.to_json(), "analyses": [part.to_json() for part in more]}
     return plain if closed is None else {**plain, "symbolic": closed_forms.plain(closed)}

@@ -51,8 +51,8 @@ def certify(json_file: str | None, **model: Any) -> None:
     """
     from dataclasses import asdict
 
+    from pkcompiler.driver.certify import certificate
     from pkcompiler.paths.certificate import TOLERANCE, require
-    from pkcompiler.pipeline import certificate
 
     network = opened(**model)
     found = certificate(network)

@@ -12,7 +12,7 @@ import click
 from pkcompiler.cli.target import Seed
 
 if TYPE_CHECKING:
-    from pkcompiler.pipeline import Opened
+    from pkcompiler.driver.open import Opened
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -40,11 +40,11 @@ def model_options(function: _Function) -> _Function:
 def opened(model: str, output: str | None, **options: Any) -> Opened:
     """The model of a command line.
 
-    :raises PkcError: a spec, input, weight file or operator that the pipeline cannot use
+    :raises PkcError: a spec, input, weight file or operator that cannot be used
     """
-    from pkcompiler import pipeline
     from pkcompiler.cli.output import say
     from pkcompiler.diagnostics import fail
+    from pkcompiler.driver.open import open_model
 
     if os.path.isfile(Path(model) / "manifest.json"):
         raise fail(
@@ -53,4 +53,4 @@ def opened(model: str, output: str | None, **options: Any) -> Opened:
             f"an artifact is read by: pkc show {model}, pkc analyze {model}",
         )
     index = int(output) if output is not None and output.isascii() and output.isdigit() else output
-    return pipeline.open_model(model, output=index, say=say, **options)
+    return open_model(model, output=index, say=say, **options)

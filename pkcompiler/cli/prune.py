@@ -15,9 +15,10 @@ from pkcompiler.cli.target import Bytes, Factor, Part, Word, short
 from pkcompiler.lang import words
 
 if TYPE_CHECKING:
+    from pkcompiler.driver.open import Opened
+    from pkcompiler.driver.prune import Job
     from pkcompiler.lang.ast import DataSpec, Schedule
     from pkcompiler.lang.plan import Plan
-    from pkcompiler.pipeline import Job, Opened
 
 PASS = "synflow-l2"
 
@@ -175,7 +176,7 @@ def default_folder(model: str, plan: Plan) -> str:
 def _job(network: Opened, plan: Plan, source: str | None, given: dict[str, Any]) -> Job:
     import torch
 
-    from pkcompiler.pipeline import job
+    from pkcompiler.driver.prune import job
 
     dtype = {"float64": torch.float64, "float32": torch.float32}[given["dtype"]]
     return job(
@@ -192,7 +193,7 @@ def _job(network: Opened, plan: Plan, source: str | None, given: dict[str, Any])
 def _run(task: Job, out: Path, force: bool, fresh: bool, json_file: str | None, spec: str) -> None:
     from pkcompiler.artifact.read import load
     from pkcompiler.cli.summary import result, result_json
-    from pkcompiler.pipeline import prune_to
+    from pkcompiler.driver.prune import prune_to
 
     outcome = prune_to(task, out, force=force, fresh=fresh, command=typed(), say=say)
     if outcome.found == "complete":

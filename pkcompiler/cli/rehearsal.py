@@ -13,12 +13,12 @@ from pkcompiler.cli.summary import densities, densities_json, planned_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pkcompiler.pipeline import Job
+    from pkcompiler.driver.prune import Job
 
 
 def show_rehearsal(task: Job, json_file: str | None, folder: str | None) -> None:
     """Print the rounds and, where ``folder`` is given, draw them; nothing else is written."""
-    from pkcompiler.pipeline import rehearse
+    from pkcompiler.driver.prune import rehearse
     from pkcompiler.training.agenda import trains
     from pkcompiler.training.planned import before_training, planned
 

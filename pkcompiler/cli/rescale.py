@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,7 @@ from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, put, say, table
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from pkcompiler.rescaling import Figures, LeftAlone, Rescaled
-
-SUFFIX = ".safetensors"
 
 SHOWN = 4
 """How many names the table gives for each reason."""
@@ -41,47 +36,15 @@ def rescale(method: str, powers_of_two: bool, out: str | None, force: bool, json
     Units are rescaled where the network is positively homogeneous; everything else is left alone and named. The function in
     evaluation mode is compared on random inputs in float64, and nothing is written where it differs by more than 1e-9.
     """
+    from pkcompiler.driver.rescale import SUFFIX, refuse_file, rescale_to
+
     if out is not None:
-        _refuse(Path(out), force)
+        refuse_file(Path(out), force)
     found = opened(**options)
     file = Path(out or f"{found.name}-rescaled{SUFFIX}")
-    _refuse(file, force)
-    import torch
-
-    from pkcompiler.rescaling.rescale import rescale_captured
-
-    result = rescale_captured(
-        found.capture(torch.float64), found.module, method=method, powers_of_two=powers_of_two, seed=found.seed
-    )
-    _write(file, result.model)
+    result = rescale_to(found, file, method=method, powers_of_two=powers_of_two, force=force)
     if deliver_json({"file": file.as_posix(), **result.to_json()}, json_file):
         _print(result, file)
-
-
-def _refuse(file: Path, force: bool) -> None:
-    from pkcompiler.diagnostics import fail
-
-    if file.suffix != SUFFIX:
-        raise fail(
-            "PKC543",
-            f"'{file}' is no {SUFFIX} file",
-            f"give one: -o {file.with_suffix(SUFFIX) if file.name else file / f'rescaled{SUFFIX}'}",
-        )
-    if not os.path.isdir(file.parent):
-        raise fail("PKC543", f"there is no folder '{file.parent}' for '{file.name}'", f"make it: mkdir -p '{file.parent}'")
-    if os.path.isdir(file):
-        raise fail("PKC543", f"'{file}' is a folder", "give a file: -o NAME.safetensors")
-    if os.path.lexists(file) and not force:
-        raise fail("PKC543", f"'{file}' exists already", "replace it with --force, or give another name: -o FILE")
-
-
-def _write(file: Path, model: nn.Module) -> None:
-    from safetensors.torch import save
-
-    from pkcompiler.files import deliver
-    from pkcompiler.pruning.provenance import state_of
-
-    deliver(file, save(state_of(model)), "PKC543", "give a file that can be written: -o FILE")
 
 
 # the table ------------------------------------------------------------------------------------------------------------------

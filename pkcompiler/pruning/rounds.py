@@ -1,41 +1,34 @@
-"""Pruning: stages of rounds, each a score and a selection; guards against layer collapse; ``prune``."""
+"""Pruning: stages of rounds, each a score and a selection; guards against layer collapse."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pkcompiler.arguments import checked
-from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import PkcError, remark
-from pkcompiler.frontend.capture import Capture, captured_for_caller
+from pkcompiler.frontend.capture import Capture
 from pkcompiler.ir.weights import sides_of
-from pkcompiler.lang.ast import Pass, Schedule, Stage
+from pkcompiler.lang.ast import Pass, Stage
 from pkcompiler.lang.check.curves import density_at
 from pkcompiler.lang.functions.derivatives import reads_all
-from pkcompiler.lang.plan import SWAP, Plan, no_data, plan_of, refuse_training, regrowing
-from pkcompiler.modes import in_own_modes
+from pkcompiler.lang.plan import SWAP, Plan, no_data, regrowing
 from pkcompiler.paths.sources import check_finite, check_masks
 from pkcompiler.paths.topology import has_path
-from pkcompiler.predict.initial import Factory
 from pkcompiler.pruning.collapse import collapse, count, empty, operations_connect
 from pkcompiler.pruning.feasible import check_aim, check_producible
 from pkcompiler.pruning.met import check_given, check_order, missed
 from pkcompiler.pruning.progress import shown
-from pkcompiler.pruning.provenance import origin_of
 from pkcompiler.pruning.regrowth import Ground
 from pkcompiler.pruning.require import effective_paths, required_paths, shortfall
 from pkcompiler.pruning.state import Pruned, Round, estimated
 from pkcompiler.pruning.target import Aim, aim_of, globbed
 from pkcompiler.pruning.zeros import Zeros
-from pkcompiler.scoring.losses import Loss
-from pkcompiler.scoring.score import Scores, as_pair, evaluate, planned_data, workspace
+from pkcompiler.scoring.evidence import NONE, Evidence
+from pkcompiler.scoring.score import Scores, evaluate, workspace
 from pkcompiler.scoring.streams import Draw
 from pkcompiler.scoring.workspace import Workspace
 from pkcompiler.selection.candidates import Candidates, goal_of, pruned_frozen
@@ -44,84 +37,23 @@ from pkcompiler.selection.structures import Block, check_demands
 from pkcompiler.selection.swap import Limit, swap
 
 
-@checked
-@in_own_modes
-def prune(
-    model: nn.Module,
-    example_inputs: Any,
-    pass_: str | Path | Pass | None = None,
-    *,
-    density: float | None = None,
-    schedule: str | Path | Schedule | None = None,
-    rounds: int | None = None,
-    curve: str | None = None,
-    scope: str | None = None,
-    select: str | None = None,
-    data: Any = None,
-    loss: Loss | None = None,
-    masks: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-    progress: bool = False,
-    initialise: Factory | None = None,
-) -> Pruned:
-    """Prune a model by a pass to a density, or by a schedule. The model is not changed.
-
-    ``pass_``: a name of the library, a ``.pkc`` file or its text; ``schedule``: a file or text. ``rounds``, ``curve``, ``scope``
-    (``global``, ``layer``, ``uniform``, ``erk``) and ``select`` (``exact``, ``kth-le``) override what the pass says. ``data``:
-    as of :func:`score`; default what the schedule names. ``masks``: where to start from. ``dtype``:
-    of the sweeps, default float64. ``initialise(seed)`` builds a fresh model, for passes with ``init = fresh``. Raises PkcError:
-    ``PKC4xx`` for targets and layer collapse, else as :func:`score`.
-    """
-    plan = plan_of(
-        pass_,
-        schedule=schedule,
-        target=None if density is None else ("density", density),
-        rounds=rounds,
-        curve=curve,
-        scope=scope,
-        select=select,
-        seed=seed,
-    )
-    refuse_training(plan)
-    precision = dtype or torch.float64
-    captured = captured_for_caller(model, example_inputs, dtype=precision)
-    found = planned_data(data, plan)
-    run = Run(
-        captured,
-        plan,
-        precision,
-        as_pair(found, plan.seed),
-        loss,
-        found.batch if isinstance(found, LoadedData) else None,
-        state=model.state_dict(),
-        initialise=initialise,
-    )
-    pruned = replace(run.finish(masks, progress=progress), inputs=example_inputs)
-    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, found, loss))
-
-
 @dataclass(slots=True, eq=False)
 class Run:
     """A plan on a captured model: ``rounds()`` yields the state after every round, from any state on.
 
     ``state``: the model's own ``state_dict``, whose element types a target in bytes counts (default: that of the capture).
-    ``initialise``: seed to a fresh model, for passes with ``init = fresh``.
     """
 
     captured: Capture
     plan: Plan
     dtype: torch.dtype
-    data: Any = None
-    loss: Loss | None = None
-    batch: int | None = None
+    evidence: Evidence = NONE
     survivors: Survivors = field(default_factory=Survivors)
     state: Mapping[str, Tensor] | None = None
-    initialise: Factory | None = None
     aims: tuple[Aim, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.data is None and self.plan.needs_data:
+        if self.evidence.data is None and self.plan.needs_data:
             raise no_data(self.plan.reader)
         check_finite(self.captured.graph, self.captured.tensors)
         state = self.captured.module.state_dict() if self.state is None else self.state
@@ -289,8 +221,9 @@ class _Stage:
         if not self.works:
             for p in self.passes:
                 names = None if reads_all(p) else frozenset(self.aim.found.competing)
-                given = (run.captured, p, current, run.dtype, run.data, run.loss, run.plan.seed, run.batch, names)
-                self.works.append(workspace(*given, initialise=run.initialise, prunable=frozenset(self.aim.found.sizes)))
+                prunable = frozenset(self.aim.found.sizes)
+                work = workspace(run.captured, p, current, run.dtype, run.evidence, wanted=names, prunable=prunable)
+                self.works.append(work)
         for work in self.works:
             work.masks, work.goal = current, goal
         anew = [Draw(run.plan.seed, (self.place, k)).number("regrow") for _ in self.passes[1:]]  # regrow draws anew in every round

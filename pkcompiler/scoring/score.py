@@ -9,18 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from pkcompiler.arguments import checked
-from pkcompiler.data import LoadedData, load_data, subset
 from pkcompiler.frontend.at_samples import at_samples
 from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.library import find_pass
-from pkcompiler.lang.plan import Plan, no_data
+from pkcompiler.lang.plan import no_data
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.sources import check_finite, check_masks
 from pkcompiler.predict.initial import Factory
+from pkcompiler.scoring.evidence import NONE, Evidence
 from pkcompiler.scoring.losses import Loss
 from pkcompiler.scoring.repeat import repeated
 from pkcompiler.scoring.workspace import Workspace, sample_inputs
@@ -83,7 +82,7 @@ def score(
     check_finite(captured.graph, captured.tensors)
     check_masks(captured.graph, masks)
     kept = {n: m.detach().bool().cpu() for n, m in (masks or {}).items()}
-    work = workspace(captured, chosen, kept, dtype, data, loss, seed, initialise=initialise)
+    work = workspace(captured, chosen, kept, dtype, Evidence.of(data if chosen.needs_data else None, seed, loss, initialise))
     scores = evaluate(chosen, work, seed)
     refuse_nan(f"the scores of '{chosen.name}' are", "the pass", scores)
     return scores
@@ -94,12 +93,9 @@ def workspace(
     chosen: Pass,
     masks: Mapping[str, Tensor],
     dtype: torch.dtype,
-    data: Any = None,
-    loss: Loss | None = None,
-    seed: int = 0,
-    batch: int | None = None,
+    evidence: Evidence = NONE,
+    *,
     wanted: frozenset[str] | None = None,
-    initialise: Factory | None = None,
     prunable: frozenset[str] | None = None,
 ) -> Workspace:
     """Everything that a pass is evaluated with.
@@ -108,31 +104,22 @@ def workspace(
 
     Raises ``PKC502`` when it reads data and there are none.
     """
-    if data is None and chosen.needs_data:
+    if evidence.data is None and chosen.needs_data:
         raise no_data(f"the pass '{chosen.name}'")
-    samples, target = (None, None)
-    if data is not None and chosen.needs_data:
-        samples, target = sample_inputs(captured, as_pair(data, seed))
-    names = wanted if wanted is not None else frozenset(s.name for s in captured.graph.parameters)
-    training = chosen.mode == "train"
-    given = (captured, dtype, masks, names, samples, target, loss, batch, training)
-    return Workspace(*given, initialise=initialise, prunable=prunable)
-
-
-def as_pair(data: Any, seed: int) -> Any:
-    """(x, y) as it is; of a Dataset or a DataLoader (or loaded data) the samples and targets."""
-    if isinstance(data, Dataset | DataLoader):
-        data = subset(data, seed=seed)
-    return (data.x, data.y) if isinstance(data, LoadedData) else data
-
-
-def planned_data(given: Any, plan: Plan) -> Any:
-    """The data of a plan's rounds: what the caller gives (of a Dataset a subset), else what the schedule names, if anything reads
-    it."""
-    if isinstance(given, Dataset | DataLoader):
-        return subset(given, seed=plan.seed)
-    spec = plan.schedule.data
-    return load_data(spec, plan.seed) if given is None and spec is not None and plan.needs_data else given
+    samples, target = sample_inputs(captured, evidence.data) if chosen.needs_data else (None, None)
+    return Workspace(
+        captured,
+        dtype,
+        masks,
+        frozenset(s.name for s in captured.graph.parameters) if wanted is None else wanted,
+        samples,
+        target,
+        evidence.loss,
+        evidence.batch,
+        training=chosen.mode == "train",
+        initialise=evidence.initialise,
+        prunable=prunable,
+    )
 
 
 def evaluate(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] = (0, 0)) -> Scores:

@@ -19,10 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pkcompiler import pipeline, usercode
+from pkcompiler import usercode
 from pkcompiler.analyses.run import analyse_capture
 from pkcompiler.data import LoadedData, load_data
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.driver.open import Opened, captured_on, find_device, objective_of, open_model
+from pkcompiler.driver.prune import job
 from pkcompiler.files import sha256_of, unwritable
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.spec import set_seed
@@ -165,9 +167,9 @@ def _unchanged(cell: Cell, files: Mapping[Path, str]) -> None:
         raise fail("PKC482", f"'{changed[0]}' changed while the study ran", note)
 
 
-def opened_of(cell: Cell) -> pipeline.Opened:
+def opened_of(cell: Cell) -> Opened:
     """The cell's model, built with its seed."""
-    return pipeline.open_model(cell.model, seed=cell.seed)
+    return open_model(cell.model, seed=cell.seed)
 
 
 def data_of(cell: Cell) -> LoadedData | None:
@@ -190,24 +192,24 @@ def _pruned(cell: Cell, record: Record) -> _Network:
     """The network under the masks of its plan; puts what is kept into the record."""
     opened = opened_of(cell)
     data = None if cell.plan is not None and cell.plan.needs_data else data_of(cell)
-    loss, _ = pipeline.objective_of(opened, None)
+    loss, _ = objective_of(opened, None)
     if cell.plan is None:
         _same_samples(cell, data)
-        captured = pipeline.captured_on(opened, pipeline.find_device(cell.device), torch.float64)
+        captured = captured_on(opened, find_device(cell.device), torch.float64)
         masks: Mapping[str, Tensor] = {}
         sizes = candidates(captured.graph).sizes
         kept = total = sum(sizes.values())
     else:
         set_seed(cell.seed)
-        job = pipeline.job(opened, cell.plan, data_source=cell.data_source, device=cell.device)
-        data = data or job.data
+        task = job(opened, cell.plan, data_source=cell.data_source, device=cell.device)
+        data = data or task.data
         _same_samples(cell, data)
-        captured, last = job.run.captured, None
-        for state in job.run.rounds():
+        captured, last = task.run.captured, None
+        for state in task.run.rounds():
             last = state
         assert last is not None
         masks, kept, total = last.masks, last.kept, last.total
-        sizes = job.run.candidates(job.run.plan.stages[-1]).sizes
+        sizes = task.run.candidates(task.run.plan.stages[-1]).sizes
     effective = topology(captured.graph, captured.tensors, masks).effective
     on_paths = sum(int(effective[name].sum()) for name in sizes)
     record["kept"] = {"weights": kept, "of": total, "on_paths": on_paths}

@@ -8,8 +8,9 @@ import torch
 
 from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import Diagnostic, PkcError
-from pkcompiler.pipeline import find_device
+from pkcompiler.driver.open import find_device
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.study.cell import apart, data_of, load_train, opened_of
 from pkcompiler.study.grid import Cell
 
@@ -59,7 +60,7 @@ def _targets(cells: Sequence[Cell], data: dict[str | None, LoadedData | None]) -
         read = data[cell.data_source]
         pair = (read.x, read.y) if read is not None else None
         try:
-            Run(captured, cell.plan, torch.float64, pair, initialise=opened.initialise)
+            Run(captured, cell.plan, torch.float64, Evidence(pair, initialise=opened.initialise))
         except PkcError as error:
             found += error.diagnostics
     return found

@@ -20,8 +20,8 @@ from pkcompiler.lowering.apply import applied_masks, refuse_inference
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.paths.sources import first_sample
 from pkcompiler.predict.initial import Factory
+from pkcompiler.scoring.evidence import Evidence, as_pair, planned_data
 from pkcompiler.scoring.losses import Loss
-from pkcompiler.scoring.score import as_pair, planned_data
 from pkcompiler.training.agenda import Agenda, check_agenda, stretched, trains
 from pkcompiler.training.checkpoint import Checkpoint
 from pkcompiler.training.cycles import Cycles
@@ -123,10 +123,10 @@ class TrainingSchedule:
         check_agenda(self.agenda, epochs, steps_per_epoch or length_of(loader))
         others = {**({} if lr_scheduler is None else {LR_SCHEDULER: lr_scheduler}), **(also or {})}
         trained = Trained(model, optimizer, others, generators_of(loader, _generators(generators)))
-        samples = self._data(data)
-        inputs = _example(samples) if example_inputs is None else example_inputs
+        evidence = Evidence(self._data(data), loss, initialise=initialise)
+        inputs = _example(evidence.data) if example_inputs is None else example_inputs
         masks = {n: m.cpu() for n, m in applied_masks(model).items()}
-        pruner = Pruner(model, inputs, self.plan.with_stages(self.agenda.stages), samples, loss, dtype, initialise, masks)
+        pruner = Pruner(model, inputs, self.plan.with_stages(self.agenda.stages), evidence, dtype, masks)
         file = None if checkpoint is None else Checkpoint(Path(checkpoint), recipe_of(self.text, trained, epochs, dtype, loader))
         run = Cycles(trained, pruner, self.agenda, epochs, file, checkpoint_steps, masks)
         found = file.read(resume) if file else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,9 @@ from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.lang.plan import Plan
 from pkcompiler.lowering.zero_rows import undefined_faults
-from pkcompiler.predict.initial import Factory
 from pkcompiler.pruning.rounds import Run
 from pkcompiler.pruning.state import Round
-from pkcompiler.scoring.losses import Loss
-from pkcompiler.scoring.score import as_pair
+from pkcompiler.scoring.evidence import Evidence, as_pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +47,15 @@ class Visit:
 class Pruner:
     """Scores a model with a plan; the model itself is never touched.
 
-    ``data``: a pair, or a function of no arguments that gives one (or a Dataset) for each round. ``initial``: the first masks.
+    The data of ``evidence`` are a pair, or a function of no arguments that gives one (or a Dataset) for each round. ``initial``:
+    the first masks.
     """
 
     model: nn.Module
     example_inputs: Any
     plan: Plan
-    data: Any
-    loss: Loss | None
+    evidence: Evidence
     dtype: torch.dtype
-    initialise: Factory | None = None
     initial: Mapping[str, Tensor] = field(default_factory=dict)
     _captured: Capture | None = None
 
@@ -67,13 +64,14 @@ class Pruner:
 
         Raises PkcError as :func:`pkcompiler.prune`: ``PKC410`` for layer collapse, ``PKC405`` for weights that are not finite.
         """
-        data = as_pair(self.data(), self.plan.seed) if callable(self.data) else self.data
-        return self._run(data).rounds(masks=self.initial, after=after)
+        given = self.evidence.data
+        drawn = replace(self.evidence, data=as_pair(given(), self.plan.seed)) if callable(given) else self.evidence
+        return self._run(drawn).rounds(masks=self.initial, after=after)
 
     def check(self) -> None:
         """Refuse at once what would fail later: models that do not lift, globs without a match, targets out of reach, also of
         the masks that are there already, what ``lower`` demands and no stage makes, no data."""
-        run = self._run(self.data)
+        run = self._run(self.evidence)
         run.foresee(self.initial)
         if remark := run.remark():
             warnings.warn(remark, stacklevel=5)
@@ -85,12 +83,10 @@ class Pruner:
     def conclude(self, masks: Mapping[str, Tensor]) -> None:
         """After the last round: raises ``PKC424`` where the masks are not as ``lower`` demands."""
         if self.plan.schedule.lower:
-            self._run(self.data).demands(masks)
+            self._run(self.evidence).demands(masks)
 
-    def _run(self, data: Any) -> Run:
-        return Run(
-            self._refreshed(), self.plan, self.dtype, data, self.loss, state=self.model.state_dict(), initialise=self.initialise
-        )
+    def _run(self, evidence: Evidence) -> Run:
+        return Run(self._refreshed(), self.plan, self.dtype, evidence, state=self.model.state_dict())
 
     def _refreshed(self) -> Capture:
         """The capture of a copy, which gets the model's values; captured anew where they may have changed the graph."""

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from pkcompiler.analyses.run import run_analysis
+from pkcompiler.driver.prune import prune
 from pkcompiler.lang.library import find_pass
 from pkcompiler.pruning.collapse import Collapsed
-from pkcompiler.pruning.rounds import prune
 
 X = torch.randn(6, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
 DATA = (X, torch.arange(6) % 4)

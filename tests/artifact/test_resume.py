@@ -47,7 +47,7 @@ import os, signal, sys
 import torch
 from pkcompiler.cli import main
 from pkcompiler.pruning import resume
-import pkcompiler.pipeline, pkcompiler.cli.summary, pkcompiler.artifact.read
+import pkcompiler.driver.prune, pkcompiler.cli.summary, pkcompiler.artifact.read
 resume.CHECKPOINT_EVERY = 0.0
 torch.set_num_threads(1)
 pkcompiler.prune(torch.nn.Linear(2, 2), torch.ones(1, 2), "synflow", density=0.5).report

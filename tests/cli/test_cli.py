@@ -187,32 +187,32 @@ def test_ops() -> None:
 
 
 @pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
-    """A pipeline that notes what it is asked for."""
+def driver(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """A driver that notes what it is asked for."""
     asked: dict[str, object] = {}
 
     def open_model(spec: str, **options: object) -> SimpleNamespace:
         asked.update(options, spec=spec)
         return SimpleNamespace(graph=parse_graph(GRAPH))
 
-    module = ModuleType("pkcompiler.pipeline")
+    module = ModuleType("pkcompiler.driver.open")
     module.open_model = open_model  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pkcompiler.pipeline", module)
-    monkeypatch.setattr("pkcompiler.pipeline", module, raising=False)
+    monkeypatch.setitem(sys.modules, "pkcompiler.driver.open", module)
+    monkeypatch.setattr("pkcompiler.driver.open", module, raising=False)
     return asked
 
 
-def test_ir_prints_what_parses_back(pipeline: dict[str, object]) -> None:
+def test_ir_prints_what_parses_back(driver: dict[str, object]) -> None:
     assert parse_graph(pkc("ir", "net.py").stdout) == parse_graph(GRAPH)
     assert json.loads(pkc("ir", "net.py", "--format", "json").stdout)["name"] == "net"
     assert pkc("ir", "net.py", "--format", "dot").stdout.startswith('digraph "net" {')
 
 
-def test_ir_hands_its_options_on(pipeline: dict[str, object]) -> None:
+def test_ir_hands_its_options_on(driver: dict[str, object]) -> None:
     args = ("--arg", "width=8", "--input", "1x3x8x8", "--input", "int64:1x4", "--output", "1", "--seed", "7", "--weights", "w.pt")
     assert pkc("ir", "net.py:f", *args, "--plugin", "ops.py", "--gate", "aten.sin.default").exit_code == 0
-    assert callable(pipeline.pop("say"))
-    assert pipeline == {
+    assert callable(driver.pop("say"))
+    assert driver == {
         "spec": "net.py:f",
         "args": ("width=8",),
         "inputs": ("1x3x8x8", "int64:1x4"),
@@ -223,21 +223,21 @@ def test_ir_hands_its_options_on(pipeline: dict[str, object]) -> None:
         "gates": ("aten.sin.default",),
     }
     pkc("ir", "net.py", "--output", "logits")
-    assert pipeline["output"] == "logits"
+    assert driver["output"] == "logits"
 
 
-def test_an_unexpected_exception_is_a_traceback(pipeline: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pkcompiler.pipeline.open_model", None)
+def test_an_unexpected_exception_is_a_traceback(driver: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pkcompiler.driver.open.open_model", None)
     with pytest.raises(TypeError):
         pkc("ir", "net.py")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, click.Abort])
-def test_interrupted(pipeline: dict[str, object], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None:
+def test_interrupted(driver: dict[str, object], monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("pkcompiler.pipeline.open_model", interrupted)
+    monkeypatch.setattr("pkcompiler.driver.open.open_model", interrupted)
     assert pkc("ir", "net.py").exit_code == 130
 
 

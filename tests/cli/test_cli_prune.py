@@ -201,7 +201,7 @@ def test_no_absolute_path_is_recorded(home: Path) -> None:
 
 
 def test_weights_are_recorded_and_scored(home: Path) -> None:
-    from pkcompiler.pipeline import open_model
+    from pkcompiler.driver.open import open_model
 
     state = {n: t * 2 for n, t in open_model("mlp.py").module.state_dict().items()}
     save_file(state, "w.safetensors")

@@ -17,6 +17,7 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_schedule
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.selection import quantity
 from tests.cli_support import home, pkc
 
@@ -147,13 +148,13 @@ schedule everything {
 def test_any_state_goes_on_to_the_same_masks(tmp_path: Path) -> None:
     model = mlp()
     captured, plan = capture(model, X, dtype=torch.float64), plan_of(schedule=EVERYTHING)
-    states = list(Run(captured, plan, torch.float64, DATA).rounds())
+    states = list(Run(captured, plan, torch.float64, Evidence(DATA)).rounds())
     assert [s.round for s in states] == [1, 2, 1, 2, 3, 1, 2, 3, 1, 2, 3, 4] and states[-1].stopped
     for state in states[:-1]:
         write_state(tmp_path / "s", state, 1.0, "r")
         loaded = read_state(tmp_path / "s", "r")
         assert loaded is not None and loaded[0].stopped == state.stopped
-        last = list(Run(captured, plan, torch.float64, DATA).rounds(after=loaded[0]))[-1]
+        last = list(Run(captured, plan, torch.float64, Evidence(DATA)).rounds(after=loaded[0]))[-1]
         assert all(torch.equal(last.masks[n], m) for n, m in states[-1].masks.items())
         assert (last.density, last.kept, last.stopped) == (states[-1].density, states[-1].kept, states[-1].stopped)
 

@@ -17,6 +17,7 @@ from pkcompiler.artifact.resume import read_state, write_state
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.selection.floors import fewest, served
 from pkcompiler.structure import kept_of, masks_of
 
@@ -31,7 +32,9 @@ def mlp(*widths: int) -> nn.Module:
 
 
 def states(model: nn.Module, text: str, x: torch.Tensor = X, masks=None, after=None, data=None):
-    run = Run(capture(model, x, dtype=torch.float64), plan_of(schedule=text), torch.float64, data, state=model.state_dict())
+    run = Run(
+        capture(model, x, dtype=torch.float64), plan_of(schedule=text), torch.float64, Evidence(data), state=model.state_dict()
+    )
     return list(run.rounds(masks=masks, after=after))
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.scoring.score import evaluate, workspace
 
 TOLERANCE = 1e-10
@@ -83,7 +84,7 @@ def captured(name: str):
 def scored(case: Case, pass_: str, masks=None, loss=None) -> np.ndarray:
     """The scores, flat in the order of the case's parameters."""
     chosen = find_pass(pass_)
-    work = workspace(captured(case.name), chosen, masks or {}, torch.float64, (case.signed, labels(case)), loss)
+    work = workspace(captured(case.name), chosen, masks or {}, torch.float64, Evidence((case.signed, labels(case)), loss))
     found = evaluate(chosen, work, 0)
     return flat([found[n] for n, _ in case.module.named_parameters()]).numpy() * 2.0**found.exponent
 

@@ -14,11 +14,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.prune import prune
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
 from pkcompiler.paths.topology import topology
-from pkcompiler.pruning.rounds import prune
 from pkcompiler.scoring.functions.balance.balance import Ordering, turns_of
 from pkcompiler.scoring.functions.balance.counts import Counts, Leads, weight_of
 from pkcompiler.scoring.functions.balance.cover import Shares, in_turn, taken
@@ -245,7 +245,7 @@ def test_each_layer_is_optimal_at_the_layers_before_it(density, nodes, kernels):
     torch.manual_seed(3)
     model, x = Plain(), torch.randn(1, 4)
     captured, declared = capture(model, (x,)), find_pass(pass_of("uniform()"))
-    work = workspace(captured, declared, {}, torch.float64, None, None, 0, None, None)
+    work = workspace(captured, declared, {}, torch.float64)
     shares = {"first.weight": 12, "second.weight": 9, "last.weight": 12}
     shares = {n: round(density * k) for n, k in shares.items()}
     work.goal = Goal(frozenset(shares), sum(shares.values()), shares)

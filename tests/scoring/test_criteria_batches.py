@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pkcompiler import PkcError, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.scoring.score import evaluate, workspace
 from pkcompiler.scoring.total_loss import load_loss
 
@@ -79,7 +80,7 @@ def captured(tokens: bool):
 def scored(text: str, loss, target: Tensor, batch: int | None) -> Tensor:
     chosen, tokens = find_pass(pass_of(text)), target is TOKENS
     x = (reading() if tokens else drawn())[1]
-    found = evaluate(chosen, workspace(captured(tokens), chosen, {}, torch.float64, (x, target), loss, batch=batch), 0)
+    found = evaluate(chosen, workspace(captured(tokens), chosen, {}, torch.float64, Evidence((x, target), loss, batch)), 0)
     return torch.cat([t.flatten() for t in found.values()]) * 2.0**found.exponent
 
 
@@ -193,7 +194,8 @@ def test_losses_of_samples_that_are_no_parts_of_the_loss_are_refused(batch) -> N
 
 def test_a_loss_may_read_no_targets() -> None:
     chosen, (_, x) = find_pass("snip"), drawn()
-    work = [workspace(captured(False), chosen, {}, torch.float64, x, lambda o, y: o.square().mean(), batch=b) for b in (None, 1, 3)]
+    given = [Evidence(x, lambda o, y: o.square().mean(), b) for b in (None, 1, 3)]
+    work = [workspace(captured(False), chosen, {}, torch.float64, evidence) for evidence in given]
     whole, *cut = [torch.cat([t.flatten() for t in evaluate(chosen, w, 0).values()]) for w in work]
     for found in cut:
         same(found, whole)

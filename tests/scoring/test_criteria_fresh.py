@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.scoring.repeat import single
 from pkcompiler.scoring.score import evaluate, score, workspace
 from pkcompiler.scoring.streams import Draw
@@ -219,7 +220,7 @@ def test_momentum_same_batches_and_training_mode(name: str, train: bool) -> None
     if train:
         return
     captured = capture(case.module, case.example_inputs, dtype=torch.float64)
-    work = workspace(captured, find_pass(text), masks, torch.float64, (x, y), squares, batch=3)
+    work = workspace(captured, find_pass(text), masks, torch.float64, Evidence((x, y), squares, 3))
     close(evaluate(find_pass(text), work, 0), wanted)
 
 
@@ -310,7 +311,7 @@ def test_seeds_rounds_and_repetitions(name: str) -> None:
     x, _ = samples(case, 8)
     captured = capture(module, case.example_inputs, dtype=torch.float64)
     chosen = find_pass(name)
-    work = workspace(captured, chosen, {}, torch.float64, (x, torch.arange(8) % 3) if chosen.needs_data else None)
+    work = workspace(captured, chosen, {}, torch.float64, Evidence((x, torch.arange(8) % 3)))
 
     def at(seed: int, moment: tuple[int, int]) -> Tensor:
         found = evaluate(chosen, work, seed, moment)
@@ -340,7 +341,7 @@ def test_repeat_is_the_mean(body: str) -> None:
     x, _ = samples(case, 6)
     captured = capture(module, case.example_inputs, dtype=torch.float64)
     chosen = find_pass(one(body + " repeat = 3"))
-    work = workspace(captured, chosen, {}, torch.float64, (x, torch.arange(6) % 3))
+    work = workspace(captured, chosen, {}, torch.float64, Evidence((x, torch.arange(6) % 3)))
     singles = [single(chosen, work, Draw(4, (0, 0), r)) for r in range(3)]
     assert not torch.equal(singles[0].tensors["3.weight"], singles[1].tensors["3.weight"])
     close(evaluate(chosen, work, 4), {n: sum(s.plain().tensors[n] for s in singles) / 3 for n in singles[0].tensors})  # type: ignore[misc]

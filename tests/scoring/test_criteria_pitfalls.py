@@ -12,6 +12,7 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass, library_names
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.pruning.rounds import Run
+from pkcompiler.scoring.evidence import Evidence
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(12) % 3
@@ -140,7 +141,7 @@ def test_what_rounds_prune_stays_pruned():
         if find_pass(name).among == "all":
             continue
         before: dict[str, torch.Tensor] = {}
-        for state in Run(whole, plan_of(name, target=("density", 0.3), rounds=5), torch.float64, DATA).rounds():
+        for state in Run(whole, plan_of(name, target=("density", 0.3), rounds=5), torch.float64, Evidence(DATA)).rounds():
             assert not any(bool((state.masks[n] & ~before[n]).any()) for n in before), name
             before = state.masks
         assert sum(int(m.sum()) for m in before.values()) == round(0.3 * 52)

@@ -19,6 +19,7 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
 from pkcompiler.paths.semiring import settings
 from pkcompiler.scoring.detached import swept
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.scoring.score import evaluate as evaluated
 from pkcompiler.scoring.score import workspace
 
@@ -73,7 +74,7 @@ def masks_of(case: Case) -> dict[str, torch.Tensor]:
 def scored(name: str, pass_name: str, masks=None) -> np.ndarray:
     case, chosen = built(name), find_pass(pass_name)
     data = (case.signed, torch.zeros(len(case.signed), dtype=torch.int64))
-    found = evaluated(chosen, workspace(captured(name), chosen, masks or {}, torch.float64, data), 0)
+    found = evaluated(chosen, workspace(captured(name), chosen, masks or {}, torch.float64, Evidence(data)), 0)
     return np.ldexp(case.flat(dict(found.tensors)), found.exponent)
 
 
@@ -121,7 +122,7 @@ def test_px_under_masks(name):
 
 def test_the_reach_is_the_same_in_pieces_and_nothing_is_derived_through_it():
     case = built("shortcut")
-    work = workspace(captured("shortcut"), find_pass("px"), {}, torch.float64, (case.signed, torch.zeros(3)))
+    work = workspace(captured("shortcut"), find_pass("px"), {}, torch.float64, Evidence((case.signed, torch.zeros(3))))
     reach = settings(edge="1", gates="data^2", pools="data", dtype=torch.float64)
     whole, cut = (swept(work.captured, reach, work.samples, "data^2", {}, n) for n in (3, 2))
     assert whole.exponent == cut.exponent and not whole.tensor.requires_grad

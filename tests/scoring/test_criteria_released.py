@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pkcompiler import PkcError, prune, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.scoring.score import evaluate, workspace
 from pkcompiler.scoring.streams import Draw
 from tests.scoring import released
@@ -62,7 +63,7 @@ def test_grasp_is_what_the_released_program_computes(name: str, mode: str) -> No
     found = {}
     for pass_ in ("grasp", "abs-grasp", "grasp-all"):
         chosen = find_pass(find_pass(pass_).text.replace("rounds = 1", f"mode = {mode}\n rounds = 1"))
-        got = evaluate(chosen, workspace(captured, chosen, {}, torch.float64, (x, y), batch=4), 0)
+        got = evaluate(chosen, workspace(captured, chosen, {}, torch.float64, Evidence((x, y), batch=4)), 0)
         found[pass_] = {n: 4 * got[n] * 2.0**got.exponent for n in names}
     same(found["grasp"], wanted)
     same(found["abs-grasp"], {n: t.abs() for n, t in wanted.items()})

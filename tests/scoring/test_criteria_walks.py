@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.prune import prune
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
 from pkcompiler.paths.topology import topology
-from pkcompiler.pruning.rounds import prune
 from pkcompiler.scoring.functions.walks.hops import Along, Relation, Same
 from pkcompiler.scoring.functions.walks.order import order_of
 from pkcompiler.scoring.functions.walks.walker import Walker, generator

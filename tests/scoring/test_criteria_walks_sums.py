@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.prune import prune
 from pkcompiler.frontend.capture import capture
 from pkcompiler.paths.topology import topology
-from pkcompiler.pruning.rounds import prune
 from pkcompiler.scoring.functions.walks.walker import Walker
 
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from pkcompiler import PkcError, score
 from pkcompiler.lang.library import find_pass
 from pkcompiler.scoring.evaluate import seeded_uniform
+from pkcompiler.scoring.evidence import Evidence
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(12) % 3
@@ -85,7 +86,7 @@ def test_a_loss_is_accumulated_before_the_absolute_value():
 
     snip = find_pass("snip")
     captured = capture(network(), X[:1], dtype=torch.float64)
-    whole, cut = (evaluate(snip, workspace(captured, snip, {}, torch.float64, DATA, batch=b), 0) for b in (None, 5))
+    whole, cut = (evaluate(snip, workspace(captured, snip, {}, torch.float64, Evidence(DATA, batch=b)), 0) for b in (None, 5))
     same(cut, whole)
 
 

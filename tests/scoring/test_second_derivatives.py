@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from pkcompiler import PkcError, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
+from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.scoring.functions import derivatives
 from pkcompiler.scoring.score import evaluate, workspace
 from tests.scoring.second_tools import (
@@ -77,7 +78,7 @@ def test_a_mean_of_losses_is_the_loss_and_batches_change_nothing(body: str) -> N
     found = capture(case.module, case.example_inputs, dtype=torch.float64)
     lengths: list[int] = []
     found.module.register_forward_pre_hook(lambda module, inputs: lengths.append(len(inputs[0])))
-    whole, cut = (evaluate(mine, workspace(found, mine, {}, torch.float64, data, batch=b), 0) for b in (None, 4))
+    whole, cut = (evaluate(mine, workspace(found, mine, {}, torch.float64, Evidence(data, batch=b)), 0) for b in (None, 4))
     assert set(lengths) == {6, 4, 2}
     again = score(case.module, case.example_inputs, mine.text.replace("mean(losses, over = sample)", "loss"), data=data)
     for name in whole:
@@ -97,7 +98,7 @@ def test_what_is_made_of_outputs_is_differentiated_twice_batch_by_batch() -> Non
     _, h = dense(case, function, None)
     mine = find_pass(pass_of(body))
     for batch in (None, 2):
-        work = workspace(captured("block"), mine, {}, torch.float64, (case.signed, labels(case)), batch=batch)
+        work = workspace(captured("block"), mine, {}, torch.float64, Evidence((case.signed, labels(case)), batch=batch))
         close(flat(evaluate(mine, work, 0).values()).numpy(), h @ case.theta)
 
 
@@ -110,7 +111,7 @@ def test_dropout_draws_the_same_in_every_run_of_a_batch() -> None:
     )
     network = capture(model, x[:1], dtype=torch.float64)
     for batch in (None, 2):
-        found = evaluate(mine, workspace(network, mine, {}, torch.float64, (x, y), batch=batch), 0)
+        found = evaluate(mine, workspace(network, mine, {}, torch.float64, Evidence((x, y), batch=batch)), 0)
         assert max(float(t.abs().max()) for t in found.values()) < 1e-14
 
 

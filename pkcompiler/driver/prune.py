@@ -1,12 +1,4 @@
-"""The driver: from what a user types to a graph, a certificate, masks, an artifact. Reads as the table of contents.
-
-open_model    spec, inputs, weights -> a module with its inputs
-graph         -> trace, export, lift
-certificate   -> is the lift the model?
-job           a plan, data and a loss -> a run, ready to start
-prune_to      -> rounds, checkpoints, an artifact
-compare       artifacts -> densities, overlaps, norms
-"""
+"""Prune: words -> a plan; a model, a plan, data and a loss -> a run -> rounds, checkpoints, an artifact."""
 
 from __future__ import annotations
 
@@ -14,167 +6,130 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
-from pkcompiler import usercode
+from pkcompiler.arguments import checked
 from pkcompiler.artifact.resume import Work, begin
 from pkcompiler.artifact.write import write
 from pkcompiler.data import LoadedData, load_data
 from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.frontend.inputs import Inputs, example_inputs
-from pkcompiler.frontend.load_weights import load_weights
-from pkcompiler.frontend.spec import LoadedModel, load_model, rebuilt
+from pkcompiler.driver.open import Opened, Say, captured_on, find_device, objective_of, quiet
+from pkcompiler.frontend.capture import Capture, captured_for_caller
+from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.text import print_graph
-from pkcompiler.ir.types import PathGraph
-from pkcompiler.lang.plan import Plan, refuse_training
+from pkcompiler.lang.ast import Pass, Schedule
+from pkcompiler.lang.plan import Plan, plan_of, refuse_training
+from pkcompiler.lang.words import rows
 from pkcompiler.modes import in_own_modes
-from pkcompiler.paths.certificate import Certificate, certify_capture
 from pkcompiler.paths.topology import topology
+from pkcompiler.predict.initial import Factory
 from pkcompiler.pruning.collapse import Collapsed
 from pkcompiler.pruning.progress import bar
-from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, state_of
+from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, origin_of, state_of
 from pkcompiler.pruning.rounds import Run
 from pkcompiler.pruning.state import Pruned, Round
+from pkcompiler.scoring.evidence import Evidence, planned_data
 from pkcompiler.scoring.losses import Loss
-from pkcompiler.scoring.total_loss import load_loss
 
-Say = Callable[[str], None]
-"""Takes one line for the reader of stderr."""
+TARGETS = ("sparsity", "density", "compression", "flops", "size")
 
 
-def quiet(message: str) -> None:
-    """Says nothing."""
+def words(given: str | Sequence[str], setting: str) -> list[str]:
+    """Globs of parameters, or the words (``bias``, ``norm`` ...) that ``include`` and ``except`` know, as a stage holds them."""
+    known = {row.name for row in rows("value", setting)}
+    return [f"@{text}" if text in known else text for text in ([given] if isinstance(given, str) else given)]
 
 
-# a model -----------------------------------------------------------------------------------------------------------------
+def target_of(given: Mapping[str, float | None]) -> tuple[str, float] | None:
+    """The one target of a call, None for none. Raises ``PKC404`` for several."""
+    found = [(word, value) for word, value in given.items() if value is not None]
+    if len(found) > 1:
+        names = " and ".join(f"{word}={value:g}" for word, value in found)
+        raise fail("PKC404", f"{len(found)} targets are given: {names}", "give one of them")
+    return found[0] if found else None
 
 
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A model that a spec names, ready to be traced. ``weights_sha256``: of the file given; ``plugins``: name to sha256."""
-
-    module: nn.Module
-    inputs: Inputs
-    loaded: LoadedModel
-    output: str | int | None
-    seed: int
-    args: Mapping[str, object]
-    gates: tuple[str, ...]
-    plugins: Mapping[str, str]
-    weights_sha256: str | None
-    say: Say
-
-    @property
-    def name(self) -> str:
-        """The stem of the file or module."""
-        return self.loaded.name
-
-    @cached_property
-    def captured(self) -> Capture:
-        """Traced and lifted in the model's own precision."""
-        return self.capture(None)
-
-    @property
-    def graph(self) -> PathGraph:
-        """The path graph."""
-        return self.captured.graph
-
-    @property
-    def initialise(self) -> Callable[[int], nn.Module] | None:
-        """Seed to a fresh model by the factory; None where there is none, or where the weights are given."""
-        if self.loaded.built or self.weights_sha256 is not None:
-            return None
-        return lambda seed: rebuilt(self.loaded, self.args, seed)
-
-    def capture(self, dtype: torch.dtype | None, inputs: Any = None) -> Capture:
-        """Trace and lift in another precision, or at other inputs; says which output was chosen and what a static batch means."""
-        chosen = self.inputs if inputs is None else inputs
-        found = capture(self.module, chosen, dtype=dtype, output=self.output, gates=self.gates, name=self.name)
-        if self.output is None and found.call.output_name != "output":
-            self.say(f"several outputs: '{found.call.output_name}' is analysed; --output NAME chooses another")
-        for text in found.remarks:
-            self.say(text)
-        return found
-
-    def describe(self) -> dict[str, Any]:
-        """The manifest's entry ``model``."""
-        return {
-            "class": type(self.module).__name__,
-            "spec": self.loaded.spec,
-            "factory": self.loaded.factory,
-            "built": self.loaded.built,
-            "args": {key: repr(value) for key, value in self.args.items()},
-            "sha256": self.loaded.sha256,
-            "seed": self.seed,
-            "weights_sha256": self.weights_sha256,
-            "output": None if self.output is None else str(self.output),
-            "gates": list(self.gates),
-            "plugins": dict(self.plugins),
-        }
-
-
+@checked
 @in_own_modes
-def open_model(
-    spec: str,
+def prune(
+    model: nn.Module,
+    example_inputs: Any,
+    pass_: str | Path | Pass | None = None,
     *,
-    args: Sequence[str] = (),
-    inputs: Sequence[str] = (),
-    output: str | int | None = None,
+    density: float | None = None,
+    sparsity: float | None = None,
+    compression: float | None = None,
+    flops: float | None = None,
+    size: float | None = None,
+    schedule: str | Path | Schedule | None = None,
+    rounds: int | None = None,
+    curve: str | None = None,
+    scope: str | None = None,
+    select: str | None = None,
+    structure: str | None = None,
+    include: str | Sequence[str] = (),
+    except_: str | Sequence[str] = (),
+    data: Any = None,
+    loss: Loss | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     seed: int = 0,
-    weights: str | None = None,
-    plugins: Sequence[str] = (),
-    gates: Sequence[str] = (),
-    say: Say = quiet,
-) -> Opened:
-    """A model from the words of a command line: plugins are imported first, then the model is built, fed and weighted.
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    output: str | int | None = None,
+    progress: bool = False,
+    initialise: Factory | None = None,
+) -> Pruned:
+    """Prune a model by a pass to a target, or by a schedule: the words of ``pkc prune``. The model is not changed.
 
-    Raises what :mod:`~pkcompiler.frontend.spec`, ``inputs`` and ``weights`` raise, all with the user's own words.
+    ``pass_``: a name of the library, a ``.pkc`` file or its text; ``schedule``: a file or text. One target: ``density`` (the part
+    that is kept), ``sparsity`` (that is removed), ``compression`` (weights per kept weight), ``flops`` (the part of the
+    multiply-adds at the example that is left) or ``size`` (bytes of the sparse file). ``rounds``, ``curve``, ``scope`` (``global``,
+    ``layer``, ``uniform``, ``erk``), ``select`` (``exact``, ``kth-le``) and ``structure`` (``2:4``, ``block(16, 16)``,
+    ``channel``) override what pass and schedule say. ``include`` and ``except_``: names, globs or words (``bias``, ``norm``,
+    ``embedding``; ``frozen`` for ``except_``) of parameters that are pruned too, and that are kept whole. ``data``: as of
+    :func:`score`; default what the schedule names. ``masks``: where to start from. ``dtype``: of the sweeps, default float64.
+    ``device``: where scores are computed, default where the model is. ``output``: which, where the model returns several.
+    ``initialise(seed)`` builds a fresh model, for passes with ``init = fresh``. Raises PkcError: ``PKC4xx`` for targets and layer
+    collapse, else as :func:`score`.
     """
-    registered = {Path(plugin).name: import_plugin(plugin) for plugin in plugins}
-    arguments = usercode.parse_arguments(args)
-    loaded = load_model(spec, arguments, seed)
-    fed = example_inputs(loaded, inputs, seed)
-    digest = None if weights is None else load_weights(loaded.module, weights)
-    if weights is None:
-        say(f"no --weights given: the network is a random initialisation (seed {seed})")
-    return Opened(loaded.module, fed, loaded, output, seed, arguments, tuple(gates), registered, digest, say)
+    targets = zip(TARGETS, (sparsity, density, compression, flops, size), strict=True)
+    plan = plan_of(
+        pass_,
+        schedule=schedule,
+        target=target_of(dict(targets)),
+        rounds=rounds,
+        curve=curve,
+        scope=scope,
+        select=select,
+        structure=structure,
+        include=words(include, "include"),
+        exclude=words(except_, "except"),
+        seed=seed,
+    )
+    refuse_training(plan)
+    precision = dtype or torch.float64
+    captured = _captured(model, example_inputs, precision, device, output)
+    found = planned_data(data, plan)
+    evidence = Evidence.of(found, plan.seed, loss, initialise)
+    run = Run(captured, plan, precision, evidence, state=model.state_dict())
+    pruned = replace(run.finish(masks, progress=progress), inputs=example_inputs)
+    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, found, loss))
 
 
-def import_plugin(file: str) -> str:
-    """Import a file with ``@path_op`` entries; returns the sha256 of its source."""
-    python = usercode.import_spec(usercode.parse_spec(file, "plugin"))
-    return usercode.source_hash(usercode.source_of(python))
-
-
-# its certificate -----------------------------------------------------------------------------------------------------------
-
-
-@in_own_modes
-def certificate(opened: Opened) -> Certificate:
-    """The certificates in float64, at standard normal inputs of the example's shapes (integer inputs as they are)."""
-    return certify_capture(opened.capture(torch.float64, random_inputs(opened.inputs, opened.seed)))
-
-
-def random_inputs(inputs: Inputs, seed: int) -> Inputs:
-    """Floating tensors drawn anew from a standard normal distribution."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor)
-
-    return Inputs(tuple(drawn(t) for t in inputs.args), {name: drawn(t) for name, t in inputs.kwargs.items()})
-
-
-# pruning -------------------------------------------------------------------------------------------------------------------
+def _captured(
+    model: nn.Module, inputs: Any, dtype: torch.dtype, device: str | torch.device | None, output: str | int | None
+) -> Capture:
+    if device is None:
+        return captured_for_caller(model, inputs, dtype=dtype, output=output)
+    where = find_device(str(device), dtype)
+    there = tree_map(lambda value: value.to(where) if isinstance(value, Tensor) else value, inputs)
+    return captured_for_caller(faithful_copy(model, inputs).to(where), there, dtype=dtype, output=output)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,8 +179,8 @@ def job(
     split = crossed_factors(captured.graph, "either", at_data=False)
     for name, word in plan.products.items() if split else ():
         opened.say(f"products of activations: {len(split)}, read by '{name}' as products = {word} (docs/theory.md, section 1)")
-    pair = None if data is None else data.on(where)
-    run = Run(captured, plan, dtype, pair, objective, data.batch if data else None, state=state, initialise=opened.initialise)
+    evidence = Evidence(data and data.on(where), objective, data.batch if data else None, opened.initialise)
+    run = Run(captured, plan, dtype, evidence, state=state)
     run.foresee({})
     if remark := run.remark():
         opened.say(remark)
@@ -243,34 +198,6 @@ def job(
         model={"source": opened.loaded.sha256, "seed": opened.seed, "args": str(sorted(opened.describe()["args"].items()))},
     )
     return Job(run, Provenance(state, opened.describe(), inputs, describe_data(data), recipe), data)
-
-
-def objective_of(opened: Opened, spec: str | None) -> tuple[Loss | None, str | None]:
-    """The loss that ``spec`` names, else ``loss`` of the model's file, else None (cross-entropy); and the hash of its source."""
-    if spec is not None:
-        return load_loss(spec)
-    found = getattr(opened.loaded.python, "loss", None)
-    if not callable(found):
-        return None, None
-    return load_loss(found, opened.loaded.source), opened.loaded.sha256
-
-
-def captured_on(opened: Opened, where: torch.device, dtype: torch.dtype) -> Capture:
-    """The model, moved to a device, traced and lifted at its inputs there."""
-    opened.module.to(where)
-    args, kwargs = tuple(t.to(where) for t in opened.inputs.args), {n: t.to(where) for n, t in opened.inputs.kwargs.items()}
-    return opened.capture(dtype, Inputs(args, kwargs))
-
-
-def find_device(name: str, dtype: torch.dtype = torch.float64) -> torch.device:
-    """``cpu``, ``cuda``, ``cuda:1`` ... Raises ``PKC411`` where it is not there, or holds no numbers of this precision."""
-    try:
-        found = torch.device(name)
-        torch.ones(1, device=found, dtype=dtype).item()
-    except (RuntimeError, AssertionError, TypeError, ImportError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise fail("PKC411", f"the device '{name}' cannot be used: {first}", "leave it out, or --device cpu") from None
-    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

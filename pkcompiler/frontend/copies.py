@@ -90,7 +90,7 @@ def _changed(model: nn.Module, twin: nn.Module) -> list[Diagnostic]:
     if type(twin).__name__ != type(model).__name__:  # a graph module has a class of its own, and so has its copy
         return [Diagnostic("PKC213", f"the copy of the model is a {type(twin).__name__}", notes=(CORRECT,))]
     mine, other = _state(model), _state(twin)
-    names = [n for n in mine.keys() | other.keys() if n not in mine or n not in other or not _same(mine[n], other[n])]
+    names = [n for n in mine.keys() | other.keys() if n not in mine or n not in other or not same_values(mine[n], other[n])]
     if not names:
         return []
     shown = first_few(sorted(names))
@@ -101,7 +101,7 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def same_values(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors are the same, NaNs at the same places included."""
     if is_lazy(a) or is_lazy(b):
         return is_lazy(a) and is_lazy(b)

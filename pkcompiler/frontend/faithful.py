@@ -45,7 +45,7 @@ def faithful_copy(model: nn.Module, example_inputs: Any) -> nn.Module:
     except PkcError as error:
         why = error.diagnostics[0].message
         raise fail("PKC213", f"the copy of the model fails where the model runs: {why}", CORRECT, note) from error
-    if not _same(own, other) and _same(own, _outputs(model, example_inputs)):
+    if not same_outputs(own, other) and same_outputs(own, _outputs(model, example_inputs)):
         raise fail("PKC213", "the copy of the model has another output at the example than the model itself", CORRECT, note)
     return twin
 
@@ -65,7 +65,7 @@ def _has_own_copying(model: nn.Module) -> bool:
 def _outputs(model: nn.Module, example_inputs: Any) -> list[Any]:
     """The flat outputs. The model is afterwards as it was before, but for what hangs below its attributes."""
     seen: list[Any] = []
-    with _left_alone(model), evaluating(model):
+    with left_alone(model), evaluating(model):
         handle = model.register_forward_hook(lambda module, args, output: seen.extend(pytree.tree_leaves(output)))
         try:
             bind_call(model, example_inputs)
@@ -75,7 +75,7 @@ def _outputs(model: nn.Module, example_inputs: Any) -> list[Any]:
 
 
 @contextmanager
-def _left_alone(model: nn.Module) -> Iterator[None]:
+def left_alone(model: nn.Module) -> Iterator[None]:
     """Afterwards the attributes of the modules are bound as before, and generators of random numbers draw what they would have."""
     held = {module: dict(vars(module)) for module in model.modules()}
     values = [value for attributes in held.values() for value in attributes.values()]
@@ -102,7 +102,8 @@ def _left_alone(model: nn.Module) -> Iterator[None]:
                 restore()
 
 
-def _same(mine: list[Any], theirs: list[Any]) -> bool:
+def same_outputs(mine: list[Any], theirs: list[Any]) -> bool:
+    """Whether flat outputs are the same but for rounding, NaN and infinities included."""
     return len(mine) == len(theirs) and all(map(_close, mine, theirs))
 
 

@@ -20,6 +20,7 @@ from pkcompiler.lowering.keep import keep
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, of_all_names, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
 from pkcompiler.lowering.mutations import KEEP_CLASS, written
+from pkcompiler.lowering.outside import refuse_unrepeatable
 from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
@@ -45,7 +46,8 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch. Default:
         those that a :class:`pkcompiler.Pruned` was made with. What the example leaves out stays at its default in every call.
     :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
-        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273), state that a graph cannot keep (PKC279).
+        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273), state that a graph cannot keep (PKC279), also of classes
+        and global names as far as it shows in the output of two calls, or two recordings, one after the other.
     """
     raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)
@@ -57,6 +59,8 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     fills = zero_rows(root, checked)
     raise_all(undefined_faults(root, checked, masks, fills))
     args, kwargs = ((), {}) if example is None else normalise_inputs(example)
+    if example is not None:
+        refuse_unrepeatable(root, args, kwargs)
     try:
         evaluation, training = trace_modes(root, args, kwargs)
     except NotTraceable as reason:

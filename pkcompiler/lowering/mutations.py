@@ -45,7 +45,7 @@ class State:
 def state_of(model: nn.Module) -> State:
     """The state now, to be compared with the one after a run of the forward."""
     seen: dict[int, tuple[object, object]] = {}
-    marks = {(path, name): _mark(value, seen) for path, module in model.named_modules() for name, value in _attributes(module)}
+    marks = {(path, name): mark(value, seen) for path, module in model.named_modules() for name, value in _attributes(module)}
     return State(marks, seen)
 
 
@@ -82,7 +82,7 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
     yield from ((name, value is None) for name, value in module._buffers.items())
 
 
-def _mark(value: object, seen: dict[int, tuple[object, object]]) -> object:
+def mark(value: object, seen: dict[int, tuple[object, object]]) -> object:
     """Equal for what has not changed: plain values by their text, tensors by identity and version, the rest by what it holds."""
     if isinstance(value, PLAIN):
         return type(value), repr(value)
@@ -99,15 +99,15 @@ def _mark_anew(value: object, seen: dict[int, tuple[object, object]]) -> object:
         case torch.Generator():
             return value.get_state().numpy().tobytes()
         case dict():
-            return tuple((_mark(k, seen), _mark(v, seen)) for k, v in value.items())
+            return tuple((mark(k, seen), mark(v, seen)) for k, v in value.items())
         case list() | tuple() | deque():
-            return type(value), tuple(_mark(v, seen) for v in value)
+            return type(value), tuple(mark(v, seen) for v in value)
         case set() | frozenset():
-            return frozenset(_mark(v, seen) for v in value)
+            return frozenset(mark(v, seen) for v in value)
         case nn.Module() | type() | fx.Proxy() | fx.Graph() | fx.Node():
             return id(value)
     held = getattr(value, "__dict__", None)
-    return (type(value), tuple((name, _mark(v, seen)) for name, v in held.items())) if held else id(value)
+    return (type(value), tuple((name, mark(v, seen)) for name, v in held.items())) if held else id(value)
 
 
 # buffers ------------------------------------------------------------------------------------------------------------------

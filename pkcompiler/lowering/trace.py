@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.copies import same_values
 from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, store
 from pkcompiler.lowering.mutations import refuse_changes, state_of, store_buffers, written
+from pkcompiler.lowering.outside import refuse_outside
 
 SCALARS = (type(None), bool, int, float, str)
 
@@ -79,7 +81,7 @@ def trace_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     :raises NotTraceable: with the reason.
     """
     fixed = _fixed_arguments(model, args, kwargs)
-    return _trace(model, False, fixed), _trace(model, True, fixed)
+    return _trace_repeatable(model, False, fixed), _trace_repeatable(model, True, fixed)
 
 
 def same_program(a: Trace, b: Trace) -> bool:
@@ -87,7 +89,7 @@ def same_program(a: Trace, b: Trace) -> bool:
     if a.graph.python_code("self").src != b.graph.python_code("self").src:
         return False
     return all(
-        torch.equal(value, fetch(b.source, name))
+        same_values(value, fetch(b.source, name))
         for name in attribute_names(a.graph)
         if isinstance(value := fetch(a.source, name), Tensor)
     )
@@ -102,6 +104,18 @@ def scratch_copy(model: nn.Module) -> nn.Module:
     """A copy that shares parameters and buffers, so that running its code leaves the attributes of ``model`` alone."""
     memo = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, memo)
+
+
+def _trace_repeatable(model: nn.Module, training: bool, fixed: dict[str, Any]) -> Trace:
+    """A trace that is the same the second time: ``PKC279`` where state outside of the model makes it another."""
+    first = _trace(model, training, fixed)
+    held = {name: fetch(first.source, name) for name in attribute_names(first.graph)}
+    constants = {n: v.detach().clone() for n, v in held.items() if isinstance(v, Tensor) and not isinstance(v, nn.Parameter)}
+    second = _trace(model, training, fixed)
+    same = first.graph.python_code("self").src == second.graph.python_code("self").src
+    if not same or not all(same_values(value, fetch(second.source, name)) for name, value in constants.items()):
+        refuse_outside(model, lambda: _trace(model, training, fixed))
+    return first
 
 
 def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> Trace:
@@ -126,6 +140,8 @@ def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> Trace:
         raise NotTraceable("the forward writes to a tensor that is neither input nor buffer")
     store_buffers(graph, values)
     _check_fixed(graph, fixed)
+    if any(given.graph is not graph for node in graph.nodes for given in node.all_input_nodes):
+        raise NotTraceable("the forward goes on with what an earlier call computed and kept outside of the model")
     return Trace(graph, source)
 
 

@@ -26,6 +26,8 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.unfinished", re.DOTALL)
 NUL = "a name cannot hold the character NUL"
 DESCRIPTOR = re.compile(r"/dev/(?P<name>stdout|stderr)|/(?:dev|proc/self)/fd/(?P<number>\d{1,9})")
 """What is open already: opening it anew would lose its place, or cut what was appended to."""
+MOVED: dict[int, int] = {}
+"""Descriptors of stdout and stderr while the user's code runs, by the numbers that the user knows them by."""
 LONGEST = 200  # bytes of a name that its temporary file repeats
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """No room, on the disk or for this user."""
@@ -46,7 +48,7 @@ def write_whole(path: str | Path, content: bytes | str, *, durable: bool = True)
         before = _status(path)
         if (open_already := DESCRIPTOR.fullmatch(os.fspath(path))) is not None:
             number = open_already["number"] or ("stdout", "stderr").index(open_already["name"]) + 1
-            _write_into(os.dup(int(number)), data)
+            _write_into(os.dup(MOVED.get(int(number), int(number))), data)
         elif before is not None and not stat.S_ISREG(before.st_mode):
             _write_into(os.open(path, os.O_WRONLY), data)
         else:

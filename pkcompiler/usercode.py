@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from hashlib import sha256
@@ -21,6 +21,7 @@ from types import ModuleType, TracebackType
 
 from pkcompiler.diagnostics import PkcError, Span, fail
 from pkcompiler.usermodules import importable, is_installed
+from pkcompiler.userstreams import lent
 
 FILES = 0.75
 """How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
@@ -247,7 +248,7 @@ def _no_file(path: Path) -> PkcError:
 @contextmanager
 def _running(folder: Path, source: Path | None, doing: str) -> Iterator[None]:
     """The user's code runs inside: folder importable, prints on stderr, exceptions blamed."""
-    with importable(folder), redirect_stdout(sys.stderr):
+    with importable(folder), lent():
         try:
             yield
         except (PkcError, KeyboardInterrupt):

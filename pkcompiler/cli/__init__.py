@@ -19,7 +19,8 @@ from typing import Any
 import click
 
 from pkcompiler import __version__
-from pkcompiler.cli.output import FORMATS, TYPED, Lost, abandon, failed, losses, misused, results_apart, say
+from pkcompiler.cli.output import FORMATS, TYPED, Lost, failed, losses, misused, results_apart, say
+from pkcompiler.cli.streams import abandon, kept, stdout
 from pkcompiler.diagnostics import Diagnostic, PkcError, on_the_command_line
 
 COMMANDS = {
@@ -82,7 +83,7 @@ class Pkc(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command line; exits, unless ``standalone_mode`` is False."""
+        """Run a command line; exits, unless ``standalone_mode`` is False: what writes to stdout until then, writes to stderr."""
         given = list(sys.argv[1:] if args is None else args)
         options = {"obj": _error_format(given)} | extra
         for stream in (sys.stdout, sys.stderr):
@@ -90,7 +91,7 @@ class Pkc(click.Group):
                 with suppress(OSError):  # the file behind it may be another one by now
                     stream.reconfigure(errors="backslashreplace")  # a name that is no text of the terminal's encoding
         run = partial(super().main, given, prog_name, complete_var, standalone_mode=False, **options)
-        with on_the_command_line(say):
+        with kept(for_good=standalone_mode), on_the_command_line(say):
             if not standalone_mode:
                 return run()
             sys.exit(_exit_code(run, options["obj"]))
@@ -108,7 +109,7 @@ def _exit_code(run: Callable[[], Any], form: str) -> int:
     except click.Abort:
         return INTERRUPTED
     except Lost as lost:
-        abandon(sys.stdout)
+        abandon(stdout())
         if isinstance(lost.error, BrokenPipeError):
             return UNREAD
         failed([_unwritten(lost)], form)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager
 from functools import wraps
 from io import StringIO
 from traceback import walk_tb
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
+from pkcompiler.cli.streams import abandon, apart, stderr, stdout
 from pkcompiler.diagnostics import Diagnostic, printable
 from pkcompiler.files import deliver, escaped, json_text, reason
 from pkcompiler.render import FORMATS, render, summary
@@ -22,7 +22,6 @@ __all__ = [
     "FORMATS",
     "TYPED",
     "Lost",
-    "abandon",
     "deliver_json",
     "failed",
     "losses",
@@ -30,33 +29,25 @@ __all__ = [
     "put",
     "results_apart",
     "say",
-    "stdout",
     "table",
     "typed",
     "warn",
     "write_json",
 ]
 
-TYPED, STDOUT = "pkcompiler.typed", "pkcompiler.stdout"
-"""Where the context of a command keeps the line that was typed, and the stream that results go to."""
+TYPED = "pkcompiler.typed"
+"""Where the context of a command keeps the line that was typed."""
 
 
 def results_apart(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command during which ``sys.stdout`` is stderr, for the user's code may print anywhere; :func:`put` writes the results."""
+    """A command during which stdout is stderr, for the user's code may write anywhere; :func:`put` writes the results."""
 
     @wraps(command)
     def called(*args: Any, **kwargs: Any) -> Any:
-        click.get_current_context().meta[STDOUT] = sys.stdout
-        with redirect_stdout(sys.stderr):
+        with apart():
             return command(*args, **kwargs)
 
     return called
-
-
-def stdout() -> TextIO | None:
-    """Where results go; None where it is closed."""
-    context = click.get_current_context(silent=True)
-    return sys.stdout if context is None else context.meta.get(STDOUT, sys.stdout)
 
 
 def put(text: str = "", *, nl: bool = True, exact: bool = False) -> None:
@@ -76,7 +67,7 @@ def misused(error: click.ClickException, form: str) -> None:
     """Write a usage error to stderr."""
     if form == "text":
         with _stderr():
-            error.show()
+            error.show(stderr())
         return
     _line({"code": "usage", "severity": "error", "message": error.format_message()})
 
@@ -132,14 +123,6 @@ def losses() -> Iterator[None]:
         raise
 
 
-def abandon(stream: TextIO | None) -> None:
-    """Give up what a stream still holds, or Python would try to write it once more at its end."""
-    with suppress(OSError, ValueError, AttributeError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())  # type: ignore[union-attr]
-        os.close(null)
-
-
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Write a table to stdout: as wide as it needs to be when piped, folded to the width of a terminal otherwise."""
     from rich.box import SIMPLE_HEAD
@@ -183,8 +166,9 @@ def _safe(text: str) -> str:
 
 
 def _err(text: str, *, nl: bool = True) -> None:
-    with _stderr():
-        click.echo(text, nl=nl, err=True)
+    if (stream := stderr()) is not None:
+        with _stderr():
+            click.echo(text, file=stream, nl=nl)
 
 
 @contextmanager
@@ -192,9 +176,12 @@ def _stderr() -> Iterator[None]:
     """Where stderr cannot be written nobody can be told, and nothing stops for it."""
     try:
         yield
-    except OSError:
-        abandon(sys.stderr)
+    except (OSError, ValueError):  # of a stream that the user's code has closed: ValueError
+        abandon(stderr())
 
 
 def _coloured() -> bool:
-    return sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    stream = stderr()
+    if stream is None or stream.closed:
+        return False
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"

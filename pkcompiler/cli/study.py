@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pkcompiler.cli.output import put, say, table
+from pkcompiler.cli.streams import stderr
 
 if TYPE_CHECKING:
     from pkcompiler.study.grid import Cell
@@ -113,7 +113,7 @@ def _interruptible(again: str) -> Iterator[None]:
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[Cell, Record], None] | None]:
     """A line on stderr, where that is a terminal."""
-    if not sys.stderr.isatty() or not total:
+    if (stream := stderr()) is None or not stream.isatty() or not total:
         yield None
         return
     from rich.console import Console
@@ -125,7 +125,7 @@ def _bar(total: int) -> Iterator[Callable[[Cell, Record], None] | None]:
         TextColumn("{task.fields[state]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Console(file=stream), transient=True) as progress:
         task = progress.add_task("study", total=total, state="")
 
         def update(cell: Cell, record: Record) -> None:

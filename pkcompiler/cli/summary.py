@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pkcompiler.cli.output import put, stdout, table
+from pkcompiler.cli.output import put, table
+from pkcompiler.cli.streams import stdout
 
 if TYPE_CHECKING:
     from pkcompiler.artifact.compare import Comparison

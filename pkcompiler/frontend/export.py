@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.modes import usable
 from pkcompiler.ops.decompose import decompositions
 from pkcompiler.ops.quotients import ZeroRows
+from pkcompiler.userstreams import silenced
 
 PREFIX = "model."
 
@@ -360,7 +360,7 @@ def _quiet() -> Iterator[None]:
     for logger in loggers:
         logger.disabled = True
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), silenced():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -6,12 +6,11 @@ import inspect
 import math
 import os
 import signal
-import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from pkcompiler.study.code_files import source_files, source_hashes
 from pkcompiler.study.grid import FORMAT, SAMPLES, Cell, made
 from pkcompiler.study.store import Record, write_cell
 from pkcompiler.usermodules import fresh
+from pkcompiler.userstreams import lent
 
 WATCH = 1.0
 """Seconds between two looks at whether the process that started a worker is still there."""
@@ -97,7 +97,7 @@ def apart() -> Iterator[dict[Path, str]]:
     """
     dtype, gradients = torch.get_default_dtype(), torch.is_grad_enabled()
     try:
-        with fresh() as files, redirect_stdout(sys.stderr):
+        with fresh() as files, lent():
             yield files
     finally:
         torch.set_default_dtype(dtype)

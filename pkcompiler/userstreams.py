@@ -1,0 +1,53 @@
+"""``sys.stdout`` and ``sys.stderr`` while the user's code runs: it may print, close, replace or delete them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from typing import Any, TextIO, cast
+
+
+class _Lent:
+    """A stream that its user may close: what lies behind it stays open."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def close(self) -> None:
+        """Write what waits, and close nothing."""
+        self._stream.flush()
+
+    def detach(self) -> Any:
+        """What lies behind, which stays ours."""
+        self._stream.flush()
+        return self._stream.buffer
+
+
+@contextmanager
+def lent(stderr: TextIO | None = None) -> Iterator[None]:
+    """Inside, prints go to stderr (to ``stderr``); what is made of ``sys.stdout`` and ``sys.stderr`` ends with the block."""
+    before = getattr(sys, "stdout", None), getattr(sys, "stderr", None)
+    behind = stderr or before[1]
+    if behind is not None and not isinstance(behind, _Lent):
+        behind = cast(TextIO, _Lent(behind))
+    sys.stdout = sys.stderr = behind
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Inside, what is written to ``sys.stderr`` is lost; afterwards it is what it was, or stderr itself where it was deleted."""
+    before = getattr(sys, "stderr", sys.__stderr__)
+    sys.stderr = StringIO()
+    try:
+        yield
+    finally:
+        sys.stderr = before

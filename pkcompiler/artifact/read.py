@@ -130,8 +130,8 @@ class Artifact:
 
         if weights:
             twin = copied(model) if example_inputs is None else faithful_copy(model, example_inputs)
-            return lower(self._with_weights(twin), self.masks, example_inputs)
-        return lower(model, self.masks, example_inputs)
+            return lower(self._with_weights(twin), self, example_inputs)
+        return lower(model, self, example_inputs)
 
     def apply(self, model: nn.Module, *, weights: bool = True) -> nn.Module:
         """Load the weights that were scored into ``model`` (unless ``weights`` is False) and keep its pruned ones at zero.
@@ -140,7 +140,7 @@ class Artifact:
         """
         from pkcompiler.lowering import apply_masks
 
-        return apply_masks(self._with_weights(model) if weights else model, self.masks)
+        return apply_masks(self._with_weights(model) if weights else model, self)
 
     def _with_weights(self, model: nn.Module) -> nn.Module:
         expected = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}

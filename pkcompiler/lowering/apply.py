@@ -33,7 +33,8 @@ def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
         :class:`pkcompiler.Pruned`.
     :raises PkcError: as :func:`check_masks`; PKC474 also for parameters made under ``torch.inference_mode``; PKC462 for a computed
-        weight that the masks leave 0/0.
+        weight that the masks leave 0/0 (of one that the forward computes by its own code: as far as it can be recorded without an
+        example, and never of parameters that several processes hold).
     """
     return _applied(module, masks, anew=False)
 

@@ -25,14 +25,25 @@ def reached(model: nn.Module) -> Reached:
     """From the forwards of all modules: over methods, global names, variables of enclosing functions, and defaults."""
     found = Reached({}, {})
     for module in model.modules():
-        classes = [kind for kind in type(module).__mro__ if _is_own(kind)]
-        kept = [_plain(value) for value in vars(module).values()]
-        work = [_plain(vars(kind)["forward"]) for kind in classes if "forward" in vars(kind)]
-        work += [value for value in kept if isinstance(value, FunctionType)]
-        for kind in classes:
-            _add_class(kind, found)
-        _follow([f for f in work if isinstance(f, FunctionType)], classes, found)
+        _add_module(module, found)
     return found
+
+
+def names_read(module: nn.Module) -> frozenset[str]:
+    """All names in the code that a call of one module runs, without those of its parts."""
+    found = Reached({}, {})
+    _add_module(module, found)
+    return frozenset[str]().union(*found.functions.values())
+
+
+def _add_module(module: nn.Module, found: Reached) -> None:
+    classes = [kind for kind in type(module).__mro__ if _is_own(kind)]
+    kept = [_plain(value) for value in vars(module).values()]
+    work = [_plain(vars(kind)["forward"]) for kind in classes if "forward" in vars(kind)]
+    work += [value for value in kept if isinstance(value, FunctionType)]
+    for kind in classes:
+        _add_class(kind, found)
+    _follow([f for f in work if isinstance(f, FunctionType)], classes, found)
 
 
 def _follow(work: list[FunctionType], classes: list[type], found: Reached) -> None:

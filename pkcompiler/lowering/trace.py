@@ -80,7 +80,7 @@ def trace_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     :param args, kwargs: example inputs; arguments not given are fixed to their defaults where these are no tensors.
     :raises NotTraceable: with the reason.
     """
-    fixed = _fixed_arguments(model, args, kwargs)
+    fixed = fixed_arguments(model, args, kwargs)
     return _trace_repeatable(model, False, fixed), _trace_repeatable(model, True, fixed)
 
 
@@ -173,7 +173,8 @@ class _Buffers:
         return values
 
 
-def _fixed_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def fixed_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a forward that are no tensors, at what is given or at their defaults. Raises :class:`NotTraceable`."""
     signature = inspect.signature(model.forward)
     try:
         given = signature.bind_partial(*args, **kwargs).arguments

@@ -19,7 +19,10 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.lowering.by_hand import undefined_by_hand
 from pkcompiler.paths.computed import Made
+
+NEVER_ZERO = "divide by what is never 0: torch.nn.functional.normalize(w, dim=1)"
 
 
 class Dropped(nn.Module):
@@ -71,7 +74,10 @@ def undefined_faults(
 ) -> Iterator[Diagnostic]:
     """``PKC462`` for every computed weight that masks leave 0/0 where nothing mends it.
 
-    :param result: where the masks are from. What a model computes in its forward is known of a result that holds the graph alone.
+    What a forward computes by its own code is found by :mod:`~pkcompiler.lowering.by_hand`; what cannot be recorded there is known
+    of a result that holds its graph alone.
+
+    :param result: where the masks are from.
     :param mended: parameters of which :func:`zero_rows` has taken care.
     """
     note = "lower(model, masks) makes them 0; or keep a weight of each: floor"
@@ -79,6 +85,10 @@ def undefined_faults(
     for found in () if mended else _undefined(module, masks):
         named.add(found.name)
         yield _fault(found.name, found.dropped, note)
+    for name, dropped in undefined_by_hand(module, masks):
+        if name not in named:
+            named.add(name)
+            yield _fault(name, dropped, NEVER_ZERO)
     graph, tensors = _recorded(result)
     for slot in () if graph is None else graph.computed:
         held = [name for name in slot.of if name in masks]
@@ -88,7 +98,7 @@ def undefined_faults(
         given = {n: torch.where(masks[n].cpu(), tensors[n].cpu(), 0) if n in masks else tensors[n].cpu() for n in slot.of}
         dropped = ~made.plain(given).isfinite() & made.value(given).isfinite()
         if bool(dropped.any()):
-            yield _fault(held[0], dropped, "divide by what is never 0: torch.nn.functional.normalize(w, dim=1)")
+            yield _fault(held[0], dropped, NEVER_ZERO)
 
 
 def _recorded(result: object) -> tuple[PathGraph | None, Mapping[str, Tensor]]:

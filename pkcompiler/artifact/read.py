@@ -20,7 +20,7 @@ from pkcompiler.artifact.folder import UNTIDIED
 from pkcompiler.artifact.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, anew, check_files, read_manifest
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.files import reason
-from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.copies import copied_unseen
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.frontend.observed import DTYPES
 from pkcompiler.ir.maps import Gate
@@ -129,7 +129,7 @@ class Artifact:
         from pkcompiler.lowering import lower
 
         if weights:
-            twin = copied(model) if example_inputs is None else faithful_copy(model, example_inputs)
+            twin = copied_unseen(model) if example_inputs is None else faithful_copy(model, example_inputs)
             return lower(self._with_weights(twin), self, example_inputs)
         return lower(model, self, example_inputs)
 

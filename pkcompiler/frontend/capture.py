@@ -44,6 +44,11 @@ class Capture:
     hooked: tuple[str, ...] = ()
     stops: tuple[str, ...] = ()
 
+    def example_for(self, model: nn.Module) -> Inputs:
+        """The example inputs in the precision of ``model``, of which this is a capture in another one, maybe."""
+        floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        return cast_inputs(Inputs(*self.call.arguments(self.call.flat)), floating)
+
     @property
     def remarks(self) -> tuple[str, ...]:
         """What figures of this capture depend on, in sentences."""

@@ -16,6 +16,7 @@ from pkcompiler import usercode
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_all, remark
 
 CORRECT = "correct its __deepcopy__ or __setstate__: the copy must be the model"
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
 LEFT_TO_TORCH = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
 
@@ -36,6 +37,16 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     raise_all(_changed(model, twin))
     for lost in _lost(model, twin):
         remark(f"analyses work on a copy of the model, and {lost}: what depends on it is the copy's")
+    return twin
+
+
+def copied_unseen(model: nn.Module) -> nn.Module:
+    """:func:`copied`, for callers without an example at which outputs could be compared
+    (:func:`~pkcompiler.frontend.faithful.faithful_copy` does): warns of numbers and texts that the copy has another value of.
+    """
+    twin = copied(model)
+    for other in _other_values(model, twin):
+        remark(f"the copy that is lowered has {other}; give example_inputs, at which the outputs are compared")
     return twin
 
 
@@ -121,6 +132,16 @@ def _lost(model: nn.Module, twin: nn.Module) -> Iterator[str]:
             yield f"that of {_module(path, module)} lacks {first_few([repr(n) for n in lacking])}"
         for name in (n for n, v in vars(module).items() if n in here and _drawing(v) != _drawing(here[n])):
             yield f"the generator '{name}' of {_module(path, module)} has another state there"
+
+
+def _other_values(model: nn.Module, twin: nn.Module) -> Iterator[str]:
+    """Attributes of numbers or texts that are others in the copy, in words."""
+    twins = dict(twin.named_modules())
+    for path, module in model.named_modules():
+        here = vars(twins.get(path, module))
+        for name, value in vars(module).items():
+            if isinstance(value, PLAIN) and name in here and repr(here[name]) != repr(value):
+                yield f"{name} = {here[name]!r} in {_module(path, module)}, where the model has {value!r}"
 
 
 def _drawing(value: Any) -> Any:

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
-from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.copies import copied_unseen
 from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.lowering.apply import applied_masks, forget_masks
@@ -35,7 +35,9 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
 
     The copy shares nothing with ``model``. Its outputs equal the masked model's to the bit on CPU, its parameter names and
     ``state_dict`` keys equal the dense model's (masks are non-persistent buffers). Stored pruned weights are zero now, after
-    ``load_state_dict``, and under any optimizer, since their gradients are zero whatever flows back.
+    ``load_state_dict``, and under any optimizer, since their gradients are zero whatever flows back. Where classes have copying
+    code of their own, the copy is compared with ``model`` at the example; without one, only its attributes are, and other numbers
+    and texts are a warning.
 
     Symbolic tracing gives a :class:`Lowered` (an ``fx.GraphModule``), or a :class:`ModePair` where the two modes compute
     differently (``F.dropout(training=self.training)``). A model that cannot be traced is exported in both modes, also a
@@ -54,7 +56,7 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     for name, mask in applied_masks(model).items():
         checked[name] = checked.get(name, mask).to(mask.device) & mask
     example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
-    root = copied(model) if example is None else faithful_copy(model, example)
+    root = copied_unseen(model) if example is None else faithful_copy(model, example)
     forget_masks(root)
     fills = zero_rows(root, checked)
     raise_all(undefined_faults(root, checked, masks, fills))

@@ -14,6 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.frontend.copies import PLAIN
 from pkcompiler.lowering.call import fetch, store
 
 KEEP_CLASS = "keep its class: pkcompiler.apply_masks(model, masks)"
@@ -23,8 +24,6 @@ OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 
 OF_FX = "_tensor_constant"
 """How the names begin that a trace gives to tensors which it finds, on the module that it traces."""
-
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
 
 VIEWS = ("detach", "view", "reshape", "t", "transpose", "permute", "squeeze", "unsqueeze", "flatten", "narrow", "select", "expand")
 """Methods whose result is the memory of what they are called on."""

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.usercode import blaming
 
 Factory = Callable[[int], nn.Module]
@@ -70,12 +71,13 @@ def seeds(seed: int, count: int) -> list[int]:
     return torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
-def drawn(model: nn.Module, initialise: Factory | None) -> Callable[[int], nn.Module] | str:
+def drawn(model: nn.Module, initialise: Factory | None, example_inputs: Any) -> Callable[[int], nn.Module] | str:
     """What makes a fresh model of a seed: ``initialise``, or ``reset_parameters`` of every module on a copy; else why nothing does.
 
     A copy is on the CPU, wherever the model is: one seed draws the same numbers there and here.
 
-    Raises ``PKC531`` where ``initialise`` makes another architecture than ``model``.
+    Raises ``PKC531`` where ``initialise`` makes another architecture than ``model``, ``PKC213`` where a copy computes something
+    else at the example.
     """
     if initialise is not None:
         return lambda seed: _made(model, initialise, seed)
@@ -85,6 +87,7 @@ def drawn(model: nn.Module, initialise: Factory | None) -> Callable[[int], nn.Mo
         return f"the module of parameter '{without[0]}' has no reset_parameters{more}; give initialise=..."
     if any(isinstance(v, Tensor) and not v.is_leaf for m in model.modules() for v in vars(m).values()):
         return "the model keeps tensors that are computed from its parameters (an old weight_norm); give initialise=..."
+    faithful_copy(model, example_inputs)
     return lambda seed: _again(model, seed)
 
 

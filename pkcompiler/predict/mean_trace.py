@@ -82,7 +82,8 @@ def predict_trace(
     each at an input of its own), or ``auto``: the first that holds.
 
     Raises ``PKC530`` for arguments that do not fit, ``PKC531`` where ``initialise`` builds another architecture, ``PKC401`` for
-    masks that do not fit, ``PKC2xx`` where the model cannot be lifted.
+    masks that do not fit, ``PKC213`` where a copy computes something else than the model, ``PKC2xx`` where it cannot be
+    lifted.
     """
     raise_all(_wrong_arguments(mean, second_moment, draws, method))
     captured = captured_for_caller(model, example_inputs, dtype=torch.float64)
@@ -90,7 +91,7 @@ def predict_trace(
     check_finite(captured.graph, captured.tensors)
     inputs = Inputs(*(m.cpu() if isinstance(m, Tensor) else m for m in (mean, second_moment)))
     _check_moments(captured, inputs)
-    fresh = drawn(model, initialise)
+    fresh = drawn(model, initialise, captured.example_for(model))
     if isinstance(fresh, str):
         return nothing(fresh)
     why = None if initialise is not None else unlike(model, fresh, seed)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.frontend.capture import Capture, captured_for_caller
-from pkcompiler.frontend.copies import copied
+from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.frontend.load_weights import non_finite
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.functional import static_batch
@@ -106,7 +106,8 @@ def rescale(
     ``tolerance``, ``steps``: of the minimisation. ``seed``: of the inputs at which the function is compared.
 
     Raises ``PKC540`` for an unknown method, ``PKC541`` where the function would not be preserved to 1e-9, ``PKC542`` where no path
-    carries mass, ``PKC401`` for masks that do not fit, ``PKC405`` for weights that are not finite, ``PKC2xx`` from the lift.
+    carries mass, ``PKC401`` for masks that do not fit, ``PKC405`` for weights that are not finite, ``PKC213`` where the copy
+    computes something else than the model, other ``PKC2xx`` from the lift.
     """
     return rescale_captured(
         captured_for_caller(model, example_inputs, dtype=torch.float64), model,
@@ -136,7 +137,7 @@ def rescale_captured(
     found = balance(measured.problem, tolerance, steps)
     logs = _rounded(measured, found) if powers_of_two else torch.from_numpy(-found.z / 2)
     factors = {name: part.exp() for name, part in units.spread(logs).items() if bool(part.any())}
-    copy = copied(model)
+    copy = faithful_copy(model, captured.example_for(model))
     _write(copy, factors)
     seen = deviations(captured, copy, factors, seed)
     require_preserved(seen, copy)

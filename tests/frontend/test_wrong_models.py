@@ -182,6 +182,38 @@ def test_a_lowered_copy_computes_the_same() -> None:
     assert pkcompiler.certify(Unscaled(), X).holds
 
 
+class InPlaceOfIt(Unscaled):
+    """Its copy is of its precision, so that the copies that analyses in float64 make beside that of the capture are looked at."""
+
+    def __deepcopy__(self, memo: Any) -> Net:
+        other = type(self)().to(self.f.weight.dtype)
+        other.load_state_dict(self.state_dict())
+        return other
+
+
+REDRAWN = 'pass p { source = "of this test"  init = fresh  score = abs(theta) }'
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        pkcompiler.rescale,
+        pkcompiler.predict_trace,
+        lambda m, x: pkcompiler.score(m, x, REDRAWN),
+        lambda m, x: pkcompiler.lower(m, {}, x),
+    ],
+    ids=["rescale", "predict_trace", "redrawn", "lower"],
+)
+def test_copies_made_in_the_precision_of_the_model_compute_the_same(act: Callable[[nn.Module, Tensor], object]) -> None:
+    told(lambda: act(InPlaceOfIt(7.0).double(), X.double()), "PKC213", "another output at the example")
+
+
+def test_without_an_example_other_attributes_of_a_copy_are_told() -> None:
+    with pytest.warns(Remark, match=r"scale = 1\.0 in 'Unscaled', where the model has 7\.0; give example_inputs"):
+        pkcompiler.lower(Unscaled(7.0), {})
+    pkcompiler.lower(Unscaled(), {})
+
+
 def test_random_forwards_are_no_other_copies_and_stay_as_they_were() -> None:
     model = Drawing()
     before, own = torch.get_rng_state(), model.generator.get_state()

@@ -19,7 +19,6 @@ from torch.overrides import TorchFunctionMode
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.faithful import faithful_copy
-from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.precision import in_precision
 from pkcompiler.ir.weights import fan_in
 from pkcompiler.lang.ast import Call, Expr, Name, Number
@@ -47,7 +46,7 @@ def initialised(work: Workspace, init: Expr, draw: Draw) -> Workspace:
 def _module(work: Workspace, init: Expr, draw: Draw) -> nn.Module:
     model = work.captured.module
     if init == Name("fresh"):
-        make = drawn(model, work.initialise)
+        make = drawn(model, work.initialise, work.captured.example_for(model))
         if not isinstance(make, str):
             made = make(draw.number("init"))
             like = next(model.parameters(), None)
@@ -57,7 +56,7 @@ def _module(work: Workspace, init: Expr, draw: Draw) -> nn.Module:
         (given,) = (value for _, value in init.kwargs)
         assert isinstance(given, Number)
         std = float(given.value)
-    module = faithful_copy(model, Inputs(*work.captured.call.arguments(work.captured.call.flat)))
+    module = faithful_copy(model, work.captured.example_for(model))
     named = dict(module.named_parameters())
     with torch.no_grad():
         for slot in work.captured.graph.parameters:

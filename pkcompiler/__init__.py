@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pkcompiler.kernel.explicit import ExplicitKernel, explicit
     from pkcompiler.kernel.gram import PathKernel
     from pkcompiler.kernel.path_kernel import path_kernel
-    from pkcompiler.lowering import apply_masks, lower
+    from pkcompiler.lowering import apply_masks, lower, remove_masks
     from pkcompiler.ops.table import path_op
     from pkcompiler.paths.certificate import Certificate, certify
     from pkcompiler.paths.functional import Functional, path_functional
@@ -78,6 +78,7 @@ _HOME = {
     "polynomials": "symbolic.polynomials",
     "predict_trace": "predict.mean_trace",
     "prune": "driver.prune",
+    "remove_masks": "lowering",
     "rescale": "rescaling.rescale",
     "run_analysis": "analyses.run",
     "score": "scoring.score",
@@ -125,6 +126,7 @@ __all__ = [
     "polynomials",
     "predict_trace",
     "prune",
+    "remove_masks",
     "rescale",
     "run_analysis",
     "score",

@@ -218,6 +218,7 @@ ENTRIES: dict[str, tuple[str, Callable[[World], Any]]] = {
     "lower": ("cnn", lambda w: (lambda net: [net(w.x), net.state_dict()])(pkcompiler.lower(w.model, w.masks))),
     "lower exported": ("attention", lambda w: pkcompiler.lower(w.model, w.masks, w.x)(w.x)),
     "apply_masks": ("cnn", lambda w: pkcompiler.apply_masks(w.fresh(), w.masks)(w.x)),
+    "remove_masks": ("cnn", lambda w: pkcompiler.remove_masks(pkcompiler.apply_masks(w.fresh(), w.masks))(w.x)),
     "prune shaped": ("mlp", lambda w: pkcompiler.prune(w.model, w.x, schedule=SHAPED, data=w.data, masks=w.masks).masks),
     "load": ("cnn", saved),
     "load_schedule": ("mlp", trained),

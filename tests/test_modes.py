@@ -149,6 +149,7 @@ def scored(name: str) -> Callable[[], Any]:
 
 ON_A_MODEL: dict[str, Callable[[nn.Module], Any]] = {
     "apply_masks": lambda model: pkcompiler.apply_masks(model, MASKS).state_dict(),
+    "remove_masks": lambda model: pkcompiler.remove_masks(pkcompiler.apply_masks(model, MASKS)).state_dict(),
     "cycles": trained,
 }
 """What changes the model that it is given."""

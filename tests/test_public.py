@@ -19,6 +19,7 @@ PROMISED = {
     "prune",
     "lower",
     "apply_masks",
+    "remove_masks",
     "analyze",
     "load",
     "PkcError",

@@ -102,6 +102,10 @@ CODES: dict[str, str] = {
         "A weight is computed from a parameter by a division (weight_norm, w / w.norm()), and masks drop all of one of its rows, "
         "which would be 0/0. lower makes such rows of torch's own norms 0; a forward of your own divides by what is never 0."
     ),
+    "PKC463": (
+        "There are no masks that could be taken off: nothing of the model is masked, or it is a lowered network, whose graph has "
+        "the masks. Its weights load into a model of the class that was lowered."
+    ),
     "PKC470": "A mask has a name that no parameter of the model has, or has no more since it was masked.",
     "PKC471": "A mask has another shape than its parameter, or than what took the parameter's place since it was masked.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",

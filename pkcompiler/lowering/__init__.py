@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pkcompiler.lowering.apply import apply_masks
+from pkcompiler.lowering.apply import apply_masks, remove_masks
 from pkcompiler.lowering.assemble import lower
 from pkcompiler.lowering.modules import Lowered, ModePair
 
-__all__ = ["Lowered", "ModePair", "apply_masks", "lower"]
+__all__ = ["Lowered", "ModePair", "apply_masks", "lower", "remove_masks"]

@@ -58,6 +58,29 @@ def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
     return module
 
 
+@checked
+@in_own_modes
+def remove_masks(module: nn.Module) -> nn.Module:
+    """Take the masks off that :func:`apply_masks` or a schedule in training put on ``module`` or parts of it; returns ``module``.
+
+    Its pruned weights are zero and stay so until something changes them, the others are not touched. Nothing of the masks is left:
+    no hook, no state. Masks on what holds ``module`` stay where they are not its own.
+
+    :raises PkcError: PKC463 where nothing is masked, and for a lowered network, whose graph has the masks.
+    """
+    owners = [part for part in module.modules() if (keeper := keeper_of(part)) is not None and keeper.cells]
+    if not owners:
+        raise fail("PKC463", f"no parameter of {type(module).__name__} is masked", "give the module that was masked")
+    keepers = [part.__dict__[ATTRIBUTE] for part in owners]
+    if any(keeper.woven for keeper in keepers):
+        note = "load its weights into a model of the class that was lowered: model.load_state_dict(network.state_dict())"
+        raise fail("PKC463", f"the masks of the lowered network {type(module).__name__} are in its graph, and stay there", note)
+    for keeper in keepers:
+        keeper.release()
+    forget_masks(module)
+    return module
+
+
 def refuse_inference(module: nn.Module) -> None:
     """Raise ``PKC474`` where parameters are inference tensors, which torch lets nobody write to or train."""
     held = [name for name, parameter in module.named_parameters() if not is_lazy(parameter) and parameter.is_inference()]
@@ -81,7 +104,7 @@ def applied_masks(module: nn.Module) -> dict[str, Tensor]:
 
 
 def forget_masks(module: nn.Module) -> None:
-    """Take the keepers and the hooks of modules off a private copy; the parameters keep theirs."""
+    """Take the keepers and the hooks of modules off; the parameters keep theirs."""
     for part in module.modules():
         part.__dict__.pop(ATTRIBUTE, None)
         for hooks in (part._state_dict_pre_hooks, part._load_state_dict_post_hooks, part._forward_pre_hooks):

@@ -81,7 +81,8 @@ class Keeper:
     """The masks of the parameters that one module owns, by their names in it.
 
     ``held``: the module's own table of parameters; ``parameters``: those last seen, which carry the hooks, at these ``places`` of
-    memory; ``names``: under which the masks were given. Copying (or loading) a keeper hooks the copied parameters.
+    memory; ``names``: under which the masks were given; ``woven``: whether they are in the graph of a lowered network, too.
+    Copying (or loading) a keeper hooks the copied parameters.
     """
 
     def __init__(self, held: Mapping[str, nn.Parameter | None]) -> None:
@@ -90,6 +91,7 @@ class Keeper:
         self.parameters: dict[str, nn.Parameter] = {}
         self.places: dict[str, int] = {}
         self.names: dict[str, str] = {}
+        self.woven = False
         _KEEPERS.add(self)
 
     def keep(self, leaf: str, name: str, mask: Tensor, *, anew: bool) -> None:
@@ -162,7 +164,24 @@ class Keeper:
         now = {leaf: self.held.get(leaf) for leaf in self.cells}
         other = [leaf for leaf, p in now.items() if p is not None and p.shape != self.cells[leaf].mask.shape]
         for leaf in (*self.lost(owner), *other):
-            del self.cells[leaf], self.parameters[leaf], self.places[leaf], self.names[leaf]
+            self.forget(leaf)
+
+    def release(self) -> None:
+        """Hold no mask any more, nor does anything else that holds the same: the pruned weights stay at zero until they train.
+
+        What carries the hook and cannot be found here (a weight while it is gathered) gets its gradient as it is.
+        """
+        self.restore()
+        for cell in set(self.cells.values()):
+            for other in list(_KEEPERS):
+                for leaf in [leaf for leaf, held in other.cells.items() if held is cell]:
+                    _unhook(other.parameters[leaf], cell)
+                    other.forget(leaf)
+            cell.mask = torch.ones_like(cell.mask)
+
+    def forget(self, leaf: str) -> None:
+        """Drop all that is known of one parameter."""
+        del self.cells[leaf], self.parameters[leaf], self.places[leaf], self.names[leaf]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -214,6 +233,7 @@ def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: 
         path, _, leaf = name.rpartition(".")
         keeper = _keeper(module.get_submodule(path))
         keeper.keep(leaf, name, mask, anew=anew)
+        keeper.woven |= not called
         for around in _around(module, path) if called else (module,):
             _find_again_in(around, keeper)
 
@@ -268,6 +288,15 @@ def _hook_gradient(parameter: nn.Parameter, cell: Cell) -> None:
     parameter.requires_grad_(True)
     parameter.register_hook(cell)
     parameter.requires_grad_(not frozen)
+
+
+def _unhook(parameter: nn.Parameter, cell: Cell) -> None:
+    kept = {key: hook for key, hook in (parameter._backward_hooks or {}).items() if hook is not cell}
+    if kept:
+        parameter._backward_hooks.clear()  # type: ignore[union-attr]
+        parameter._backward_hooks.update(kept)  # type: ignore[union-attr]
+    else:
+        parameter._backward_hooks = None
 
 
 def _last_hook(parameter: nn.Parameter) -> object:

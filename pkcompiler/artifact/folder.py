@@ -17,6 +17,8 @@ from pkcompiler.files import bears, elsewhere, is_temporary
 
 RECIPE, STATE, COMMAND, COLLAPSE = "recipe.json", "state.safetensors", "command", "collapse"
 LOCK, OLDER, PARTIAL = "lock", "older", ".partial"
+RESERVED = (PARTIAL, ".replaced")
+"""What no artifact may end in: the second is what an older version called an artifact that it was replacing."""
 TOKEN = "pkc prune works in this folder\n"
 RUN = frozenset({RECIPE, STATE, COMMAND, COLLAPSE})
 UNTIDIED = RUN | {LOCK, OLDER}
@@ -36,15 +38,21 @@ def partial_of(out: Path) -> Path:
 
 
 def refuse_name(out: Path) -> None:
-    """Raise ``PKC620`` for what is no name, and ``PKC621`` for the name of an unfinished run."""
+    """Raise ``PKC620`` for what is no name, and ``PKC621`` for one that no new folder can have."""
     if "\0" in str(out):
         raise fail("PKC620", f"cannot write '{out}': a name cannot hold the character NUL", elsewhere("give a plain name"))
     if place_of(out).name in ("", ".."):
         raise fail("PKC621", f"'{out}' is there already, and a run makes a folder of its own", elsewhere("name a new one in it"))
-    if place_of(out).name.endswith(PARTIAL):
-        own = out.with_name(out.name.removesuffix(PARTIAL) or "DIR")
+    refuse_ending(out)
+
+
+def refuse_ending(out: Path) -> None:
+    """Raise ``PKC621`` for the name of an unfinished run, or of what is replaced."""
+    if (ending := next((e for e in RESERVED if place_of(out).name.endswith(e)), None)) is not None:
+        own = out.with_name(out.name.removesuffix(ending) or "DIR")
         remedy = typed_or_called(f"give another name: -o {own}", f"give another name: '{own}'")
-        raise fail("PKC621", f"'{out}' is what the unfinished run of '{own}' is called", remedy)
+        what = f"the unfinished run of '{own}'" if ending == PARTIAL else f"an artifact '{own}' that is being replaced"
+        raise fail("PKC621", f"'{out}' is what {what} is called", remedy)
 
 
 def is_vacant(folder: Path) -> bool:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from functools import partial
+from functools import partial, wraps
 from importlib import import_module
 from io import TextIOWrapper
 from typing import Any
@@ -157,8 +157,26 @@ def _prepared(command: click.Command) -> click.Command:
     if any(param.name == "error_format" for param in command.params) or command.callback is None:
         return command
     command.params.append(_error_format_option())
-    command.callback = results_apart(command.callback)
+    command.callback = results_apart(_nothing_empty(command.callback))
     return command
+
+
+def _nothing_empty(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command that refuses an empty text for any of its options and arguments: it is most often a variable that was not set."""
+
+    @wraps(command)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        context = click.get_current_context()
+        for param in context.command.params:
+            value = context.params.get(param.name or "")
+            if value == "" or (isinstance(value, tuple) and "" in value):
+                name = param.opts[-1] if isinstance(param, click.Option) else param.make_metavar(context)
+                raise click.UsageError(
+                    f"{name} is given an empty text: type a value" + (", or leave it out." if not param.required else ".")
+                )
+        return command(*args, **kwargs)
+
+    return called
 
 
 main = Pkc(

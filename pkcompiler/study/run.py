@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from pkcompiler.artifact.folder import refuse_ending
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.files import sweep, unwritable
 from pkcompiler.lang.ast import Study
@@ -80,6 +81,7 @@ def cores() -> int:
 
 def state_of_study(study: Study, folder: Path, out: Path, device: str = "cpu", executor: Executor | None = None) -> State:
     """The cells, and what lies in ``out`` of them. Nothing is written. Factories of data are called, in a worker process."""
+    refuse_ending(out)
     return _state(_drawn(cells_of(study, folder, device), executor), out)
 
 
@@ -121,6 +123,7 @@ def run_study(
     ``PKC623`` where another process is at work there, and all that is wrong with the models, the data and train.
     """
     require_study()
+    refuse_ending(out)
     where = folder or Path()
     parallel = jobs or cores()
     each = threads or max(1, cores() // parallel)

@@ -52,13 +52,16 @@ def test_an_artifact_called_partial_is_not_emptied(home: Path, pruned: Path, fla
     assert listing(home / "b.partial") == before and not (home / "b").exists()
 
 
-def test_the_name_of_an_unfinished_run_is_refused(home: Path) -> None:
-    assert "-o b" in refused("PKC621", *PRUNE, "-o", "b.partial")
-    (home / "link").symlink_to("c.partial")
-    refused("PKC621", *PRUNE, "-o", "link")
+@pytest.mark.parametrize("ending", ["partial", "replaced"])
+def test_the_names_of_what_is_unfinished_or_replaced_are_refused(home: Path, ending: str) -> None:
+    assert "-o b" in refused("PKC621", *PRUNE, "-o", f"b.{ending}")
+    (home / "link").symlink_to(f"c.{ending}")
+    refused("PKC621", *PRUNE, "-o", "link", "--force")
     with pytest.raises(PkcError, match="PKC621"):
-        pkcompiler.prune(nn.Linear(3, 2), torch.ones(1, 3), "magnitude", density=0.5).save("d.partial")
-    assert listing(home) == ["link", "mlp.py", "two.pkc"]
+        pkcompiler.prune(nn.Linear(3, 2), torch.ones(1, 3), "magnitude", density=0.5).save(f"d.{ending}")
+    (home / "s.pkc").write_text('study s { model = "mlp.py" passes = synflow compression = 10 seeds = 0 train = "mlp.py:model" }')
+    assert "-o e" in refused("PKC621", "study", "s.pkc", "-o", f"e.{ending}")
+    assert listing(home) == ["link", "mlp.py", "s.pkc", "two.pkc"]
 
 
 @pytest.mark.parametrize("force", [False, True])

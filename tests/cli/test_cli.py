@@ -266,7 +266,7 @@ def test_a_closed_pipe_is_no_traceback() -> None:
 )
 def test_what_a_command_does_not_import(file: Path, args: tuple[str, ...], heavy: tuple[str, ...]) -> None:
     file.write_text(GOOD)
-    call = f"import sys; from pkcompiler.cli import main\ntry: main({list(args)!r})\nexcept SystemExit as e: assert e.code == 0"
+    call = f"import sys; from pkcompiler.cli import main\nassert not main({list(args)!r}, standalone_mode=False)"
     result = run(code=f"{call}\nprint([m for m in {heavy!r} if m in sys.modules])")
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "[]"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import At, Block, Labelled, Name, Pass, Schedule, Stage, Text
-from pkcompiler.lang.check.settings import MAX_SEED
+from pkcompiler.lang.check.settings import SEEDS
 from pkcompiler.lang.check.stage import ON_A_MODEL, StageChecker, density_of, reads_data
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.syntax.print_schedule import at_expr, number_of, schedule_block
@@ -21,7 +21,7 @@ class ScheduleChecker(StageChecker):
         settings = self.settings(block, "schedule")
         seed_word, data_word = words.find("seed", "setting", "schedule"), words.find("data", "setting", "schedule")
         assert seed_word is not None and data_word is not None
-        seed = self.reader.count(settings["seed"], seed_word, 0, MAX_SEED) if "seed" in settings else None
+        seed = self.reader.count(settings["seed"], seed_word, SEEDS[0], SEEDS[-1]) if "seed" in settings else None
         data = self.reader.data(settings["data"], data_word) if "data" in settings else None
         blocks = [i for i in block.items if isinstance(i, Block) and i.name.value == "prune"]
         used: dict[str, Pass] = {}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
-from pkcompiler.lang.ast import Call, DataSpec, Expr, Labelled, Name, Number, Setting, Text
+from pkcompiler.lang.ast import Call, DataSpec, Expr, Labelled, Name, Number, Setting, Text, Unary
 from pkcompiler.lang.check.curve_proof import check_curve
 from pkcompiler.lang.check.curves import VARIABLES
 from pkcompiler.lang.check.findings import Findings
@@ -14,7 +14,8 @@ from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.words import Word
 
 MAX_ROUNDS = 1_000_000
-MAX_SEED = 2**63 - 1
+SEEDS = range(-(2**63), 2**64)
+"""What torch takes for a seed, and so --seed and seed= of Python."""
 MAX_COMPRESSION = 1e12
 
 
@@ -53,8 +54,9 @@ class SettingReader:
         value = self.one(item)
         if value is None:
             return None
-        if isinstance(value, Number) and value.unit == "" and value.value == int(value.value) and least <= value.value <= most:
-            return int(value.value)
+        number = whole(value)
+        if number is not None and least <= number <= most:
+            return number
         message = f"{word.name} = {print_expr(value)}"
         self.findings.error("PKC106", message, value.span, f"must be a whole number from {least} to {most}", _write(word))
         return None
@@ -203,6 +205,16 @@ class SettingReader:
             span = next(v.span for k, v in kwargs if k == "count")
             self.findings.error("PKC110", "data takes per_class or count, not both", span, "a second amount", "keep one of them")
         return tuple(found.items()) if good else None
+
+
+def whole(value: Expr) -> int | None:
+    """The whole number that is written, with its sign; None for anything else."""
+    match value:
+        case Number(number, "") if number == int(number):
+            return int(number)
+        case Unary("-", Number(number, "")) if number == int(number):
+            return -int(number)
+    return None
 
 
 def _write(word: Word) -> str:

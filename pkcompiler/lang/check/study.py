@@ -10,7 +10,7 @@ from pkcompiler.lang.ast import Analysis, Block, Expr, Name, Number, Pass, Range
 from pkcompiler.lang.check.declare import Declarations, bare
 from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.pass_names import PassNames
-from pkcompiler.lang.check.settings import MAX_COMPRESSION, MAX_ROUNDS, MAX_SEED
+from pkcompiler.lang.check.settings import MAX_COMPRESSION, MAX_ROUNDS, SEEDS, whole
 from pkcompiler.lang.check.stage import density_of
 from pkcompiler.lang.syntax.format import print_expr, print_item
 
@@ -205,9 +205,9 @@ class StudyChecker(Declarations):
         found: dict[int, None] = {}
         for value in settings["seeds"].values if "seeds" in settings else ():
             ends = (value.start, value.end) if isinstance(value, Range) else (value, value)
-            first, last = (_whole(end) for end in ends)
+            first, last = (_seed(end) for end in ends)
             if first is None or last is None or last < first or last - first >= MAX_SEEDS:
-                label = f"must be whole numbers from 0, or a range of at most {MAX_SEEDS} such as 0..2"
+                label = f"must be whole numbers of 64 bits, or a range of at most {MAX_SEEDS} such as 0..2"
                 self.findings.error("PKC106", f"seeds = {print_expr(value)}", value.span, label, "write seeds = 0..2")
                 continue
             again = next((s for s in range(first, last + 1) if s in found), None)
@@ -234,7 +234,6 @@ def _lacks_percent(value: Expr) -> bool:
     return isinstance(value, Number) and value.unit == "" and value.value > 1
 
 
-def _whole(value: Expr) -> int | None:
-    """A seed."""
-    plain = isinstance(value, Number) and value.unit == "" and value.value == int(value.value) and 0 <= value.value <= MAX_SEED
-    return int(value.value) if plain and isinstance(value, Number) else None
+def _seed(value: Expr) -> int | None:
+    found = whole(value)
+    return found if found is not None and found in SEEDS else None  # a range looks for None one by one

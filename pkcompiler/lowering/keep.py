@@ -22,7 +22,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook, 
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.hooks import KeepsMask
-from pkcompiler.lowering.placed import flat_fault, has_memory, is_flat, local, part, where_kept, whole
+from pkcompiler.lowering.placed import FULLY_SHARD, flat_fault, has_memory, is_flat, keeps_flat, local, part, where_kept, whole
 
 ATTRIBUTE = "_kept_masks"
 AGAIN = "mask the model as it is now: pkcompiler.apply_masks(model, masks)"
@@ -215,8 +215,12 @@ class FindAgain:
         for keeper in self.keepers:
             keeper.find_again()
         own = keeper_of(module)
-        if own is not None and (lost := own.lost(module)):
-            raise fail("PKC470", f"the model has no parameter {own.names[lost[0]]!r} any more, and a mask was held on it", AGAIN)
+        for keeper in (k for k in self.keepers if k is own or k.woven):
+            if lost := keeper.lost(module):
+                note = FULLY_SHARD if keeps_flat(module) else AGAIN
+                raise fail(
+                    "PKC470", f"the model has no parameter {keeper.names[lost[0]]!r} any more, and a mask was held on it", note
+                )
 
 
 def keep(module: nn.Module, masks: Mapping[str, Tensor], *, anew: bool, called: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
-from pkcompiler.lowering.placed import flat_fault, has_memory, is_flat, is_placed, local
+from pkcompiler.lowering.placed import FULLY_SHARD, flat_fault, has_memory, is_flat, is_placed, keeps_flat, local
 
 
 def canonical_names(module: nn.Module) -> dict[str, str]:
@@ -59,7 +59,7 @@ def mask_faults(module: nn.Module, masks: Masks) -> Iterator[Diagnostic]:
     """What :func:`check_masks` raises."""
     masks = masks_of(masks)
     canonical = canonical_names(module)
-    yield from _misfits(dict(module.named_parameters(remove_duplicate=False)), masks)
+    yield from _misfits(module, masks)
     yield from _conflicts(canonical, masks)
     yield from _unmaskable(module, canonical, masks)
 
@@ -118,8 +118,9 @@ def _shape(parameter: Tensor) -> torch.Size | None:
     return None if isinstance(parameter, nn.parameter.UninitializedParameter) or is_flat(parameter) else parameter.shape
 
 
-def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
+def _misfits(module: nn.Module, masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:
     """One error for all unknown names, one for all that are no masks, one for all other shapes."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
     unknown = [name for name in masks if name not in parameters]
     odd = [n for n, mask in masks.items() if n in parameters and not _is_mask(mask)]
     misshapen = {
@@ -129,14 +130,14 @@ def _misfits(parameters: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> I
     }
     if unknown:
         close = difflib.get_close_matches(str(unknown[0]), parameters, 3) or list(parameters)[:3]
+        listed = (f"closest names: {', '.join(close)}", "list them: [n for n, _ in model.named_parameters()]")
+        notes = (FULLY_SHARD,) if keeps_flat(module) else listed
         yield Diagnostic(
-            "PKC470",
-            _counted(unknown, "names no parameter of the model", "name no parameter of the model"),
-            notes=(f"closest names: {', '.join(close)}", "list them: [n for n, _ in model.named_parameters()]"),
+            "PKC470", _counted(unknown, "names no parameter of the model", "name no parameter of the model"), notes=notes
         )
     if odd:
         kind = _kind(masks[odd[0]])
-        one, many = f"is {kind}, expected a torch.bool", f"are not torch.bool: {odd[0]!r} is {kind}, expected a torch.bool"
+        one, many = f"is {kind}, expected a torch.bool", f"are no masks: {odd[0]!r} is {kind}, expected a torch.bool"
         yield Diagnostic(
             "PKC472",
             _counted(odd, one, many) + " tensor (True = kept)",

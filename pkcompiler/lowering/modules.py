@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -25,19 +26,9 @@ class MaskedTree:
     mask_names: dict[str, str]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Buffers in no ``state_dict`` (masks above all) keep their values, off the meta device: through ``to_empty``."""
         tree: Any = self
-        before = [(m, leaf, m._buffers[leaf]) for m in tree.modules() for leaf in sorted(m._non_persistent_buffers_set)]
-        super()._apply(fn, recurse)  # type: ignore[misc]
-        with torch.no_grad():
-            for module, leaf, value in before:
-                if value is None or value.is_meta:
-                    continue
-                if module._buffers[leaf].is_meta:
-                    module._buffers[leaf] = value
-                elif module._buffers[leaf] is not value:
-                    module._buffers[leaf].copy_(value)
-        return self
+        with values_kept(tree):
+            return super()._apply(fn, recurse)  # type: ignore[misc]
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -52,12 +43,42 @@ class MaskedTree:
         )
 
 
+@contextmanager
+def values_kept(tree: nn.Module) -> Iterator[None]:
+    """Buffers in no ``state_dict`` (masks above all) have their values afterwards, off the meta device: through ``to_empty``."""
+    before = [(m, leaf, m._buffers[leaf]) for m in tree.modules() for leaf in sorted(m._non_persistent_buffers_set)]
+    yield
+    with torch.no_grad():
+        for module, leaf, value in before:
+            now = module._buffers[leaf]
+            if value is None or now is None or value.is_meta:
+                continue
+            if now.is_meta:
+                module._buffers[leaf] = value
+            elif now is not value:
+                now.copy_(value)
+
+
+class ValuesKept:
+    """``_apply`` of a part of a lowered network, which may be converted or emptied without the rest."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.part = part
+
+    def __call__(self, fn: Any, recurse: bool = True) -> nn.Module:
+        with values_kept(self.part):
+            return type(self.part)._apply(self.part, fn, recurse)
+
+
 def adopt_tree(module: nn.Module, root: nn.Module, mask_names: Mapping[str, str]) -> None:
     """Make ``module`` own the very parameters, buffers and submodules of ``root``, in root's order, under its names."""
     for attribute in (*TREE, *STATE_HOOKS):
         module.__dict__[attribute] = root.__dict__[attribute]
     module.training = root.training
     module.__dict__["mask_names"] = dict(mask_names)
+    for part in root.modules():
+        if part is not root and not isinstance(part, MaskedTree):
+            part.__dict__["_apply"] = ValuesKept(part)
 
 
 class Lowered(MaskedTree, fx.GraphModule):

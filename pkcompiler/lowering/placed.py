@@ -9,9 +9,11 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail
+
+FULLY_SHARD = "shard with torch.distributed.fsdp.fully_shard(model), which masks follow, not with FullyShardedDataParallel"
 
 
 def is_placed(tensor: Tensor) -> bool:
@@ -69,10 +71,19 @@ def is_flat(parameter: Tensor) -> bool:
     return bool(getattr(parameter, "_fsdp_flattened", False))
 
 
+def keeps_flat(module: nn.Module) -> bool:
+    """Whether ``FullyShardedDataParallel`` keeps parameters of a module flat, with (``use_orig_params``) or without their names."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(
+        isinstance(part, fsdp.FullyShardedDataParallel) or getattr(part, "_fsdp_use_orig_params", None) is False
+        for part in module.modules()
+    )
+
+
 def flat_fault(name: str) -> Diagnostic:
     """``PKC474`` for such a parameter."""
     message = f"parameter {name!r} is a piece of a flat one of FullyShardedDataParallel, on which no mask can be held"
-    return Diagnostic("PKC474", message, notes=("shard with torch.distributed.fsdp.fully_shard(model), which masks follow",))
+    return Diagnostic("PKC474", message, notes=(FULLY_SHARD,))
 
 
 def _part(mask: Tensor, tensor: Tensor) -> Tensor:

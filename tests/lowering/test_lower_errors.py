@@ -41,7 +41,7 @@ def test_masks_that_do_not_fit_are_reported_together(function) -> None:
         function(model, masks)
     assert codes(error) == ["PKC470", "PKC472", "PKC471"]
     assert "2 masks ('0.wieght', '1.running_mean') name no parameter" in str(error.value)
-    assert "2 masks ('2.weight', '2.bias') are not torch.bool" in str(error.value)
+    assert "2 masks ('2.weight', '2.bias') are no masks: '2.weight' is" in str(error.value)
     assert "0.weight" in error.value.diagnostics[0].notes[0]
     assert "(3, 4)" in str(error.value) and "(4, 3)" in str(error.value) and "torch.float32" in str(error.value)
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))

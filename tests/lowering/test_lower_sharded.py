@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from pkcompiler.diagnostics import PkcError
-from pkcompiler.lowering import apply_masks, lower
+from pkcompiler.lowering import apply_masks, lower, remove_masks
 from pkcompiler.lowering.apply import replace_masks
 from tests.lowering.lower_models import random_masks
 
@@ -155,7 +155,43 @@ def first_version() -> None:
         assert "fully_shard" in error.value.diagnostics[0].notes[0]
 
 
+def flat_without_names() -> None:
+    """FSDP of the first version in its default way, where no parameter has its name: what works is said, whatever is tried."""
+    settings, (net, masks) = {"use_orig_params": False, "device_id": torch.device("cpu")}, build()
+    plain, lowered = FullyShardedDataParallel(build()[0], **settings), lower(net, masks, torch.randn(2, 2, 3))
+    masked, around = (FullyShardedDataParallel(each, **settings) for each in (apply_masks(build()[0], masks), lowered))
+    part = build()[0]
+    part.out = FullyShardedDataParallel(part.out, **settings)
+    named = {f"_fsdp_wrapped_module.{name}": mask for name, mask in masks.items()}
+    for act in (
+        lambda: apply_masks(plain, masks),
+        lambda: apply_masks(plain, named),
+        lambda: apply_masks(plain.module, masks),
+        lambda: lower(plain, masks),
+        lambda: apply_masks(part, masks),
+        lambda: masked(torch.randn(4, 2, 3)),
+        lambda: around(torch.randn(4, 2, 3)),
+    ):
+        with pytest.raises(PkcError, match=r"PKC470.*weight'") as error:
+            act()
+        assert "fully_shard(model)" in error.value.diagnostics[0].notes[0]
+
+
+def taken_off_after_sharding() -> None:
+    net, masks = build()
+    shard(apply_masks(net, masks))
+    train(net, masks)
+    remove_masks(net)
+    assert_zero(dict(net.named_parameters()), masks)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    net(torch.randn(4, 2, 3)).square().sum().backward()
+    optimizer.step()
+    assert whole(net.head.weight.detach())[~masks["head.weight"]].all()
+
+
 CASES = (
+    flat_without_names,
+    taken_off_after_sharding,
     masked_before_sharding,
     masked_after_sharding,
     lowered_then_sharded,

@@ -160,6 +160,8 @@ def sweep(folder: str | Path, name: str = "") -> None:
 
 
 def _remove_left(path: str) -> None:
+    if special(path) is not None:
+        return
     with suppress(OSError), open(path, "rb") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # refused while its writer lives
         os.unlink(path)
@@ -218,6 +220,18 @@ def _is_still(path: str | Path, stream: IO[Any]) -> bool:
 
 
 # contents ----------------------------------------------------------------------------------------------------------------
+
+
+KINDS = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"))
+
+
+def special(path: str | Path) -> str | None:
+    """``a pipe``, ``a socket`` or ``a device``, behind links: reading one might never end. None for all else, or for nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return None
+    return next((kind for is_one, kind in KINDS if is_one(mode)), None)
 
 
 def sha256_of(path: Path) -> str:

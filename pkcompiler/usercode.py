@@ -20,6 +20,7 @@ from traceback import walk_tb
 from types import ModuleType, TracebackType
 
 from pkcompiler.diagnostics import PkcError, Span, fail
+from pkcompiler.files import special
 from pkcompiler.usermodules import importable, is_installed
 from pkcompiler.userstreams import lent
 
@@ -240,6 +241,8 @@ def _find(place: str) -> ModuleSpec | None:
 def _no_file(path: Path) -> PkcError:
     if not os.path.isdir(path.parent):
         return fail("PKC242", f"there is no folder '{path.parent}'", f"run 'ls {path.parent.parent}'")
+    if (kind := special(path)) is not None:
+        return fail("PKC242", f"'{path}' is {kind}, and no file", "give a Python file")
     beside = [found.name for found in path.parent.glob("*.py")]
     hint = nearest(path.name, beside, FILES) or f"the folder '{path.parent}' holds no Python file"
     return fail("PKC242", f"there is no file '{path}'", hint)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pkcompiler import schema
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all, typed_or_called
-from pkcompiler.files import parse_json, reason, sha256_of
+from pkcompiler.files import parse_json, reason, sha256_of, special
 from pkcompiler.pruning.recipe import recipe_hash
 
 MANIFEST = "manifest.json"
@@ -38,6 +38,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if os.path.islink(path):
         raise _malformed(folder, "it is a symbolic link, and none is followed")
+    if (kind := special(path)) is not None:
+        raise _malformed(folder, f"it is {kind}")
     if not os.path.isfile(path):
         raise _no_artifact(folder)
     found = _object(folder, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -10,6 +11,7 @@ from typing import TypeVar
 
 from pkcompiler import resources
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all, typed_or_called
+from pkcompiler.files import special
 from pkcompiler.lang.ast import Analysis, Block, Document, Pass, Schedule, Study
 from pkcompiler.lang.check.document import Checked, check
 from pkcompiler.lang.syntax.format import format_text
@@ -34,6 +36,8 @@ __all__ = [
     "read_source",
 ]
 
+GIVEN_OPEN = re.compile(r"/dev/stdin|/(?:dev|proc/self)/fd/\d{1,9}")
+"""What is open already, so that a pipe there has a writer."""
 FILES = 0.75
 """How alike the names of two files are of which one is suggested for the other (they share the suffix)."""
 
@@ -229,8 +233,12 @@ def split_path(given: str) -> tuple[str, str]:
 
 
 def read_source(path: Path, shown: str = "") -> str:
-    """The text of a file, called ``shown`` in errors. Raises PkcError (PKC611 unreadable, PKC006 too large, PKC008 no text)."""
+    """The text of a file, called ``shown`` in errors. Raises PkcError (PKC611 unreadable, PKC006 too large, PKC008 no text).
+
+    A pipe is read only where it is open already: /dev/stdin, and what a shell makes of ``<(...)``."""
     shown = shown or str(path)
+    if (kind := special(path)) is not None and GIVEN_OPEN.fullmatch(str(path)) is None:
+        raise fail("PKC611", f"'{shown}' is {kind}, and no file", "give a file; what a command prints is read from /dev/stdin")
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.files import make_folder, unwritable, write_whole
+from pkcompiler.files import make_folder, special, unwritable, write_whole
 from pkcompiler.training.tree import from_bytes, to_bytes
 
 MOST = 6
@@ -42,6 +42,8 @@ class Checkpoint:
         if not resume:
             remedy = f"resume=True goes on with it; to start anew: rm '{self.path}'"
             raise fail("PKC455", f"the checkpoint '{self.path}' exists", remedy)
+        if (kind := special(self.path)) is not None:
+            raise self._damaged(f"it is {kind}")
         try:
             tree = from_bytes(self.path.read_bytes())
         except (OSError, ValueError) as error:

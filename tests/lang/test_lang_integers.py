@@ -21,7 +21,7 @@ SETTINGS = {
     "require": ("LINE", "require effective_paths {}", [*HUGE, "2.5", "0", "-1"]),
     "ratio": ("LINE", "structure = {}:4", [*HUGE, "2.5", "0", "-1"]),
     "block": ("LINE", "structure = block({}, 2)", [*HUGE, "2.5", "0", "-1"]),
-    "moment": ("LINE", "at = epoch({})", [*HUGE, "2.5", "0", "-1"]),
+    "moment": ("LINE", "at = epochs({})", [*HUGE, "2.5", "0", "-1"]),
     "moments": ("LINE", "at = epochs(1..{})", [*HUGE, "2.5", "0", "-1"]),
     "study-rounds": ("STUDY", "rounds = {}", [*HUGE, "2.5", "0", "-1"]),
     "seeds": ("STUDY", "seeds = {}", [*HUGE, "2.5", "-9223372036854775809", "0..10000", "2..1"]),

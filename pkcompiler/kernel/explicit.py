@@ -72,6 +72,7 @@ class ExplicitKernel:
         """G [size, size], rows and columns in the order of ``path_kernel``."""
         return self.jacobian.T @ self.jacobian
 
+    @checked
     def heat_map(self, most: int = 200) -> HeatMap:
         """Pi, restricted to the ``most`` paths with the largest diagonal entries, in the order of the paths."""
         mass = self.jacobian.square().sum(1)

@@ -154,6 +154,7 @@ class PathKernel:
 
     # products ---------------------------------------------------------------------------------------------------------
 
+    @checked
     def matvec(self, u: Vector) -> Any:
         """G u in the form of ``u``: a flat tensor [size], or a dict by name (a missing name is 0)."""
         parts = self.split(u) if isinstance(u, Tensor) else self._named(u)
@@ -169,6 +170,7 @@ class PathKernel:
                 part.addcmul_(self.theta[n], second.pop(n))
         return result if isinstance(u, Tensor) else out
 
+    @checked
     def matmat(self, u: Tensor) -> Tensor:
         """G U for U [size, m], column by column."""
         if u.dim() != 2 or u.shape[0] != self.size:
@@ -211,6 +213,7 @@ class PathKernel:
         """The spectral density by stochastic Lanczos quadrature with ``n`` nodes a probe."""
         return lanczos_density(self, n, probes, seed)
 
+    @checked
     def restricted(self, names: str | Sequence[str]) -> PathKernel:
         """The principal submatrix of a group of parameters: names, or globs such as ``layer1.*``.
 
@@ -226,6 +229,7 @@ class PathKernel:
 
     # forms ------------------------------------------------------------------------------------------------------------
 
+    @checked
     def split(self, u: Tensor) -> dict[str, Tensor]:
         """A flat vector [size] by parameter name, in the parameters' shapes."""
         if u.dim() != 1 or u.shape[0] != self.size:
@@ -239,8 +243,11 @@ class PathKernel:
             raise fail("PKC522", f"not a parameter of the kernel, or not in its shape: {', '.join(wrong)}", "see .theta")
         return {n: self._cast(t) for n, t in u.items()}
 
+    @checked
     def flatten(self, parts: Mapping[str, Tensor]) -> Tensor:
         """A flat vector [size] from tensors by name."""
+        if missing := [n for n in self.names if n not in parts]:
+            raise fail("PKC522", f"there is no tensor for '{missing[0]}'", "give one for each name of .names")
         return torch.cat([parts[n].reshape(-1) for n in self.names])
 
     def _kept(self, name: str, tensor: Tensor) -> Tensor:

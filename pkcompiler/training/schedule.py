@@ -73,6 +73,7 @@ class TrainingSchedule:
         """The resolved schedule, with the text of every pass."""
         return self.plan.text
 
+    @checked
     def cycles(
         self,
         model: nn.Module,
@@ -84,7 +85,7 @@ class TrainingSchedule:
         steps_per_epoch: int | None = None,
         lr_scheduler: Stateful | None = None,
         also: Mapping[str, Stateful] | None = None,
-        generators: Iterable[torch.Generator] = (),
+        generators: Any = (),
         data: Any = None,
         loss: Loss | None = None,
         initialise: Factory | None = None,

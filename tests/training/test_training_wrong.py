@@ -198,7 +198,7 @@ def test_a_schedule_with_errors_and_a_missing_file() -> None:
 
 @pytest.mark.parametrize("options", [{"epochs": 0}, {"epochs": 2.5}, {"checkpoint_steps": 0}, {"epochs": True}], ids=str)
 def test_numbers_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(PkcError, match=r"PKC458.*expected a whole number|PKC458"):
+    with pytest.raises(PkcError, match="PKC211" if isinstance(options.get("epochs"), float | bool) else "PKC458"):
         cycles(**options)
 
 

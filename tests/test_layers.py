@@ -33,7 +33,20 @@ LAYERS = (
     ("ops",),
     ("ir", "lang"),
     ("measured", "sparse_file"),
-    ("diagnostics", "files", "resources", "codes", "render", "markup", "schema", "usercode", "usermodules", "modes", "arguments"),
+    (
+        "diagnostics",
+        "files",
+        "resources",
+        "codes",
+        "render",
+        "markup",
+        "schema",
+        "usercode",
+        "usermodules",
+        "userstreams",
+        "modes",
+        "arguments",
+    ),
 )
 """From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
 
@@ -45,7 +58,9 @@ BESIDE = {
     ("render", "diagnostics"),
     ("render", "files"),
     ("usercode", "diagnostics"),
+    ("usercode", "files"),
     ("usercode", "usermodules"),
+    ("usercode", "userstreams"),
 }
 
 UPWARDS = {("pruning/state.py", "artifact")}

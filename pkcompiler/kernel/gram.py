@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.convolution import TwiceSweep

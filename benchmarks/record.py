@@ -28,7 +28,7 @@ import pkcompiler as pkc
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 TIMES = ("seconds", "date", "created", "elapsed")
-LARGE = 100_000
+LARGE = 30_000
 """Parameters above which a model is scored by a few passes alone, and no kernel is made of it."""
 FEW = ("magnitude", "px", "random", "synflow", "synflow-l2")
 
@@ -124,17 +124,17 @@ def explained() -> Iterator[tuple[str, str]]:
         yield f"explain.{name}", digest(done.stdout + done.stderr)
 
 
-def record(only: str) -> dict[str, str]:
-    """Every entry and its hash; an error that the package raises is recorded as its codes."""
+def record(only: str, file: Path) -> None:
+    """Every entry and its hash, written after each model; an error that the package raises is recorded as its codes."""
     torch.set_num_threads(1)
-    found: dict[str, str] = {}
+    found = dict(explained()) if only in "explain" else {}
     for name, module, inputs in models():
         for what, compute in entries(module, inputs):
             key = f"{name}/{what}"
             if only in key:
                 print(key, file=sys.stderr)
                 found[key] = _of(compute)
-    return found | (dict(explained()) if only in "explain" else {})
+        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def _of(compute: Callable[[], Any]) -> str:
@@ -153,7 +153,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="entries whose name holds this")
     given = parser.parse_args()
     if not given.compare:
-        given.files[0].write_text(json.dumps(record(given.only), indent=1), encoding="utf-8")
+        record(given.only, given.files[0])
         return 0
     before, after = (json.loads(file.read_text(encoding="utf-8")) for file in given.files)
     differ = [key for key in before | after if before.get(key) != after.get(key)]

@@ -18,7 +18,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "array": lambda value: isinstance(value, list),
     "object": lambda value: isinstance(value, dict),
 }
-WORDS = frozenset({"$ref", "additionalProperties", "const", "items", "maxLength", "minimum", "pattern", "properties"})
+WORDS = frozenset({"$ref", "additionalProperties", "const", "items", "maxLength", "maximum", "minimum", "pattern", "properties"})
 WORDS |= {"propertyNames", "required", "type"}
 SAID = frozenset({"$schema", "$defs", "description", "title"})
 """Words of a schema that demand nothing."""
@@ -59,6 +59,8 @@ def _bounds(value: Any, schema: Mapping[str, Any], place: str) -> Iterator[str]:
         yield f"{place} is {_shown(value)}, expected {schema['const']!r}"
     if "minimum" in schema and TYPES["number"](value) and value < schema["minimum"]:
         yield f"{place} is {_shown(value)}, expected at least {schema['minimum']}"
+    if "maximum" in schema and TYPES["number"](value) and value > schema["maximum"]:
+        yield f"{place} is {_shown(value)}, expected at most {schema['maximum']}"
     if isinstance(value, str) and len(value) > schema.get("maxLength", len(value)):
         yield f"{place} has {len(value):,} characters, expected at most {schema['maxLength']}"
     pattern = schema.get("pattern", "")

@@ -1,4 +1,4 @@
-"""The attacks of ``benchmarks/attack`` in their shortest form: kills, and several processes at once. No promise is broken."""
+"""The attacks of ``benchmarks/attack`` in their shortest form: kills, several processes at once, checkpoints that were changed."""
 
 from __future__ import annotations
 
@@ -17,4 +17,5 @@ def test_the_shortest_attack_finds_nothing() -> None:
     command = [sys.executable, "-m", "benchmarks.attack", "--short", "--seed", "1"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sum(line.startswith(("kill", "three")) for line in done.stdout.splitlines()) == 3, done.stdout
+    rows = ("kill", "three", "training", "rounds", "study")
+    assert sum(line.startswith(rows) for line in done.stdout.splitlines()) == 6, done.stdout

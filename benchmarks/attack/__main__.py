@@ -3,8 +3,9 @@
     python -m benchmarks.attack                       # all of them, about half an hour on one core
     python -m benchmarks.attack --count 10 files kills
 
-``--count``: kills of each kind, places of each file, tampered artifacts twice; a tenth of it in full disks; 200 times in
-command lines. Every attack makes a folder of its own, and removes it. Needs ``fork`` (Linux).
+``--count``: kills of each kind (of workers half), places of each file, tampered artifacts and checkpoints of training twice;
+a tenth of it in full disks; 200 times in command lines. Every attack makes a folder of its own, and removes it. Needs
+``fork`` (Linux).
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: no pool survives a fork
 
-from benchmarks.attack import arguments, artifacts, files, kills
+from benchmarks.attack import arguments, artifacts, checkpoints, files, kills
 from benchmarks.attack.processes import ONE, command, home, run, warm
 from benchmarks.attack.tally import Tally, shown
 
 ATTACKS: dict[str, Callable[[int, int], Iterator[Tally]]] = {
     "files": files.attacks,
     "kills": kills.attacks,
+    "checkpoints": checkpoints.attacks,
     "arguments": arguments.attacks,
     "artifacts": lambda count, seed: on_artifacts(count, seed),
 }
@@ -42,6 +44,9 @@ def short(_: int, seed: int) -> Iterator[Tally]:
     yield kills.two_stages(2, seed)
     yield kills.of_study(1, seed)
     yield kills.together(1, seed)
+    yield checkpoints.trainings(25, seed)
+    yield checkpoints.states(4, seed)
+    yield checkpoints.cells(3, seed)
 
 
 def main() -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from benchmarks.attack.processes import ONE, TWO, Done, begin, command, contents, end, home, killed, run
 from benchmarks.attack.tally import Tally
+from pkcompiler.cli import main
 
 STUDY = """\
 study small {
@@ -55,6 +59,7 @@ def attacks(count: int, seed: int) -> Iterator[Tally]:
     force, one = command(*TWO, "--force", "-o", "out"), command(*ONE, "-o", "out")
     yield _killed("kill -9: --force", force, count, seed, "masks.safetensors", one)
     yield of_study(count, seed)
+    yield of_workers(max(1, count // 2), seed)
     yield together(max(1, count // 10), seed)
 
 
@@ -64,6 +69,72 @@ def two_stages(count: int, seed: int) -> Tally:
 
 def of_study(count: int, seed: int) -> Tally:
     return _killed("kill -9: study", study, count, seed, "results.csv")
+
+
+def workers() -> None:
+    """The same with two worker processes."""
+    main(["study", "small.pkc", "-o", "out", "--jobs", "2", "--threads", "1"])
+
+
+def of_workers(count: int, seed: int) -> Tally:
+    """A worker process of a study is killed: it says so (``PKC479``) or comes to its end, and leaves no process behind."""
+    tally, random = Tally("kill -9: a worker of a study"), Random(seed)
+    with home() as folder:
+        (folder / "small.pkc").write_text(STUDY)
+        (folder / "fit.py").write_text(FIT)
+        started = time.monotonic()
+        assert (first := run(workers)).code == 0, first.err
+        seconds, expected = time.monotonic() - started, (folder / "out" / "results.csv").read_bytes()
+        for _ in range(count):
+            shutil.rmtree(folder / "out")
+            _one_worker_killed(tally, folder, random, seconds, expected)
+    return tally
+
+
+def _one_worker_killed(tally: Tally, folder: Path, random: Random, seconds: float, expected: bytes) -> None:
+    child, said = begin(workers)
+    until, seen = time.monotonic() + random.random() * seconds, set[int]()
+    while time.monotonic() < until:
+        seen |= below(child)
+        time.sleep(0.05)
+    victims = sorted(below(child))
+    for victim in victims and [random.choice(victims)]:
+        with suppress(ProcessLookupError):
+            os.kill(victim, signal.SIGKILL)
+    done = end(child, said)
+    tally.tried += 1
+    again = run(workers)
+    if done.kind == "tracebacks" or (done.code and "PKC479" not in done.err):
+        tally.add("tracebacks", done.err[-300:])
+    elif alive := _still_there(seen | {*victims}):
+        tally.add("lost", f"left at work: {alive}")
+    elif again.code or (folder / "out" / "results.csv").read_bytes() != expected:
+        tally.add("silent", f"the same command does not end as it should: {again.err[-300:]}")
+    else:
+        tally.add(done.kind)
+
+
+def below(process: int) -> set[int]:
+    """The processes that a process has started, and those that these have."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, parent = (entry / "stat").read_text().rpartition(") ")[2].split()[:2]
+                parents |= {} if state == "Z" else {int(entry.name): int(parent)}
+    found, more = set[int](), {process}
+    while more:
+        more = {own for own, parent in parents.items() if parent in more} - found
+        found |= more
+    return found
+
+
+def _still_there(processes: set[int], patience: float = 20.0) -> list[int]:
+    """Those that have not ended after a while."""
+    until = time.monotonic() + patience
+    while (alive := [p for p in processes if Path(f"/proc/{p}").exists()]) and time.monotonic() < until:
+        time.sleep(0.2)
+    return alive
 
 
 def _killed(

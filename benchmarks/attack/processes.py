@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -85,6 +86,8 @@ def warm() -> None:
     torch.set_num_threads(1)
     resume.CHECKPOINT_EVERY = 0.0
     _ = pkcompiler.prune(torch.nn.Linear(2, 2), torch.ones(1, 2), "synflow", density=0.5).report
+    if (bars := sys.modules.get("tqdm")) is not None:  # its lock is shared by forks: who is killed in it would stop all others
+        bars.tqdm.set_lock(threading.RLock())
 
 
 def command(*arguments: str) -> Callable[[], object]:

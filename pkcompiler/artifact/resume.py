@@ -6,6 +6,7 @@ or a manifest (the run is complete, and only the renaming is missing).
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ BEGUN, LEFT = "begun ", "left "
 SAID = ("stopped", "missed", "uncertain", "arbitrary")
 """What a state says in words."""
 CHECKPOINT_EVERY = 1.0  # seconds
+LINE = 2000
+"""Characters of a command or of a collapse that are shown."""
 ATTEMPTS = 10
 """How often a folder may vanish, renamed by the process that has just ended its run, before that is an error."""
 
@@ -99,6 +102,10 @@ class Work:
         """What an earlier run of this recipe ended in; '' where it was only interrupted."""
         return _line_of(self.partial / COLLAPSE)
 
+    def forget(self) -> None:
+        """The state is none of this run: begin anew, and write over it."""
+        self.found, self.after, self.spent = "new", None, 0.0
+
     def discard(self) -> None:
         """Nothing was done: leave nothing behind."""
         folder.remove(self.partial)
@@ -130,7 +137,8 @@ def unfinished(out: Path) -> tuple[str, str] | None:
 
 def _line_of(path: Path) -> str:
     with suppress(OSError, UnicodeDecodeError):
-        return path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8").strip()
+        return text if len(text) <= LINE else f"{text[:LINE]}..."
     return ""
 
 
@@ -262,17 +270,17 @@ def write_state(path: Path, state: Round, seconds: float, recipe: str) -> None:
     facts |= {name: getattr(state, name) for name in SAID} | {"by_position": str(state.by_position)}
     shapes = {f"shape {n}": "x".join(map(str, m.shape)) for n, m in masks.items()}
     facts |= {**shapes, "seconds": repr(seconds), "recipe": recipe}
-    write_whole(path, tensor_bytes(packed, {**facts, "sha256": _digest(packed, facts)}), durable=False)
+    write_whole(path, tensor_bytes(packed, {**facts, "sha256": state_digest(packed, facts)}), durable=False)
 
 
 def read_state(path: Path, recipe: str) -> tuple[Round, float] | None:
     """The state and its seconds; None where there is none that can be used."""
     if not path.is_file():
         return None
-    with suppress(SafetensorError, OSError, KeyError, ValueError), safe_open(path, "pt") as found:
+    with suppress(SafetensorError, OSError, LookupError, ValueError, TypeError, ArithmeticError), safe_open(path, "pt") as found:
         facts = found.metadata() or {}
         packed = {key: found.get_tensor(key) for key in found.keys()}  # noqa: SIM118
-        if facts["recipe"] != recipe or facts.pop("sha256") != _digest(packed, facts):
+        if facts["recipe"] != recipe or facts.pop("sha256") != state_digest(packed, facts):
             return None
         kinds: dict[str, dict[str, Tensor]] = {"": {}, BEGUN: {}, LEFT: {}}
         for key, bits in packed.items():
@@ -284,11 +292,12 @@ def read_state(path: Path, recipe: str) -> tuple[Round, float] | None:
         state = Round(stage, round_, rounds, float(facts["density"]), kept, total, kinds[""], mass, start)
         said = {name: facts[name] for name in SAID}
         state = replace(state, begun=kinds[BEGUN], left=kinds[LEFT], by_position=int(facts["by_position"]), **said)
-        return state, float(facts["seconds"])
+        seconds = float(facts["seconds"])
+        return (state, seconds) if 0 <= seconds < math.inf else None
     return None
 
 
-def _digest(packed: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+def state_digest(packed: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
     """Of all that a state's file holds: what a power failure has left of it is told from what was written."""
     parts = [f"{key} {value}\n".encode() for key, value in sorted(facts.items())]
     parts += [f"{name}\n".encode() + bits.numpy().tobytes() for name, bits in sorted(packed.items())]
@@ -301,5 +310,7 @@ def _named(kind: str, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _unpacked(bits: Tensor, shape: str) -> Tensor:
     sizes = [int(size) for size in shape.split("x") if size]
-    count = int(np.prod(sizes, dtype=np.int64))
+    count = math.prod(sizes)
+    if min(sizes, default=0) < 0 or -(-count // 8) != bits.numel():
+        raise ValueError(f"{bits.numel()} bytes are no mask of {shape}")
     return torch.from_numpy(np.unpackbits(bits.numpy(), count=count).astype(bool)).reshape(sizes)

@@ -92,7 +92,7 @@ CODES: dict[str, str] = {
         "size, how many samples) or number of epochs. Nothing is taken from it."
     ),
     "PKC455": "A checkpoint exists, and the run was not asked to go on with it. It is never overwritten by another run.",
-    "PKC456": "The file is no checkpoint of training, or it is damaged.",
+    "PKC456": "The file is no checkpoint of training, it is damaged, or it holds what this run cannot have written.",
     "PKC457": "A state_dict() that belongs into a checkpoint holds something that is neither a tensor nor a plain value.",
     "PKC458": "An argument of schedule.cycles is missing or out of its range.",
     "PKC459": "A round is due while a stage before its own has not come to its last one: stages run in the order of the text.",

@@ -33,7 +33,7 @@ from pkcompiler.pruning.collapse import Collapsed
 from pkcompiler.pruning.progress import bar
 from pkcompiler.pruning.provenance import Provenance, describe_data, describe_inputs, make_recipe, origin_of, state_of
 from pkcompiler.pruning.rounds import Run
-from pkcompiler.pruning.state import Pruned, Round
+from pkcompiler.pruning.state import Pruned, Round, misfit
 from pkcompiler.scoring.evidence import Evidence, planned_data
 from pkcompiler.scoring.losses import Loss
 
@@ -231,6 +231,8 @@ def prune_to(
     try:
         if command is not None:
             work.typed(command)
+        if work.after is not None and misfit(work.after, job.run.aims, job.run.captured.tensors):
+            work.forget()
         if work.after is not None:
             _resumed(work, work.after, say)
         last, seconds = _run(job, work, progress, say)

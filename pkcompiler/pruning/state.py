@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pkcompiler.ir.types import PathGraph
@@ -15,6 +16,7 @@ from pkcompiler.lang.plan import Plan
 from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.pruning.provenance import Provenance
 from pkcompiler.pruning.regrowth import Ground, Masks
+from pkcompiler.pruning.target import Aim
 from pkcompiler.report.analyze import analyze_graph
 from pkcompiler.report.rows import Report
 
@@ -55,6 +57,27 @@ class Round:
     def ground(self) -> Ground:
         """What pruned weights may come back."""
         return Ground(self.begun, self.left)
+
+
+def misfit(state: Round, aims: Sequence[Aim], tensors: Mapping[str, Tensor]) -> str:
+    """Why a state that was read back is none that a run with these stages has left; '' where it may be one.
+
+    ``tensors``: the parameters that masks may be of.
+    """
+    if not (0 <= state.stage < len(aims) and 1 <= state.round <= state.rounds == (aims[state.stage].stage.rounds or 1)):
+        return f"round {state.round} of {state.rounds} of stage {state.stage + 1} is none of the schedule"
+    for name, mask in (pair for masks in (state.masks, state.begun, state.left) for pair in masks.items()):
+        if name not in tensors or mask.dtype != torch.bool or mask.shape != tensors[name].shape:
+            return f"the mask of '{str(name)[:60]}' is {mask.dtype} {list(mask.shape)}, and of no parameter of this shape"
+    sizes = aims[state.stage].found.sizes
+    kept = sum(int(state.masks[n].sum()) if n in state.masks else sizes[n] for n in sizes)
+    if (state.kept, state.total) != (kept, aims[state.stage].found.total):
+        return f"it keeps {state.kept} of {state.total} weights, and its masks {kept} of {aims[state.stage].found.total}"
+    if not 0 <= state.density <= 1 or not 0 < (1 if state.start is None else state.start) <= 1:
+        return f"its density is {state.density}, from {state.start} on"
+    if not 0 <= state.by_position <= kept:
+        return f"{state.by_position} of {kept} weights were chosen by position"
+    return ""
 
 
 def estimated(pass_: Pass, error: float) -> str:

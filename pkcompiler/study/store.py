@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +18,8 @@ LOCK = "lock"
 TOKEN = "pkc study works in this folder\n"
 HASH, SCHEMA = "sha256", "study/cell.schema.json"
 """The entry of a cell's file that holds the hash of all others, and what these are."""
+LARGEST = 1.8e308
+"""Numbers of columns are doubles."""
 Record = dict[str, Any]
 """What a file of a cell holds: docs/studies.md lists the entries."""
 
@@ -29,12 +32,28 @@ def write_cell(folder: Path, file: str, record: Record) -> None:
 def read_cell(folder: Path, file: str, key: str) -> Record | None:
     """The record of a cell; None where there is no file, or one that is damaged, another cell's, or of code that has changed."""
     found = read_object(folder / file)
-    if found is None or found.pop(HASH, None) != recipe_hash(found) or problem(found, SCHEMA) or found["key"] != key:
+    if (
+        found is None
+        or found.pop(HASH, None) != recipe_hash(found)
+        or problem(found, SCHEMA)
+        or found["key"] != key
+        or not _measured(found)
+    ):
         return None
     imported = found.get("imported", {})
     if any(_changed(folder / name, digest) for name, digest in imported.items()):
         return None
     return found
+
+
+def _measured(record: Record) -> bool:
+    """Whether the lines of analyses that become columns hold numbers."""
+    lines = [line for lines in record.get("analyses", {}).values() for line in lines.values()]
+    series = [line.get("values") for line in lines if "axes" in line]
+    numbers = [line.get("value", "") for line in lines if "log10" in line and "axes" not in line]
+    if not all(isinstance(values, list) for values in series):
+        return False
+    return all(value is None or (type(value) in (int, float) and abs(value) < LARGEST) for value in [*chain(*series), *numbers])
 
 
 def _changed(file: Path, digest: str) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.files import make_folder, special, unwritable, write_whole
-from pkcompiler.training.tree import from_bytes, to_bytes
+from pkcompiler.training.tree import PLAIN, from_bytes, to_bytes
 
 MOST = 6
 """How many differences are told."""
@@ -43,14 +43,14 @@ class Checkpoint:
             remedy = f"resume=True goes on with it; to start anew: rm '{self.path}'"
             raise fail("PKC455", f"the checkpoint '{self.path}' exists", remedy)
         if (kind := special(self.path)) is not None:
-            raise self._damaged(f"it is {kind}")
+            raise self.damaged(f"it is {kind}")
         try:
             tree = from_bytes(self.path.read_bytes())
         except (OSError, ValueError) as error:
-            raise self._damaged(str(error)) from None
+            raise self.damaged(str(error)) from None
         before = tree.get("recipe")
-        if not isinstance(before, dict):
-            raise self._damaged("it holds no recipe")
+        if not isinstance(before, dict) or not _is_plain(before):
+            raise self.damaged("it holds no recipe")
         self._same(before)
         return tree
 
@@ -64,10 +64,18 @@ class Checkpoint:
         remedy = f"make it as it was to go on, give another checkpoint, or start anew: rm '{self.path}'"
         raise fail("PKC454", f"the checkpoint '{self.path}' is of another run: {lines[0]}", *lines[1:], remedy)
 
-    def _damaged(self, reason: str) -> Exception:
+    def damaged(self, reason: str) -> PkcError:
+        """``PKC456``: what is wrong with the file, in a line."""
         first = next(iter(reason.splitlines()), "")
         remedy = "give a checkpoint that cycles(..., checkpoint=PATH) has written, or another path to start anew"
         return fail("PKC456", f"'{self.path}' is no checkpoint of training: {first[:200]}", remedy)
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is plain, or lists and mappings by name of such."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    return all(map(_is_plain, value)) if isinstance(value, list) else isinstance(value, PLAIN)
 
 
 def _telling(keys: Sequence[str]) -> list[str]:

@@ -15,10 +15,11 @@ from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.pruning.state import Round
 from pkcompiler.training.agenda import Agenda, Appointment, Moment, counted, shown
 from pkcompiler.training.checkpoint import Checkpoint
+from pkcompiler.training.contents import problem
 from pkcompiler.training.cycle import Cycle, require_midway
 from pkcompiler.training.position import Position
 from pkcompiler.training.randomness import random_state, set_random_state, untouched_random
-from pkcompiler.training.run_state import Trained
+from pkcompiler.training.run_state import NotTaken, Trained
 from pkcompiler.training.visit import Pruner, Visit
 
 
@@ -168,7 +169,13 @@ class Cycles:
         self.back = None
 
     def _go_back(self, state: Mapping[str, Any]) -> None:
-        self.trained.restore(state, self.masks)
+        try:
+            self.trained.restore(state, self.masks)
+        except NotTaken as error:
+            if self.checkpoint is None or not self.resumed:
+                assert error.__cause__ is not None
+                raise error.__cause__ from None
+            raise self.checkpoint.damaged(str(error)) from error.__cause__
         self._within = None if self.position.midway is None else state
 
     def _rounds(self, moment: Moment) -> list[Visit]:
@@ -236,7 +243,12 @@ class Cycles:
         }
 
     def resume(self, tree: Mapping[str, Any]) -> None:
-        """Take up what a checkpoint holds; the model follows when the first cycle is asked for."""
+        """Take up what a checkpoint holds; the model follows when the first cycle is asked for.
+
+        Raises ``PKC456``, before anything is taken, where this run cannot have written it.
+        """
+        if self.checkpoint is not None and (wrong := problem(tree, self)):
+            raise self.checkpoint.damaged(wrong)
         self.number, self.back, self.finished = tree["number"], tree["back"], tree["finished"]
         self.position = Position.of(tree["position"])
         self.masks = tree["masks"]

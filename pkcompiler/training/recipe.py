@@ -15,7 +15,7 @@ from pkcompiler.training.run_state import Stateful, Trained
 PLAIN = (type(None), bool, int, float, str)
 RUNNING = {"base_lrs", "last_epoch", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
 """What learning-rate schedulers change as they run, or have from the optimizer; so is most that begins with an underscore."""
-PARTS = {"_schedulers", "_milestones"}
+PARTS = {"_milestones"}
 
 
 def recipe_of(schedule: str, trained: Trained, epochs: int, dtype: torch.dtype, loader: object) -> dict[str, Any]:
@@ -75,9 +75,12 @@ def _of_schedulers(others: Mapping[str, Stateful]) -> Iterator[tuple[str, Any]]:
 
 def _settings(state: Mapping[Any, Any]) -> dict[str, Any]:
     """The entries of a scheduler's state that do not change as it runs."""
-    names = [str(key) for key in state]
-    kept = [n not in RUNNING and (not n.startswith("_") or n in PARTS) for n in names]
-    return {n: _plain(value) for n, value, keep in zip(names, state.values(), kept, strict=True) if keep}
+    return {str(key): _plain(value) for key, value in state.items() if is_setting(str(key)) or key == "_schedulers"}
+
+
+def is_setting(name: str) -> bool:
+    """Whether an entry of a scheduler's state stays as it is while it runs."""
+    return name not in RUNNING and (not name.startswith("_") or name in PARTS)
 
 
 def _plain(value: Any) -> Any:

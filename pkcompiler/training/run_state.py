@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -26,6 +26,10 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Any, /) -> Any: ...
 
 
+class NotTaken(Exception):
+    """A state that its owner refuses, with what that has raised as its cause."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Trained:
     """What training changes: a model, its optimizer, others that hold state (by name), and generators.
@@ -44,7 +48,7 @@ class Trained:
         return {
             "parameters": {n: _copied(p) for n, p in self.model.named_parameters()},
             "buffers": {n: _copied(b) for n, b in self.model.named_buffers()},
-            "extra": {path: _copied(m.get_extra_state()) for path, m in self._with_extra_state().items()},
+            "extra": {path: _copied(m.get_extra_state()) for path, m in self.with_extra_state().items()},
             "optimizer": _copied(self.optimizer.state_dict()),
             "others": {name: _copied(other.state_dict()) for name, other in self.others.items()},
             "random": random_state(self.generators),
@@ -58,11 +62,11 @@ class Trained:
                 parameter.grad = None
             for name, buffer in self.model.named_buffers():
                 buffer.copy_(recorded["buffers"][name])
-        for path, module in self._with_extra_state().items():
-            module.set_extra_state(copy.deepcopy(recorded["extra"][path]))
-        self.optimizer.load_state_dict(copy.deepcopy(recorded["optimizer"]))
+        for path, module in self.with_extra_state().items():
+            _take(module.set_extra_state, recorded["extra"][path], f"the module '{path}'")
+        _take(self.optimizer.load_state_dict, recorded["optimizer"], "the optimizer")
         for name, other in self.others.items():
-            other.load_state_dict(copy.deepcopy(recorded["others"][name]))
+            _take(other.load_state_dict, recorded["others"][name], f"'{name}'")
         self.keep(masks)
         set_random_state(recorded["random"], self.generators)
 
@@ -88,9 +92,16 @@ class Trained:
             if isinstance(value, Tensor) and value.dim() and value.shape == parameter.shape:
                 value.masked_fill_(pruned.to(value.device), 0)
 
-    def _with_extra_state(self) -> dict[str, nn.Module]:
+    def with_extra_state(self) -> dict[str, nn.Module]:
         plain = nn.Module.get_extra_state
         return {path: m for path, m in self.model.named_modules() if type(m).get_extra_state is not plain}
+
+
+def _take(load: Callable[[Any], object], state: Any, owner: str) -> None:
+    try:
+        load(copy.deepcopy(state))
+    except Exception as error:
+        raise NotTaken(f"{owner} does not take its state: {type(error).__name__}: {error}") from error
 
 
 def _copied(state: Any) -> Any:

@@ -131,9 +131,9 @@ class TrainingSchedule:
         file = None if checkpoint is None else Checkpoint(Path(checkpoint), recipe_of(self.text, trained, epochs, dtype, loader))
         run = Cycles(trained, pruner, self.agenda, epochs, file, checkpoint_steps, masks)
         found = file.read(resume) if file else None
-        if found is not None:
-            run.resume(found)
         with untouched_random(trained.generators):
+            if found is not None:
+                run.resume(found)
             pruner.check()
         return run
 

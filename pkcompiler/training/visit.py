@@ -16,7 +16,7 @@ from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.lang.plan import Plan
 from pkcompiler.lowering.zero_rows import undefined_faults
 from pkcompiler.pruning.rounds import Run
-from pkcompiler.pruning.state import Round
+from pkcompiler.pruning.state import Round, misfit
 from pkcompiler.scoring.evidence import Evidence, as_pair
 
 
@@ -75,6 +75,11 @@ class Pruner:
         run.foresee(self.initial)
         if remark := run.remark():
             warnings.warn(remark, stacklevel=5)
+
+    def misfit(self, after: Round) -> str:
+        """Why no round of this model can follow a state that was read back; '' where one can."""
+        run = self._run(self.data)
+        return misfit(after, run.aims, run.captured.tensors)
 
     def refuse_undefined(self, masks: Mapping[str, Tensor]) -> None:
         """After a round: raises ``PKC462`` where the masks leave a computed weight of the model 0/0."""

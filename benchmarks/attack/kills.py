@@ -86,7 +86,7 @@ def of_workers(count: int, seed: int) -> Tally:
         assert (first := run(workers)).code == 0, first.err
         seconds, expected = time.monotonic() - started, (folder / "out" / "results.csv").read_bytes()
         for _ in range(count):
-            shutil.rmtree(folder / "out")
+            shutil.rmtree(folder / "out", ignore_errors=True)
             _one_worker_killed(tally, folder, random, seconds, expected)
     return tally
 

@@ -78,7 +78,7 @@ class Pruner:
 
     def misfit(self, after: Round) -> str:
         """Why no round of this model can follow a state that was read back; '' where one can."""
-        run = self._run(self.data)
+        run = self._run(self.evidence)
         return misfit(after, run.aims, run.captured.tensors)
 
     def refuse_undefined(self, masks: Mapping[str, Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pkcompiler.ir.maps import Constant, Frozen, Gate, Merge, Normalise, PathMap, Product, Reindex, Resample, Scale, Softmax
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.ir.walk import forward, marked
 
 
 def makers(graph: PathGraph) -> dict[str, Op]:
@@ -26,43 +27,21 @@ def only_reader(graph: PathGraph) -> dict[str, Op]:
     return {name: ops[0] for name, ops in readers(graph).items() if len(ops) == 1 and name not in graph.outputs}
 
 
-def last_uses(graph: PathGraph) -> dict[int, list[str]]:
-    """After which operation (by position) each value is needed no more; outputs are needed always."""
-    last = {name: i for i, op in enumerate(graph.ops) for name in op.inputs}
-    out: dict[int, list[str]] = {}
-    for name, i in last.items():
-        if name not in graph.outputs:
-            out.setdefault(i, []).append(name)
-    return out
-
-
 def data_dependent(graph: PathGraph) -> frozenset[str]:
     """The values that depend on an input of the graph; what is frozen at the data does."""
-    found = {v.name for v in graph.inputs}
-    for op in graph.ops:
-        if isinstance(op.map, Frozen) or any(name in found for name in op.inputs):
-            found.add(op.name)
-    return frozenset(found)
+    return marked(graph, lambda _: True, lambda op, read: any(read) or isinstance(op.map, Frozen))
 
 
 def carrying(graph: PathGraph, *, at_data: bool) -> frozenset[str]:
     """The values that a path from an input reaches: none goes through what is frozen, nor ``at_data`` through a softmax."""
     stops = (Frozen, Softmax) if at_data else Frozen
-    found = {v.name for v in graph.inputs}
-    for op in graph.ops:
-        if not isinstance(op.map, stops) and any(name in found for name in op.inputs):
-            found.add(op.name)
-    return frozenset(found)
+    return marked(graph, lambda _: True, lambda op, read: any(read) and not isinstance(op.map, stops))
 
 
 def parametric(graph: PathGraph) -> frozenset[str]:
     """The values that a parameter enters, or a weight that is computed from some."""
     parameters = {slot.name for slot in (*graph.parameters, *graph.computed)}
-    found: set[str] = set()
-    for op in graph.ops:
-        if any(use.slot in parameters for use in uses(op.map)) or any(name in found for name in op.inputs):
-            found.add(op.name)
-    return frozenset(found)
+    return marked(graph, lambda _: False, lambda op, read: any(read) or any(u.slot in parameters for u in uses(op.map)))
 
 
 def centres(graph: PathGraph) -> bool:
@@ -88,6 +67,28 @@ def crossed_factors(graph: PathGraph, products: str, *, at_data: bool) -> dict[s
     split = [op.name for op in graph.ops if isinstance(op.map, Product) and all(name in live for name in op.inputs)]
     frozen = {name: modulating.get(name) for name in split}
     return {name: (0, 1) if position is None else (1 - position,) for name, position in frozen.items()}
+
+
+def crossed_twice(graph: PathGraph, products: str = "pairs") -> tuple[str, ...]:
+    """The parameters that a path may cross more than once, in the order of the graph (an upper estimate by parameter).
+
+    Two operations use it, of which one is reached from the other, or it is behind both factors of a product where paths do not go
+    through one of them (``products``). A computed weight crosses every parameter that it is made of.
+    """
+    crossed = crossed_factors(graph, products, at_data=False)
+    parts = {slot.name: slot.of for slot in graph.computed}
+    twice: set[str] = set()
+
+    def behind(op: Op, read: list[frozenset[str]]) -> frozenset[str]:
+        own = frozenset(part for use in uses(op.map) for part in parts.get(use.slot, (use.slot,)))
+        if isinstance(op.map, Product) and op.name not in crossed:
+            twice.update(read[0] & read[1])
+        before = frozenset().union(*(read[i] for i in crossed.get(op.name, range(len(read)))))
+        twice.update(own & before)
+        return own | before
+
+    forward(graph, lambda _: frozenset(), behind)
+    return tuple(slot.name for slot in graph.parameters if slot.name in twice)
 
 
 def modulators(graph: PathGraph) -> dict[str, int | None]:

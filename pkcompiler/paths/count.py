@@ -11,9 +11,9 @@ from sympy.ntheory import prevprime
 from sympy.ntheory.modular import crt
 from torch import Tensor
 
-from pkcompiler.ir.graphs import last_uses
 from pkcompiler.ir.maps import Window
-from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.walk import forward
 from pkcompiler.paths.limits import Limits
 from pkcompiler.paths.reindex import window_gather, window_max, window_winners
 from pkcompiler.paths.scaled import Scaled
@@ -78,18 +78,15 @@ def _remainders(
     """The count modulo each prime: the sweeps of all primes in step, so that windows can compare them."""
     sweeps = [Sweep(graph, tensors, chosen, batch=batch, arithmetic=Modular(float(p)), device="cpu") for p in primes]
     edges = sweeps[0].with_computed(sweeps[0].edges(masks))
-    values = {name: [Scaled(tensor)] * len(primes) for name, tensor in unit_sources(graph, batch, torch.float64).items()}
-    last = last_uses(graph)
+    sources = unit_sources(graph, batch, torch.float64)
+
+    def step(op: Op, inputs: list[list[Scaled]]) -> list[Scaled]:
+        if isinstance(op.map, Window) and chosen.pools == "max":
+            return _largest(op.map, [v.tensor for v in inputs[0]], primes)
+        return [s.arithmetic.settle(s.apply(op, [x[k] for x in inputs], edges)) for k, s in enumerate(sweeps)]
+
     with torch.no_grad():
-        for i, op in enumerate(graph.ops):
-            if isinstance(op.map, Window) and chosen.pools == "max":
-                values[op.name] = _largest(op.map, [v.tensor for v in values[op.inputs[0]]], primes)
-            else:
-                made = (s.apply(op, [values[n][k] for n in op.inputs], edges) for k, s in enumerate(sweeps))
-                values[op.name] = [s.arithmetic.settle(v) for s, v in zip(sweeps, made, strict=True)]
-            for name in last.get(i, ()):
-                del values[name]
-    results = values[graph.outputs[0]]
+        results = forward(graph, lambda value: [Scaled(sources.pop(value.name))] * len(primes), step)[0]
     return [sum(int(x) for x in v.tensor.flatten().tolist()) % p for v, p in zip(results, primes, strict=True)]
 
 

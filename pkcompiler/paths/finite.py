@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.ir.graphs import makers
 from pkcompiler.ir.types import Op
-from pkcompiler.paths.scaled import Scaled
+from pkcompiler.ir.walk import values
 
 if TYPE_CHECKING:
     from pkcompiler.paths.sweep import Sweep
@@ -30,9 +31,7 @@ def not_finite(sweep: Sweep, edges: Mapping[str, Tensor], sources: Mapping[str, 
 def first_not_finite(sweep: Sweep, edges: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> Op | None:
     """The first operation of the walk that makes anything else than finite numbers."""
     edges = sweep.with_computed(edges)
-    values = {name: Scaled(tensor) for name, tensor in sources.items()}
-    for op in sweep.graph.ops:
-        values[op.name] = sweep.arithmetic.settle(sweep.apply(op, [values[name] for name in op.inputs], edges))
-        if not bool(values[op.name].tensor.isfinite().all()):
-            return op
-    return None
+    made = makers(sweep.graph)
+    walked = values(sweep.graph, sweep.entering(sources), lambda op, inputs: sweep.step(op, inputs, edges))
+    wrong = (made[name] for name, value in walked if name in made and not bool(value.tensor.isfinite().all()))
+    return next(wrong, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -25,6 +25,7 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.walk import forward
 
 Span = tuple[int, int] | None
 """The shortest and the longest length; None where there is no path."""
@@ -62,11 +63,8 @@ def path_lengths(graph: PathGraph, alive: Collection[str], *, whole: bool) -> Le
     (docs/theory.md, section 1). A computed weight counts once.
     """
     computed = {s.name for s in graph.computed if any(part in alive for part in s.of)}
-    walk = _Walk(frozenset(s.name for s in (*graph.parameters, *graph.computed)), computed | set(alive))
-    values = {value.name: _Reached((0, 0), (0, 0)) for value in graph.inputs}
-    for op in graph.ops:
-        values[op.name] = walk.apply(op, values)
-    found = values[graph.outputs[0]].fed
+    counting = _Counting(frozenset(s.name for s in (*graph.parameters, *graph.computed)), computed | set(alive))
+    found = forward(graph, lambda _: _Reached((0, 0), (0, 0)), counting.apply)[0].fed
     separated = any(isinstance(op.map, Reindex) and op.map.fn in SEPARATING for op in graph.ops)
     scored = any(isinstance(op.map, Softmax) for op in graph.ops)
     equal = found is not None and found[0] == found[1] and not scored
@@ -75,12 +73,11 @@ def path_lengths(graph: PathGraph, alive: Collection[str], *, whole: bool) -> Le
 
 
 @dataclass(frozen=True, slots=True)
-class _Walk:
+class _Counting:
     parameters: frozenset[str]
     alive: Collection[str]
 
-    def apply(self, op: Op, values: Mapping[str, _Reached]) -> _Reached:
-        inputs = [values[name] for name in op.inputs]
+    def apply(self, op: Op, inputs: list[_Reached]) -> _Reached:
         match op.map:
             case Dense(weight, bias) | Conv(weight, bias):
                 return self._affine(inputs[0], weight, bias)

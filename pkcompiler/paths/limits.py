@@ -28,6 +28,7 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.walk import forward
 from pkcompiler.ir.weights import units_of
 from pkcompiler.paths.factors import LINEAR
 from pkcompiler.paths.reindex import by_unit, concrete
@@ -50,23 +51,21 @@ class Limits:
         """One walk with the log2 of the most paths that an entry of each value can have."""
         reader = _Reader(graph, chosen, masks or {}, batch)
         crossed = crossed_factors(graph, chosen.products, at_data=False)
-        most = {value.name: 0.0 for value in graph.inputs}
-        frozen = dict(most)
-        bits = MANTISSA_BITS - 1
-        for op in graph.ops:
+        bits = [MANTISSA_BITS - 1]
+
+        def step(op: Op, inputs: list[tuple[float, float]]) -> tuple[float, float]:
             terms, factors = reader.terms(op), 2 if isinstance(op.map, Product) else 1
             through = crossed.get(op.name, ())
-            bits = min(bits, (MANTISSA_BITS - (terms * max(1, len(through)) + EXTRA).bit_length()) // factors)
-            given, still = [most[name] for name in op.inputs], [frozen[name] for name in op.inputs]
-            frozen[op.name] = _most(op, terms, still) if isinstance(op.map, LINEAR | Product) else 0.0
-            most[op.name] = (
-                max(_most(op, terms * len(through), _beside(given, still, i)) for i in through)
-                if through
-                else (_most(op, terms, given))
-            )
-        output = graph.outputs[0]
-        total = most[output] + math.log2(max(1, math.prod(reader.shapes[output])))
-        return Limits(math.ceil(total * (1 + SLACK)) + 1, bits)
+            bits.append((MANTISSA_BITS - (terms * max(1, len(through)) + EXTRA).bit_length()) // factors)
+            given, still = [most for most, _ in inputs], [frozen for _, frozen in inputs]
+            frozen = _most(op, terms, still) if isinstance(op.map, LINEAR | Product) else 0.0
+            if not through:
+                return _most(op, terms, given), frozen
+            return max(_most(op, terms * len(through), _beside(given, still, i)) for i in through), frozen
+
+        most, _ = forward(graph, lambda _: (0.0, 0.0), step)[0]
+        total = most + math.log2(max(1, math.prod(reader.shapes[graph.outputs[0]])))
+        return Limits(math.ceil(total * (1 + SLACK)) + 1, min(bits))
 
 
 EXTRA = 2

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.graphs import last_uses
-from pkcompiler.ir.maps import Conv, Dense, Frozen, Normalise, Product, Reindex, Scale, Softmax, Source
-from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.maps import Conv, Dense, Frozen, Normalise, Product, Scale, Softmax, Source
+from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.walk import forward
 from pkcompiler.paths.exponents import Boolean
 from pkcompiler.paths.reindex import concrete
 from pkcompiler.paths.scaled import Scaled
@@ -79,21 +79,16 @@ class Fed:
         edges = self.any.with_computed(edges)
         sources = unit_sources(self.graph, self.batch, self.any.settings.dtype)
         sources = {name: t.requires_grad_() for name, t in sources.items()}
-        values = {name: (Scaled(t), Scaled(t)) for name, t in sources.items()}
-        last = last_uses(self.graph)
-        for i, op in enumerate(self.graph.ops):
-            inputs = [values[name] for name in op.inputs]
-            values[op.name] = (
-                self._settled(op, self.any.apply(op, [x for x, _ in inputs], edges)),
-                self._settled(op, self._from_input(op, inputs, edges)),
-            )
-            for name in last.get(i, ()):
-                del values[name]
-        full, fed = values[self.graph.outputs[0]]
-        return sources, full.tensor, fed.tensor
 
-    def _settled(self, op: Op, value: Scaled) -> Scaled:
-        return value if isinstance(op.map, Reindex | Source) else self.any.arithmetic.settle(value)
+        def start(value: Value) -> tuple[Scaled, Scaled]:
+            return Scaled(sources[value.name]), Scaled(sources[value.name])
+
+        def step(op: Op, inputs: list[tuple[Scaled, Scaled]]) -> tuple[Scaled, Scaled]:
+            full = self.any.step(op, [x for x, _ in inputs], edges)
+            return full, self.any.settled(op, self._from_input(op, inputs, edges))
+
+        full, fed = forward(self.graph, start, step)[0]
+        return sources, full.tensor, fed.tensor
 
     def _from_input(self, op: Op, inputs: list[tuple[Scaled, Scaled]], edges: Mapping[str, Tensor]) -> Scaled:
         if isinstance(op.map, Source):

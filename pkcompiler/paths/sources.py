@@ -18,6 +18,7 @@ from pkcompiler.frontend.inputs import no_values, with_values
 from pkcompiler.frontend.load_weights import odd_entries
 from pkcompiler.ir.maps import Batch, Embed, Reindex
 from pkcompiler.ir.types import PathGraph, Value
+from pkcompiler.ir.walk import marked
 from pkcompiler.paths.scaled import numbers
 from pkcompiler.paths.semiring import Settings
 
@@ -319,10 +320,8 @@ def rows_of(graph: PathGraph, value: Value) -> int | None:
 
 def table_rows(graph: PathGraph, value: Value) -> int:
     """The number of rows of the table that an integer input reads."""
-    names = {value.name}
+    rows = marked(graph, lambda given: given.name == value.name, lambda op, read: isinstance(op.map, Reindex) and read[0])
     for op in graph.ops:
-        if isinstance(op.map, Reindex) and op.inputs[0] in names:
-            names.add(op.name)
-        if isinstance(op.map, Embed) and op.inputs[0] in names:
+        if isinstance(op.map, Embed) and op.inputs[0] in rows:
             return int(graph.slot(op.map.weight).type.shape[0])  # type: ignore[arg-type]
     raise fail("PKC505", f"the integer input '{value.name}' reads no table of embeddings")

@@ -6,7 +6,7 @@ come from torch's reverse mode over the same walk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_never
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.graphs import crossed_factors, last_uses
+from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -36,7 +36,8 @@ from pkcompiler.ir.maps import (
     Source,
     Window,
 )
-from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.walk import forward
 from pkcompiler.paths.computed import Made
 from pkcompiler.paths.exponents import Arithmetic, Carried
 from pkcompiler.paths.factors import Factors
@@ -120,18 +121,22 @@ class Sweep:
         """
         self._factors = None
         edges = self.with_computed(edges)
-        values: dict[str, Scaled] = {name: Scaled(tensor.to(self.device)) for name, tensor in sources.items()}
-        last = last_uses(self.graph)
-        for i, op in enumerate(self.graph.ops):
-            inputs = [values[name] for name in op.inputs]
-            result = self.apply(op, inputs, edges)
-            values[op.name] = result if isinstance(op.map, Reindex | Source) else self.arithmetic.settle(result)
-            for name in last.get(i, ()):
-                del values[name]
-        result = values[self.graph.outputs[0]]
+        result = forward(self.graph, self.entering(sources), lambda op, inputs: self.step(op, inputs, edges))[0]
         if not bool(result.tensor.isfinite().all()):
             raise not_finite(self, edges, sources)
         return result
+
+    def entering(self, sources: Mapping[str, Tensor]) -> Callable[[Value], Scaled]:
+        """What a walk begins with."""
+        return lambda value: Scaled(sources[value.name].to(self.device))
+
+    def step(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
+        """One operation, its result settled."""
+        return self.settled(op, self.apply(op, inputs, edges))
+
+    def settled(self, op: Op, result: Scaled) -> Scaled:
+        """In numbers that the next operation can add up; what only moves or begins is."""
+        return result if isinstance(op.map, Reindex | Source) else self.arithmetic.settle(result)
 
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
         """One operation: the one match over the path maps."""

@@ -42,6 +42,7 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.ir.walk import back, forward
 from pkcompiler.paths.functional import static_batch
 from pkcompiler.paths.reindex import apply_reindex, by_unit, concrete, resample_matrix
 from pkcompiler.predict.expected import Phi
@@ -106,10 +107,10 @@ def coherence(
 
     ``laws`` of the parameters; None to judge by the structure alone, before any law is learned.
     """
-    return _Walk(graph, tensors, laws, functions, masks).run(centred)
+    return _Flips(graph, tensors, laws, functions, masks).run(centred)
 
 
-class _Walk:
+class _Flips:
     def __init__(
         self,
         graph: PathGraph,
@@ -120,7 +121,6 @@ class _Walk:
     ) -> None:
         self.graph, self.tensors, self.laws, self.functions, self.masks = graph, tensors, laws, functions, masks or {}
         self.verdict = Verdict()
-        self.values: dict[str, Parity] = {}
         self.fan_in: dict[str, int] = {}
 
     def refuse(self, op: Op, why: str) -> None:
@@ -129,11 +129,9 @@ class _Walk:
     def run(self, centred: bool) -> Verdict:
         self.tied()
         start = Parity(frozenset([INPUT]), normal=True) if centred else Parity(frozenset(), frozenset([INPUT]))
-        self.values = {v.name: start for v in self.graph.inputs}
-        for op in self.graph.ops:
-            self.values[op.name] = self.forward(op, [self.values[name] for name in op.inputs])
-            self.fan_in[op.name] = self._fan_in(op)
-        self.back()
+        forward(self.graph, lambda _: start, self.forward)
+        for _ in back(self.graph, Parity(frozenset()), self.added, _derived):
+            pass
         return self.verdict
 
     def tied(self) -> None:
@@ -148,6 +146,7 @@ class _Walk:
     # forward --------------------------------------------------------------------------------------------------------------
 
     def forward(self, op: Op, inputs: list[Parity]) -> Parity:
+        self.fan_in[op.name] = self._fan_in(op)
         match op.map:
             case Dense(weight=weight, bias=bias) | Conv(weight=weight, bias=bias):
                 return self.affine(op, inputs[0], weight, bias)
@@ -241,23 +240,19 @@ class _Walk:
 
     # back -----------------------------------------------------------------------------------------------------------------
 
-    def back(self) -> None:
-        """Derivatives at a value that is read several times add up only if they are uncorrelated."""
-        arriving: dict[str, list[Parity]] = {name: [Parity(frozenset())] for name in self.graph.outputs}
-        for op in reversed(self.graph.ops):
-            here = self.added(op.name, arriving.pop(op.name, []))
-            own = {op.name} if isinstance(op.map, Dense | Conv) else set()
-            for name in op.inputs:
-                arriving.setdefault(name, []).append(Parity(here.odd | own, here.mixed - own))
-        for value in self.graph.inputs:
-            self.added(value.name, arriving.get(value.name, []))
-
     def added(self, name: str, parts: Sequence[Parity]) -> Parity:
+        """Derivatives at a value that is read several times add up only if they are uncorrelated."""
         if len(parts) > 1:
             self.verdict.wide = True
             if not all(a.opposes(b) for a, b in combinations(parts, 2)):
                 self.verdict.reasons.append(f"'{name}' is read in ways whose derivatives are correlated")
         return together(parts)
+
+
+def _derived(op: Op, here: Parity) -> list[Parity]:
+    """The derivative of an operation at each value that it reads, from that at its result."""
+    own = {op.name} if isinstance(op.map, Dense | Conv) else set()
+    return [Parity(here.odd | own, here.mixed - own)] * len(op.inputs)
 
 
 def together(parts: Sequence[Parity]) -> Parity:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.walk import forward
 
 if TYPE_CHECKING:
     from pkcompiler.pruning.state import Round
@@ -16,12 +17,7 @@ if TYPE_CHECKING:
 
 def operations_connect(graph: PathGraph, gone: frozenset[str]) -> bool:
     """Whether an input reaches the output through operations whose weights are not all pruned (necessary, and quick)."""
-    reached = {v.name for v in graph.inputs}
-    for op in graph.ops:
-        weight = getattr(op.map, "weight", None)
-        if weight not in gone and any(name in reached for name in op.inputs):
-            reached.add(op.name)
-    return any(name in reached for name in graph.outputs)
+    return any(forward(graph, lambda _: True, lambda op, read: getattr(op.map, "weight", None) not in gone and any(read)))
 
 
 def count(mask: Tensor) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container
 
 from pkcompiler.ir.maps import Constant, Frozen, Merge, Named, Product, Reindex, Scale, Source
-from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.walk import forward
 
 
 def computed_weights(graph: PathGraph, masked: Container[str] = ()) -> list[str]:
@@ -14,16 +15,20 @@ def computed_weights(graph: PathGraph, masked: Container[str] = ()) -> list[str]
     Left out are those that are prunable as they are, or have a mask.
     """
     matrices = {s.name for s in graph.parameters if sum(d != 1 for d in s.type.shape) > 1 and not s.prunable}
-    carried: dict[str, frozenset[str]] = {}
     found: set[str] = set()
-    for op in graph.ops:
+
+    def carried(op: Op, read: list[frozenset[str] | None]) -> frozenset[str] | None:
+        known = [names for names in read if names is not None]
         match op.map:
             case Source(Named(slot)):
-                carried[op.name] = frozenset({slot}) & matrices
+                return frozenset({slot}) & matrices
             case Source() | Frozen():
-                carried[op.name] = frozenset()
-            case Reindex() | Constant() | Merge() | Scale() | Product("mul") if all(i in carried for i in op.inputs):
-                carried[op.name] = frozenset().union(*(carried[i] for i in op.inputs))
+                return frozenset()
+            case Reindex() | Constant() | Merge() | Scale() | Product("mul") if len(known) == len(read):
+                return frozenset().union(*known)
             case Product("matmul" | "conv"):
-                found.update(*(carried.get(i, ()) for i in op.inputs))
+                found.update(*known)
+        return None
+
+    forward(graph, lambda _: None, carried)
     return [slot.name for slot in graph.parameters if slot.name in found and slot.name not in masked]

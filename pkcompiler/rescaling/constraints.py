@@ -14,7 +14,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.graphs import last_uses, modulators
+from pkcompiler.ir.graphs import modulators
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -36,7 +36,8 @@ from pkcompiler.ir.maps import (
     Source,
     Window,
 )
-from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.walk import forward
 from pkcompiler.paths.reindex import apply_reindex, concrete
 from pkcompiler.rescaling.scales import ZERO, Labels
 
@@ -68,20 +69,14 @@ class Constraints:
         self.uses: dict[str, Use] = {}
         self.parameters = {slot.name for slot in graph.parameters}
         self.ground = self.labels.pinned("a parameter that stays, or that has another use, holds it")
-        self._walk()
+        for labels in forward(graph, self._input, self._step):
+            self.labels.pin(labels, "the output of the network")
 
-    def _walk(self) -> None:
-        values = {v.name: self._input(v.name, v.type.shape) for v in self.graph.inputs}
-        last = last_uses(self.graph)
-        for i, op in enumerate(self.graph.ops):
-            shape = concrete(op.result.type.shape, self.batch)
-            values[op.name] = self.apply(op, [self._nonzero(op, values[name]) for name in op.inputs], shape)
-            if op.name in self.watched:
-                self.labels.pin(values[op.name], "a recorded factor is computed from it")
-            for name in last.get(i, ()):
-                del values[name]
-        for name in self.graph.outputs:
-            self.labels.pin(values[name], "the output of the network")
+    def _step(self, op: Op, inputs: list[Tensor]) -> Tensor:
+        labels = self.apply(op, [self._nonzero(op, x) for x in inputs], concrete(op.result.type.shape, self.batch))
+        if op.name in self.watched:
+            self.labels.pin(labels, "a recorded factor is computed from it")
+        return labels
 
     def _nonzero(self, op: Op, x: Tensor) -> Tensor:
         """Labels in place of :data:`ZERO`: constant zeros may have any scale, but where they are added they stand for a shift.
@@ -95,8 +90,8 @@ class Constraints:
             return torch.where(empty, self.labels.pinned("a shift by a constant 0 holds it"), x)
         return x.masked_scatter(empty, self.labels.fresh(int(empty.sum())))
 
-    def _input(self, name: str, shape: Sequence[Any]) -> Tensor:
-        return self.labels.pinned("the input of the network", name).expand(concrete(shape, self.batch))
+    def _input(self, value: Value) -> Tensor:
+        return self.labels.pinned("the input of the network", value.name).expand(concrete(value.type.shape, self.batch))
 
     # the operations ---------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.ir.walk import back
 
 TITLE, DETAIL = 26, 33
 """Characters that fit into a box."""
@@ -122,7 +123,7 @@ def _regions(graph: PathGraph) -> dict[str, str]:
                 _join(group, name, op.name)
     maps = {op.name: op.map for op in graph.ops}
     whole = {leader: [n for n in group if group[n] == leader] for leader in dict.fromkeys(group.values())}
-    reach = _descendants(graph)
+    reach = dict(back(graph, frozenset[str](), lambda _, parts: frozenset().union(*parts), _behind))
     for names in whole.values():
         if not any(isinstance(maps[n], Product) for n in names) or not _convex(names, reach):
             group |= {n: n for n in names}
@@ -168,17 +169,12 @@ def _join(group: dict[str, str], one: str, other: str) -> None:
         group[name] = kept if leader == gone else leader
 
 
-def _descendants(graph: PathGraph) -> dict[str, set[str]]:
-    """What depends on each value."""
-    found: dict[str, set[str]] = {op.name: set() for op in graph.ops}
-    for op in reversed(graph.ops):
-        for name in op.inputs:
-            if name in found:
-                found[name] |= {op.name} | found[op.name]
-    return found
+def _behind(op: Op, behind: frozenset[str]) -> list[frozenset[str]]:
+    """What depends on each value that an operation reads, from what depends on its result."""
+    return [behind | {op.name}] * len(op.inputs)
 
 
-def _convex(names: list[str], reach: dict[str, set[str]]) -> bool:
+def _convex(names: list[str], reach: Mapping[str, frozenset[str]]) -> bool:
     """Whether no path leaves the group and comes back."""
     inside = set(names)
     after = set().union(*(reach[n] for n in names)) - inside

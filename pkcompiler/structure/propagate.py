@@ -29,7 +29,8 @@ from pkcompiler.ir.maps import (
     Source,
     Window,
 )
-from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.walk import values
 from pkcompiler.paths.reindex import concrete
 from pkcompiler.structure.choices import Choices, Reshaping
 from pkcompiler.structure.labels import Axes, Ints, Labels
@@ -63,22 +64,21 @@ class Walk:
         self.met: list[Met] = []
         self.made: dict[str, str] = {}
         self.slots = {s.name: self._slot(s.role, concrete(s.type.shape, 1)) for s in graph.slots}
-        self.values: dict[str, Axes] = {}
-        self._run()
+        self.values = dict(values(graph, self._input, self._step))
+        self._hold()
 
     def _slot(self, role: str, shape: Sequence[int]) -> Axes:
         if role == "constant":
             return tuple(self.labels.fixed(n, "a constant that the model's code makes has its size") for n in shape)
         return tuple(self.labels.fresh(n) if n > 1 else self.labels.fixed(n, "the only unit of its layer") for n in shape)
 
-    def _run(self) -> None:
-        for value in self.graph.inputs:
-            axes = tuple(self.labels.fixed(n, "the model's input") for n in concrete(value.type.shape, 1))
-            self.values[value.name] = axes
-        for op in self.graph.ops:
-            shape = concrete(op.result.type.shape, 1)
-            axes = self.apply(op, [self.values[name] for name in op.inputs], shape)
-            self.values[op.name] = tuple(self._alone(axis) for axis in axes)
+    def _input(self, value: Value) -> Axes:
+        return tuple(self.labels.fixed(n, "the model's input") for n in concrete(value.type.shape, 1))
+
+    def _step(self, op: Op, inputs: list[Axes]) -> Axes:
+        return tuple(self._alone(axis) for axis in self.apply(op, inputs, concrete(op.result.type.shape, 1)))
+
+    def _hold(self) -> None:
         for name in self.graph.outputs:
             self._pin(self.values[name], "the model's output")
         for name in sorted(self.watched):

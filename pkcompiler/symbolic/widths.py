@@ -28,7 +28,8 @@ from pkcompiler.ir.maps import (
     Source,
     Window,
 )
-from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.walk import values
 from pkcompiler.paths.reindex import concrete
 from pkcompiler.paths.sources import require_stored, rows_of
 from pkcompiler.symbolic.axes import Atom, Axis, Num, Sum, Unifier, atoms, size
@@ -45,17 +46,15 @@ class Groups:
     def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], batch: int) -> None:
         self.graph, self.tensors, self.batch = graph, tensors, batch
         self.unifier = Unifier()
-        self.values: dict[str, Axes] = {}
         self.parameters = {s.name: _fresh(concrete(s.type.shape, 1), s.name) for s in graph.parameters}
         self.split: dict[str, tuple[Axis, Axis]] = {}
-        for value in graph.inputs:
-            rows = rows_of(graph, value)
-            axes = _fresh(concrete(value.type.shape, batch), f"input {value.name}")
-            self.values[value.name] = axes if rows is None else (*axes, (Atom(rows, False, f"rows of {value.name}"),))
-        for op in graph.ops:
-            self.unifier.at = op.name
-            self.values[op.name] = self._apply(op, [self.values[name] for name in op.inputs])
+        self.values = dict(values(graph, self._input, self._apply))
         self._settle()
+
+    def _input(self, value: Value) -> Axes:
+        rows = rows_of(self.graph, value)
+        axes = _fresh(concrete(value.type.shape, self.batch), f"input {value.name}")
+        return axes if rows is None else (*axes, (Atom(rows, False, f"rows of {value.name}"),))
 
     @property
     def grounded(self) -> Mapping[str, str]:
@@ -80,6 +79,7 @@ class Groups:
         return concrete(op.result.type.shape, self.batch)
 
     def _apply(self, op: Op, inputs: list[Axes]) -> Axes:
+        self.unifier.at = op.name
         shape = self.shape_of(op)
         match op.map:
             case Dense(weight, transposed=transposed):

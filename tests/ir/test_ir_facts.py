@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.frontend.capture import capture
-from pkcompiler.ir.graphs import data_dependent, last_uses, modulators, only_reader, readers
+from pkcompiler.ir.graphs import data_dependent, modulators, only_reader, readers
 from pkcompiler.ir.maps import Product
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.ir.walk import last_uses
 from pkcompiler.ir.weights import Sides, carried, fan_in, kinds_of, sides_of, units_of
 from pkcompiler.symbolic.closed import closed_forms
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.graphs import last_uses
 from pkcompiler.ir.maps import Conv
 from pkcompiler.ir.types import Op
+from pkcompiler.ir.walk import forward
 from pkcompiler.scoring.functions.balance.counts import Counts, Ending, Leads, weight_of
 from pkcompiler.scoring.functions.balance.cover import Ints, Shares, in_turn, rounded, taken
 from pkcompiler.scoring.terms import PARAM, Term
@@ -74,16 +74,15 @@ class Ordering:
     def forward(self) -> None:
         """Order the weights of every operation, at those that are kept before it."""
         leads = {op.name: at for op, at in self.leads.back(self._binary()) if self._is_first(op)}
-        values = self.counts.sources()
-        last = last_uses(self.graph)
-        for i, op in enumerate(self.graph.ops):
-            inputs = [values[n] for n in op.inputs]
+        sources = self.counts.sources()
+
+        def step(op: Op, inputs: list[Ending]) -> Ending:
             if self._is_first(op):
                 self.arriving[op.name] = inputs[0]
                 self._order(op, self._paths(op, leads[op.name]), None)
-            values[op.name] = self.counts.after(op, inputs, self.edges)
-            for name in last.get(i, ()):
-                del values[name]
+            return self.counts.after(op, inputs, self.edges)
+
+        forward(self.graph, lambda value: sources[value.name], step)
 
     @torch.no_grad()
     def back(self) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.maps import Conv, Dense, Embed, Frozen, Product, Reindex, Softmax, Source
+from pkcompiler.ir.graphs import makers
+from pkcompiler.ir.maps import Conv, Dense, Embed, Frozen, Product, Softmax, Source
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.walk import back, values
 from pkcompiler.paths.reach import Reach, without_bias
 from pkcompiler.paths.scaled import Scaled, aligned
 from pkcompiler.paths.semiring import settings
@@ -52,9 +54,7 @@ class Counts:
             fed = _sum(one, self.plain.apply(op, [left.free, right.fed], edges))
         else:
             fed = self.plain.apply(without_bias(op), [x.fed for x in inputs], edges)
-        if isinstance(op.map, Reindex | Source):
-            return Ending(fed, free)
-        return Ending(self.plain.arithmetic.settle(fed), self.plain.arithmetic.settle(free))
+        return Ending(self.plain.settled(op, fed), self.plain.settled(op, free))
 
     def through(self, op: Op, x: Ending, weight: str, leading: Tensor) -> Tensor:
         """How many paths cross each entry of the weight, whatever its mask, to entries of the result that lead on.
@@ -101,27 +101,20 @@ class Leads:
 
         ``edges``: 0 and 1 in float32; what is changed in them while an operation is looked at counts for those before it.
         """
-        values = self._values(edges)
-        leads = {n: torch.zeros_like(x.tensor) for n, x in values.items()}
-        leads[self.graph.outputs[0]] += 1
-        for op in reversed(self.graph.ops):
-            yield op, leads[op.name]
-            inputs = [values[n].tensor.clone().requires_grad_() for n in op.inputs]
+        sources = unit_sources(self.graph, self.batch, torch.float32)
+        reach, made = self.reach, makers(self.graph)
+        held = dict(values(self.graph, reach.entering(sources), lambda op, inputs: reach.step(op, inputs, edges)))
+
+        def added(name: str, parts: list[Tensor]) -> Tensor:
+            return (sum(parts, torch.zeros_like(held[name].tensor)) > 0).float()
+
+        def derived(op: Op, leads: Tensor) -> Sequence[Tensor | None]:
+            inputs = [held[n].tensor.clone().requires_grad_() for n in op.inputs]
             with torch.enable_grad():
-                made = self._made(op, [Scaled(x) for x in inputs], edges).tensor
-            if not inputs or not made.requires_grad:
-                continue
-            grads = torch.autograd.grad(made, inputs, leads.pop(op.name), allow_unused=True)
-            for name, grad in zip(op.inputs, grads, strict=True):
-                if grad is not None:
-                    leads[name] = ((leads[name] + grad) > 0).to(grad.dtype)
+                result = reach.step(op, [Scaled(x) for x in inputs], edges).tensor
+            if not inputs or not result.requires_grad:
+                return [None] * len(inputs)
+            return torch.autograd.grad(result, inputs, leads, allow_unused=True)
 
-    def _values(self, edges: Edges) -> dict[str, Scaled]:
-        values = {n: Scaled(t) for n, t in unit_sources(self.graph, self.batch, torch.float32).items()}
-        for op in self.graph.ops:
-            values[op.name] = self._made(op, [values[n] for n in op.inputs], edges)
-        return values
-
-    def _made(self, op: Op, inputs: list[Scaled], edges: Edges) -> Scaled:
-        made = self.reach.apply(op, inputs, edges)
-        return made if isinstance(op.map, Reindex | Source) else self.reach.arithmetic.settle(made)
+        end = torch.ones_like(held[self.graph.outputs[0]].tensor)
+        yield from ((made[name], leads) for name, leads in back(self.graph, end, added, derived) if name in made)

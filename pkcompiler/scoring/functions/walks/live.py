@@ -15,7 +15,8 @@ from torch import Tensor
 
 from pkcompiler.ir.graphs import data_dependent
 from pkcompiler.ir.maps import Conv, Dense, Embed, Frozen, Product, Reindex, Source
-from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.walk import values
 from pkcompiler.ir.weights import carried, multiplied
 from pkcompiler.paths.exponents import Boolean
 from pkcompiler.paths.reach import Reach, without_bias
@@ -98,24 +99,27 @@ class _Pass:
         sources = {n: t.requires_grad_() for n, t in unit_sources(self.graph, self.batch, torch.float32).items()}
         free = self._free(sources)
         factors: dict[str, Tensor] = {**free, **self._held()}
-        values: dict[str, Tensor] = dict(sources)
+        number = {op.name: i for i, op in enumerate(self.graph.ops)}
         uses: dict[Any, Tensor] = {}
-        for i, op in enumerate(self.graph.ops):
-            for position, name in enumerate(op.inputs):
-                uses[i, position] = values[name].view_as(values[name])
-            made = self._fed(op, [uses[i, p] for p in range(len(op.inputs))], [factors.get(name) for name in op.inputs])
-            values[op.name] = self.plain.arithmetic.settle(Scaled(made)).tensor
+
+        def step(op: Op, inputs: list[Tensor]) -> Tensor:
+            read = [x.view_as(x) for x in inputs]
+            uses.update(((number[op.name], position), x) for position, x in enumerate(read))
+            made = self._fed(op, read, [factors.get(name) for name in op.inputs])
+            return self.plain.arithmetic.settle(Scaled(made)).tensor
+
+        fed = dict(values(self.graph, lambda value: sources[value.name], step))
         output = self.graph.outputs[0]
         weights = {n: self.edges[n] for n in sorted(self.hopped)}
-        found = self._derivatives(values[output], {**uses, **weights})
-        ends = {name: np.zeros(t.numel(), dtype=bool) for name, t in values.items()}
-        ends[output] = _bits(values[output])
+        found = self._derivatives(fed[output], {**uses, **weights})
+        ends = {name: np.zeros(t.numel(), dtype=bool) for name, t in fed.items()}
+        ends[output] = _bits(fed[output])
         for (i, position), name in ((key, self.graph.ops[key[0]].inputs[key[1]]) for key in uses):
             ends[name] |= found[i, position]
         return Live(
             self.batch,
-            {name: tuple(t.shape) for name, t in values.items()},
-            {name: _bits(t) for name, t in values.items()},
+            {name: tuple(t.shape) for name, t in fed.items()},
+            {name: _bits(t) for name, t in fed.items()},
             {name: _bits(t) for name, t in free.items()},
             {key: found[key] for key in uses},
             ends,
@@ -129,12 +133,15 @@ class _Pass:
         factors = {name for op in self.graph.ops if isinstance(op.map, Product) for name in op.inputs}
         if not factors:
             return {}
-        values = {name: Scaled(torch.zeros_like(t)) for name, t in sources.items()}
+
+        def start(value: Value) -> Scaled:
+            return Scaled(torch.zeros_like(sources[value.name]))
+
+        def step(op: Op, inputs: list[Scaled]) -> Scaled:
+            return self.plain.arithmetic.settle(self.reach.apply(op, inputs, self.bare))
+
         with torch.no_grad():
-            for op in self.graph.ops:
-                made = self.reach.apply(op, [values[name] for name in op.inputs], self.bare)
-                values[op.name] = self.plain.arithmetic.settle(made)
-        return {name: values[name].tensor for name in factors}
+            return {name: value.tensor for name, value in values(self.graph, start, step) if name in factors}
 
     def _held(self) -> dict[str, Tensor]:
         """The values that are a parameter that walks hop along, as functions of its edges."""

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
+from pkcompiler.ir.graphs import crossed_twice
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.kernel.convolution import TwiceSweep
 from pkcompiler.kernel.hessian import Hessian
-from pkcompiler.kernel.hessian_diagonal import Squares, crossed_twice, second_derivatives
+from pkcompiler.kernel.hessian_diagonal import Squares, second_derivatives
 from pkcompiler.kernel.operator import measured
 from pkcompiler.kernel.outputs import traces_by_output
 from pkcompiler.kernel.quadrature import Density, lanczos_density
@@ -257,7 +258,7 @@ class PathKernel:
 
     @property
     def _twice(self) -> tuple[str, ...]:
-        """The parameters with entries that a path can cross twice."""
+        """The parameters with entries that a path can cross twice: the others are certain to have H_ii = 0."""
         return tuple(n for n in crossed_twice(self.graph) if n in self.names)
 
     def _squares(self, exact: bool) -> Squares:

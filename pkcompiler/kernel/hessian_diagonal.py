@@ -9,9 +9,6 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.ir.maps import Product
-from pkcompiler.ir.types import PathGraph
-from pkcompiler.ir.uses import uses
 from pkcompiler.kernel.operator import Differentiated, Operator
 from pkcompiler.kernel.probes import signs, stream
 from pkcompiler.paths.scaled import numbers
@@ -30,28 +27,6 @@ class Squares:
     total: float
     error: float | None = None
     note: str = ""
-
-
-def crossed_twice(graph: PathGraph) -> tuple[str, ...]:
-    """The parameters with entries that one path may cross twice: the others are certain to have H_ii = 0.
-
-    A path crosses a slot twice when two operations use it and one is reached from the other, or when an operation behind it is a
-    product with both factors behind it (a path through a product is a pair of paths), or when one operation uses it in two parts.
-    A computed weight crosses every parameter that it is made of.
-    """
-    parts = {s.name: s.of for s in graph.computed}
-    once: dict[str, frozenset[str]] = {v.name: frozenset() for v in graph.inputs}
-    twice: set[str] = set()
-    parameters = {s.name for s in graph.parameters}
-    for op in graph.ops:
-        inputs = [once[name] for name in op.inputs]
-        behind = frozenset().union(*inputs)
-        own = [part for use in uses(op.map) for part in parts.get(use.slot, (use.slot,)) if part in parameters]
-        twice |= behind & set(own) | {slot for slot in own if own.count(slot) > 1}
-        if isinstance(op.map, Product):
-            twice |= inputs[0] & inputs[1]
-        once[op.name] = behind | set(own)
-    return tuple(s.name for s in graph.parameters if s.name in twice)
 
 
 def second_derivatives(kernel: Differentiated, twice: Iterable[str], exact: bool) -> Squares:

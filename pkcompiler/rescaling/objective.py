@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
-from pkcompiler.kernel.hessian_diagonal import crossed_twice
+from pkcompiler.ir.graphs import crossed_twice
 from pkcompiler.kernel.path_kernel import kernel_of
 from pkcompiler.paths.functional import open_functional
 from pkcompiler.paths.semiring import settings

@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import captured_for_caller
-from pkcompiler.ir.graphs import centres, has_approximate_gains
+from pkcompiler.ir.graphs import centres, crossed_twice, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.measured import Measured, Status
 from pkcompiler.modes import in_own_modes
-from pkcompiler.paths.crossings import crossed_twice
 from pkcompiler.paths.functional import static_batch
 from pkcompiler.paths.semiring import settings
 from pkcompiler.paths.sources import check_finite, check_tensors
@@ -307,7 +306,8 @@ def _count_status(counting: Lowering) -> tuple[Status, str]:
 def _status(graph: PathGraph, chosen: Any, found: Moments, derivative: bool, replaced: bool) -> tuple[Status, str]:
     """Approximate where centring is dropped or statistics are ``replaced``; a bound where moments above the second enter."""
     present = {s.removeprefix(SLOT) for s, m in found.bindings.items() if m.coefficient}
-    twice = crossed_twice(graph, chosen, present if derivative else present - found.fixed)
+    counted = present if derivative else present - found.fixed
+    twice = [name for name in crossed_twice(graph, chosen.products) if name in counted]
     why = []
     if centres(graph):
         why.append("the centring of normalisations is dropped and their deviations are 1")

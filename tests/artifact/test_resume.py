@@ -46,7 +46,7 @@ KILLER = """\
 import os, signal, sys
 import torch
 from pkcompiler.cli import main
-from pkcompiler.pruning import resume
+from pkcompiler.artifact import resume
 import pkcompiler.driver.prune, pkcompiler.cli.summary, pkcompiler.artifact.read
 resume.CHECKPOINT_EVERY = 0.0
 torch.set_num_threads(1)
@@ -118,11 +118,11 @@ def slow(*args: str) -> subprocess.Popen[str]:
     code = (
         "import signal, sys, time\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from pkcompiler.pruning import aim, resume\n"
+        "from pkcompiler.artifact import resume\nfrom pkcompiler.pruning import target\n"
         "resume.CHECKPOINT_EVERY = 0.0\n"
-        "select = aim.select\n"
+        "select = target.select\n"
         "def slower(*a, **k):\n    time.sleep(0.5)\n    return select(*a, **k)\n"
-        "aim.select = slower\n"
+        "target.select = slower\n"
         "from pkcompiler.cli import main\nmain(sys.argv[1:])\n"
     )
     return subprocess.Popen(

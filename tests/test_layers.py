@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -127,6 +128,21 @@ def label(file: Path) -> str:
 def test_the_table_of_layers_is_complete() -> None:
     named = {name for names in LAYERS for name in names}
     assert {room(file) for file in files()} - {"__init__"} <= named
+
+
+def test_the_contributing_guide_says_the_table() -> None:
+    (line,) = re.findall(r"^```\n(cli  >.*?)\n```$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.M | re.S)
+    said = [set(re.findall(r"\w+", part)) for part in line.split(">")]
+    ground = {"measured", "sparse_file", *LAYERS[-1]}
+    assert said[:-1] == [set(layer) for layer in LAYERS[1:] if not ground & set(layer)] and "diagnostics" in said[-1]
+
+
+def test_the_page_of_the_architecture_has_every_package() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page.partition("## The layers")[2].partition("## Four ideas")[0], re.M)
+    told = [re.findall(r"`(\w+)/?`", row) for row in rows]
+    packages = [[name for name in layer if (PACKAGE / name).is_dir()] for layer in LAYERS[1:]]
+    assert [set(row) for row in told[:-1]] == [set(layer) for layer in packages if layer and layer != ["codes"]]
 
 
 @pytest.mark.parametrize("file", [file for file in files() if room(file) != "__init__"], ids=label)

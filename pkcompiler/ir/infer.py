@@ -31,6 +31,7 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Slot, TensorType
+from pkcompiler.ir.weights import side
 
 Slots = Mapping[str, Slot]
 _FLOATING = frozenset({"f64", "f32", "f16", "bf16"})
@@ -130,7 +131,7 @@ def _same(found: Shape | None, expected: Shape, what: str) -> None:
 
 def _dense(map: Dense, x: Shape, slots: Slots) -> Shape:
     stored = _rank(slots[map.weight].type.shape, 2, "the weight")
-    out, into = stored[::-1] if map.transposed else stored
+    out, into = side(map).ordered(*stored)
     _same(x[-1:], (into,), "the last dimension of the input")
     _same(_stored(map.bias, slots), (out,), "the bias")
     return (*x[:-1], out)
@@ -142,7 +143,7 @@ def _conv(map: Conv, x: Shape, weight: Shape, bias: Shape | None) -> Shape | Non
     kernel = sizes(_rank(weight, n + 2, "the weight"))
     if kernel is None or map.groups < 1:
         return None
-    out, into = (kernel[1] * map.groups, kernel[0]) if map.transposed else (kernel[0], kernel[1] * map.groups)
+    out, into = side(map).ordered(kernel[0], kernel[1] * map.groups)
     _same(x[1:2], (into,), "the channels of the input")
     _same(bias, (out,), "the bias")
     spatial = sizes(x[2:])

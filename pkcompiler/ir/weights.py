@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pkcompiler.ir.computed import aligned
 from pkcompiler.ir.maps import Constant, Conv, Dense, Embed, Named, Normalise, Product, Reindex, Scale, Source
 from pkcompiler.ir.types import Op, PathGraph, Slot
 
+T = TypeVar("T")
+Joining = Dense | Conv | Embed
+"""The maps whose weight joins units: it has outputs and inputs."""
 Kind = Literal["dense", "conv", "embed", "scale", "value", "gain", "bias"]
 ORDER: tuple[Kind, ...] = ("dense", "conv", "embed", "scale", "value", "gain", "bias")
 """A parameter that is several of these is the first of them."""
@@ -23,8 +26,17 @@ class Sides:
     outputs: int = 0
     inputs: int = 1
 
+    @property
+    def turned(self) -> bool:
+        """Whether the inputs come first."""
+        return self.outputs == 1
 
-def side(map: Dense | Conv | Embed) -> Sides:
+    def ordered(self, first: T, second: T) -> tuple[T, T]:
+        """What belongs to the outputs and to the inputs, of the first two dimensions'; and back."""
+        return (second, first) if self.turned else (first, second)
+
+
+def side(map: Joining) -> Sides:
     """How an operation's weight lies: [out, in, ...], or [in, out, ...] of tables, transposed convolutions and GPT-2's Conv1D. In
     groups the inputs (transposed: the outputs) are those of one group."""
     return Sides(1, 0) if isinstance(map, Embed) or map.transposed else Sides()
@@ -33,15 +45,37 @@ def side(map: Dense | Conv | Embed) -> Sides:
 def sides_of(graph: PathGraph) -> dict[str, Sides]:
     """Of every weight that a dense layer or a convolution multiplies by, in the layout of its first use."""
     found: dict[str, Sides] = {}
-    for op in graph.ops:
-        if isinstance(op.map, Dense | Conv):
-            found.setdefault(op.map.weight, side(op.map))
+    for _, map in joinings(graph.ops):
+        if not isinstance(map, Embed):
+            found.setdefault(map.weight, side(map))
     return found
 
 
-def units_of(map: Dense | Conv | Embed, shape: Sequence[int]) -> int:
+def groups(map: Joining) -> int:
+    """How many groups of channels a layer keeps apart. Dimension 0 of its weight is that of all, dimension 1 of one group."""
+    return map.groups if isinstance(map, Conv) else 1
+
+
+def bias_of(map: Joining) -> str | None:
+    """What is added to every unit."""
+    return None if isinstance(map, Embed) else map.bias
+
+
+def units_of(map: Joining, shape: Sequence[int]) -> int:
     """How many output units (channels) a weight of this shape has."""
-    return shape[side(map).outputs] * (map.groups if isinstance(map, Conv) and map.transposed else 1)
+    return side(map).ordered(shape[0], shape[1] * groups(map))[0]
+
+
+def windowed(map: Conv, inside: T, outside: T) -> tuple[T, T]:
+    """Of a convolution's input and output: what each position of has a window, and what the windows lie in; and back."""
+    return (inside, outside) if map.transposed else (outside, inside)
+
+
+def joinings(ops: Iterable[Op]) -> Iterator[tuple[Op, Joining]]:
+    """The operations that join units by a weight."""
+    for op in ops:
+        if isinstance(op.map, Dense | Conv | Embed):
+            yield op, op.map
 
 
 def fan_in(shape: Sequence[int]) -> int:
@@ -96,7 +130,7 @@ def carried(ops: Iterable[Op]) -> dict[str, str]:
 def multiplied(ops: Sequence[Op], kinds: frozenset[str] = frozenset({"mul", "matmul", "conv"})) -> frozenset[str]:
     """The stored tensors that dense layers, convolutions and embeddings multiply by, and those that are a factor of a product."""
     made = carried(ops)
-    found = {op.map.weight for op in ops if isinstance(op.map, Dense | Conv | Embed)}
+    found = {map.weight for _, map in joinings(ops)}
     for op in ops:
         if isinstance(op.map, Product) and op.map.kind in kinds:
             found |= {made[name] for name in op.inputs if name in made}
@@ -105,14 +139,17 @@ def multiplied(ops: Sequence[Op], kinds: frozenset[str] = frozenset({"mul", "mat
 
 def projections(ops: Sequence[Op]) -> frozenset[str]:
     """The weights of linear maps, convolutions and attention projections; no table of embeddings (docs/theory.md, section 7)."""
-    return multiplied(ops, frozenset({"matmul", "conv"})) - {op.map.weight for op in ops if isinstance(op.map, Embed)}
+    return multiplied(ops, frozenset({"matmul", "conv"})) - _tables(ops)
 
 
 def inner_factors(ops: Sequence[Op]) -> frozenset[str]:
     """The stored tensors that a dense layer takes for its input: B of (B A) x, where A is the weight of that layer."""
     made = carried(ops)
-    tables = {op.map.weight for op in ops if isinstance(op.map, Embed)}
-    return frozenset(made[name] for op in ops if isinstance(op.map, Dense) for name in op.inputs if name in made) - tables
+    return frozenset(made[name] for op in ops if isinstance(op.map, Dense) for name in op.inputs if name in made) - _tables(ops)
+
+
+def _tables(ops: Iterable[Op]) -> set[str]:
+    return {op.map.weight for op in ops if isinstance(op.map, Embed)}
 
 
 def holders(computed: Slot, slots: Iterable[Slot]) -> tuple[str, ...]:

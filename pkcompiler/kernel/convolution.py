@@ -119,7 +119,7 @@ class _InWeight(Function):
 
 
 def convolution(map: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What ``analysis.reindex.convolve`` gives: 1 to 3 spatial dimensions, transposed or not; x [batch, channels, ...]."""
+    """What ``paths.reindex.convolve`` gives: 1 to 3 spatial dimensions, transposed or not; x [batch, channels, ...]."""
     y = _value(geometry(map), x, weight)
     return y if bias is None else y + bias.reshape(-1, *(1,) * len(map.stride))
 

@@ -16,6 +16,7 @@ from pkcompiler.ir.graphs import only_reader
 from pkcompiler.ir.maps import Conv, Dense, Scale
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
+from pkcompiler.ir.weights import side
 from pkcompiler.paths.sweep import Sweep
 
 SHIFT = " shift"
@@ -57,7 +58,7 @@ def fold(graph: PathGraph, wanted: frozenset[str], constants: str) -> Folded:
 
 
 def _folds(map: object, scale: object, owners: Mapping[str, int], wanted: frozenset[str], constants: str) -> bool:
-    if not isinstance(map, Conv | Dense) or not isinstance(scale, Scale) or map.transposed or owners[map.weight] != 1:
+    if not isinstance(map, Conv | Dense) or not isinstance(scale, Scale) or side(map).turned or owners[map.weight] != 1:
         return False
     if scale.center is not None and constants != "off":
         return False

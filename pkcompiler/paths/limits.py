@@ -29,7 +29,7 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.walk import forward
-from pkcompiler.ir.weights import units_of
+from pkcompiler.ir.weights import Joining, units_of
 from pkcompiler.paths.factors import LINEAR
 from pkcompiler.paths.reindex import by_unit, concrete
 from pkcompiler.paths.semiring import Settings
@@ -119,7 +119,7 @@ class _Reader:
             case _:
                 assert_never(op.map)
 
-    def kept(self, map: Dense | Conv | Embed) -> int:
+    def kept(self, map: Joining) -> int:
         """The most kept entries of a weight that lead to one unit."""
         shape = self.slots[map.weight]
         if map.weight not in self.masks:

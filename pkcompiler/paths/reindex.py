@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pkcompiler.ir.maps import Batch, Conv, Dense, Embed, Named, Reindex, Resample, Window
-from pkcompiler.ir.weights import side
+from pkcompiler.ir.maps import Batch, Conv, Named, Reindex, Resample, Window
+from pkcompiler.ir.weights import Joining, groups, side
 
 
 def concrete(shape: Sequence[Any], batch: int) -> tuple[int, ...]:
@@ -170,9 +170,10 @@ def _reduced(map: Window, x: Tensor) -> tuple[int, ...]:
     return tuple(n for d, n in enumerate(x.shape) if d not in map.dims)
 
 
-def by_unit(map: Dense | Conv | Embed, weight: Tensor) -> Tensor:
+def by_unit(map: Joining, weight: Tensor) -> Tensor:
     """A weight as [units, entries of each]."""
-    if isinstance(map, Conv) and map.transposed:
-        grouped = weight.reshape(map.groups, weight.shape[0] // map.groups, weight.shape[1], -1)
-        return grouped.transpose(1, 2).reshape(map.groups * weight.shape[1], -1)
-    return weight.movedim(side(map).outputs, 0).flatten(1)
+    if not side(map).turned:
+        return weight.flatten(1)
+    inputs, units = weight.shape[:2]
+    grouped = weight.reshape(groups(map), inputs // groups(map), units, *weight.shape[2:])
+    return grouped.transpose(1, 2).flatten(0, 1).flatten(1)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.maps import Conv, Dense, Embed
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
-from pkcompiler.ir.weights import multiplied, stored_weights
+from pkcompiler.ir.weights import Joining, bias_of, joinings, multiplied, stored_weights
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.reach import Fed, lit
 from pkcompiler.paths.reindex import by_unit
@@ -116,18 +115,14 @@ RISK = 20
 def layers(graph: PathGraph, found: Topology, masks: Mapping[str, Tensor] | None = None) -> tuple[Layer, ...]:
     """Every dense, convolution or embedding operation in order (a weight that several read: each of them)."""
     stored = stored_weights(graph)
-    return tuple(
-        _layer(op, op.map, stored[op.map.weight], found, masks or {})
-        for op in graph.ops
-        if isinstance(op.map, Dense | Conv | Embed) and op.map.weight in stored
-    )
+    return tuple(_layer(op, map, stored[map.weight], found, masks or {}) for op, map in joinings(graph.ops) if map.weight in stored)
 
 
-def _layer(op: Op, map: Dense | Conv | Embed, weight: str, found: Topology, masks: Mapping[str, Tensor]) -> Layer:
+def _layer(op: Op, map: Joining, weight: str, found: Topology, masks: Mapping[str, Tensor]) -> Layer:
     effective, fed = found.effective[weight], found.fed[weight]
     alive = by_unit(map, fed).any(1)
     working = by_unit(map, effective).any(1)
-    bias = None if isinstance(map, Embed) or map.bias is None else found.effective.get(map.bias)
+    bias = found.effective.get(bias_of(map) or "")
     working = working if bias is None else working | bias
     kept = int(masks[weight].sum()) if weight in masks else effective.numel()
     constant = int((working & ~alive).sum())
@@ -146,9 +141,9 @@ def _layer(op: Op, map: Dense | Conv | Embed, weight: str, found: Topology, mask
 
 def units(graph: PathGraph, name: str, entries: Tensor) -> Tensor:
     """Which output units of a parameter have one of ``entries`` (boolean); every entry of a gain, bias or value is a unit."""
-    for op in graph.ops:
-        if isinstance(op.map, Dense | Conv | Embed) and op.map.weight == name:
-            return by_unit(op.map, entries).any(1)
+    for _, map in joinings(graph.ops):
+        if map.weight == name:
+            return by_unit(map, entries).any(1)
     return entries.flatten()
 
 

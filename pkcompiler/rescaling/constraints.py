@@ -38,6 +38,7 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import forward
+from pkcompiler.ir.weights import side
 from pkcompiler.paths.reindex import apply_reindex, concrete
 from pkcompiler.rescaling.scales import ZERO, Labels
 
@@ -159,7 +160,8 @@ class Constraints:
     def _dense(self, op: Op, map: Dense, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         origin = self.labels.joined(x, list(range(x.dim() - 1))).reshape(-1)
         units = self.labels.fresh(shape[-1], op.name)
-        self._use(map.weight, *((units[None], origin[:, None]) if map.transposed else (units[:, None], origin[None])))
+        sides = side(map)
+        self._use(map.weight, units.unsqueeze(sides.inputs), origin.unsqueeze(sides.outputs))
         self._bias(map.bias, units)
         return units.expand(shape)
 
@@ -174,7 +176,7 @@ class Constraints:
         units = self.labels.fresh(shape[channel], op.name)
         target = units.reshape(map.groups, -1)
         tail = [1] * spatial
-        if map.transposed:
+        if side(map).turned:
             wide = target.repeat_interleave(origin.shape[1], 0)
             self._use(map.weight, wide.reshape(*wide.shape, *tail), origin.reshape(-1, 1, *tail))
         else:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pkcompiler.ir.dims import Shape
 from pkcompiler.ir.maps import Batch, Conv, Dense, Product
 from pkcompiler.ir.types import Op, PathGraph
+from pkcompiler.ir.weights import windowed
 from pkcompiler.sparse_file import SparseSize
 
 
@@ -85,7 +86,7 @@ def _uses(op: Op, shapes: Mapping[str, tuple[int, ...]]) -> int:
     if isinstance(op.map, Dense):
         return math.prod(shapes[op.name][:-1])
     assert isinstance(op.map, Conv)
-    shape = shapes[op.inputs[0]] if op.map.transposed else shapes[op.name]
+    shape, _ = windowed(op.map, shapes[op.inputs[0]], shapes[op.name])
     spatial = len(op.map.stride)
     return math.prod(shape[: len(shape) - spatial - 1]) * math.prod(shape[len(shape) - spatial :])
 

@@ -31,6 +31,7 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import values
+from pkcompiler.ir.weights import Joining, side
 from pkcompiler.paths.reindex import concrete
 from pkcompiler.structure.choices import Choices, Reshaping
 from pkcompiler.structure.labels import Axes, Ints, Labels
@@ -107,8 +108,8 @@ class Walk:
                 stored += [v.slot for v in (op.map.factor, op.map.center) if isinstance(v, Named | InvSqrt)]
                 views = [self._viewed(op, name, op.map.shape) for name in stored]
                 return self._broadcast([inputs[0], *views], shape)
-            case Embed(weight):
-                rows, units = self._sided(weight, "in", "out")
+            case Embed():
+                units, rows = self._layer(op.map)
                 self.labels.pin(rows, "an integer chooses it")
                 return (*inputs[0], units)
             case Source(value):
@@ -140,10 +141,16 @@ class Walk:
 
     def _sided(self, slot: str, *sides: str) -> Axes:
         """The axes of a slot, whose first dimensions make or read units (a tied weight that does both makes them)."""
-        for dim, side in enumerate(sides):
+        for dim, what in enumerate(sides):
             if self.sides.get((slot, dim)) != "out":
-                self.sides[slot, dim] = side
+                self.sides[slot, dim] = what
         return self.slots[slot]
+
+    def _layer(self, map: Joining) -> Axes:
+        """The axes of a layer's weight: outputs, inputs, kernel."""
+        sides = side(map)
+        first, second, *kernel = self._sided(map.weight, *sides.ordered("out", "in"))
+        return (*sides.ordered(first, second), *kernel)
 
     def _whole(self, slot: str) -> Axes:
         return self._sided(slot, *["out"] * len(self.slots[slot]))
@@ -164,22 +171,18 @@ class Walk:
         return self._stored(value)[0] if not isinstance(value, Literal) else ()
 
     def _dense(self, map: Dense, x: Axes) -> Axes:
-        if map.transposed:
-            read, units = self._sided(map.weight, "in", "out")
-        else:
-            units, read = self._sided(map.weight, "out", "in")
+        units, read = self._layer(map)
         self.labels.unite(x[-1], read)
         self._bias(map.bias, units)
         return (*x[:-1], units)
 
     def _conv(self, op: Op, map: Conv, x: Axes, shape: tuple[int, ...]) -> Axes:
-        first, second, *kernel = self._sided(map.weight, *(("in", "out") if map.transposed else ("out", "in")))
+        units, read, *kernel = self._layer(map)
         self._pin((*kernel, *x[2:]), POSITION)
         if map.groups == 1:
-            read, units = (first, second) if map.transposed else (second, first)
             self.labels.unite(x[1], read)
         else:
-            units = self._grouped(op, map, x[1], first, second)
+            units = self._grouped(op, map, x[1], *side(map).ordered(units, read))
         self._bias(map.bias, units)
         return (x[0], units, *(self.labels.fixed(n, POSITION) for n in shape[2:]))
 
@@ -187,21 +190,22 @@ class Walk:
         """Whole groups go, with what they read and make; else the same channel of every group."""
         key, groups = (op.name, "groups"), map.groups
         read = x.reshape(groups, -1)
-        inner = second if map.transposed else first.reshape(groups, -1)
+        turned = side(map).turned
+        inner = second if turned else first.reshape(groups, -1)
         options = 2 if read.shape[1] > 1 else 1
         reading = self.choices.reading(key)
         self.choices.note(key, ("groups", map.groups, *read.shape), options, x)
-        if map.transposed:
+        if turned:
             self.labels.unite(first, x)
         if reading == 0:
             self.labels.unite(read, read[:, :1])
             self.labels.pin(second, f"a channel within every group of %{op.name}")
-            if map.transposed:
+            if turned:
                 return np.repeat(read[:, 0], second.size)
             self.labels.unite(inner, read[:, :1])
             return first
         self.labels.unite(read, read[:1])
-        if map.transposed:
+        if turned:
             units = np.tile(second, groups)
         else:
             self.labels.unite(read[0], second)

@@ -34,6 +34,7 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.maps import Literal as Number
 from pkcompiler.ir.types import Op
+from pkcompiler.ir.weights import side
 from pkcompiler.paths.factors import Rest
 from pkcompiler.paths.semiring import Settings
 from pkcompiler.symbolic.axes import Axis, collapsed, prefix, weights
@@ -238,7 +239,7 @@ class Lowering:
         kernel = self.groups.graph.slot(map.weight).type.shape[2:]
         group, inner = self.groups.split[op.name]
         kept = collapsed(group)
-        name = "x".join(texts(kernel)) + ("T" if map.transposed else "") + f"/{'x'.join(texts(map.stride))}"
+        name = "x".join(texts(kernel)) + ("T" if side(map).turned else "") + f"/{'x'.join(texts(map.stride))}"
         found = []
         for width, indices in self.width(inner):
             function = conv_sum_of(map, [int(k) for k in kernel], kept, indices, shape)  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from pkcompiler.ir.maps import (
 )
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import values
+from pkcompiler.ir.weights import side
 from pkcompiler.paths.reindex import concrete
 from pkcompiler.paths.sources import require_stored, rows_of
 from pkcompiler.symbolic.axes import Atom, Axis, Num, Sum, Unifier, atoms, size
@@ -82,8 +83,8 @@ class Groups:
         self.unifier.at = op.name
         shape = self.shape_of(op)
         match op.map:
-            case Dense(weight, transposed=transposed):
-                out, into = self._units(op, weight)[:: -1 if transposed else 1]
+            case Dense(weight):
+                out, into = side(op.map).ordered(*self._units(op, weight))
                 self.unifier.unify(inputs[0][-1], into)
                 return (*inputs[0][:-1], out)
             case Conv():
@@ -140,14 +141,14 @@ class Groups:
         first, second = axes[:2]
         for axis in (*x[2:], *axes[2:]):
             self.unifier.ground(axis)
-        into, out = (first, second) if map.transposed else (second, first)
+        out, into = side(map).ordered(first, second)
         parts = self.unifier.take(x[1], map.groups)
         if parts is None:
             self.unifier.ground(x[1])
             parts = self.unifier.take(x[1], map.groups)
         assert parts is not None
         group, inner = parts
-        if map.transposed:
+        if side(map).turned:
             self.unifier.unify((*group, *inner), into)
             result: Axis = (*group, *out)
         else:

@@ -16,11 +16,12 @@ from torch.nn import functional as F
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.driver.prune import prune
 from pkcompiler.frontend.capture import capture
+from pkcompiler.ir.weights import joinings
 from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
 from pkcompiler.paths.topology import topology
 from pkcompiler.scoring.functions.balance.balance import Ordering, turns_of
-from pkcompiler.scoring.functions.balance.counts import Counts, Leads, weight_of
+from pkcompiler.scoring.functions.balance.counts import Counts, Leads
 from pkcompiler.scoring.functions.balance.cover import Shares, in_turn, taken
 from pkcompiler.scoring.score import score, workspace
 from pkcompiler.scoring.terms import PARAM, Term
@@ -162,15 +163,15 @@ def test_counts_are_those_of_enumerated_paths(name):
     counts = Counts(captured.graph, captured.tensors, captured.static_batch)
     leads, edges = Leads(captured.graph, captured.tensors, captured.static_batch), counts.plain.edges()
     at = {op.name: entries.double() for op, entries in leads.back({n: e.float() for n, e in edges.items()})}
-    values, expected, compared = counts.sources(), enumerated(case), 0
+    values, expected = counts.sources(), enumerated(case)
+    weights = {op.name: map.weight for op, map in joinings(captured.graph.ops)}
     for op in captured.graph.ops:
-        inputs, weight = [values[n] for n in op.inputs], weight_of(op)
-        if weight:
+        inputs = [values[n] for n in op.inputs]
+        if weight := weights.get(op.name):
             found = counts.through(op, inputs[0], weight, at[op.name]).reshape(-1) * 2.0 ** inputs[0].fed.exponent
             assert found.tolist() == expected[weight].tolist()
-            compared += 1
         values[op.name] = counts.after(op, inputs, edges)
-    assert compared
+    assert weights
 
 
 # on networks --------------------------------------------------------------------------------------------------------------

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.maps import Conv
 from pkcompiler.ir.types import Op
 from pkcompiler.ir.walk import forward
-from pkcompiler.scoring.functions.balance.counts import Counts, Ending, Leads, weight_of
+from pkcompiler.ir.weights import groups, joinings
+from pkcompiler.scoring.functions.balance.counts import Counts, Ending, Leads
 from pkcompiler.scoring.functions.balance.cover import Ints, Shares, in_turn, rounded, taken
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import Workspace
@@ -52,7 +52,8 @@ def turns_of(work: Workspace, tie: Term) -> dict[str, Ints]:
 
 
 class Ordering:
-    """Walks over the operations. ``edges``: 0 and 1, of what is ordered already the weights that are kept."""
+    """Walks over the operations. ``edges``: 0 and 1, of what is ordered already the weights that are kept. ``first``: the first
+    layer that reads each weight, by operation."""
 
     def __init__(self, work: Workspace, turns: Mapping[str, Ints], nodes: float, kernels: float) -> None:
         self.work, self.nodes, self.kernels = work, nodes, kernels
@@ -64,34 +65,33 @@ class Ordering:
         self.edges = self.counts.plain.edges({n: m.cpu() for n, m in work.masks.items()})
         self.allowed = {n: e.numpy() > 0 for n, e in self.edges.items() if n in self.wanted}
         self.ranks: dict[str, Ints] = {}
-        self.first: dict[str, str] = {}
         self.arriving: dict[str, Ending] = {}
-        for op in self.graph.ops:
-            if weight_of(op) in self.wanted:
-                self.first.setdefault(weight_of(op), op.name)
+        reading = [(op.name, map) for op, map in joinings(self.graph.ops) if map.weight in self.wanted]
+        first = {map.weight: name for name, map in reversed(reading)}
+        self.first = {name: map for name, map in reading if first[map.weight] == name}
 
     @torch.no_grad()
     def forward(self) -> None:
         """Order the weights of every operation, at those that are kept before it."""
-        leads = {op.name: at for op, at in self.leads.back(self._binary()) if self._is_first(op)}
+        leads = {op.name: at for op, at in self.leads.back(self._binary()) if op.name in self.first}
         sources = self.counts.sources()
 
         def step(op: Op, inputs: list[Ending]) -> Ending:
-            if self._is_first(op):
+            if op.name in self.first:
                 self.arriving[op.name] = inputs[0]
                 self._order(op, self._paths(op, leads[op.name]), None)
             return self.counts.after(op, inputs, self.edges)
 
-        forward(self.graph, lambda value: sources[value.name], step)
+        forward(self.graph, lambda value: sources.pop(value.name), step)
 
     @torch.no_grad()
     def back(self) -> None:
         """Order those anew that hold weights from which no path leads on, the others among them first."""
         edges = self._binary()
         for op, leads in self.leads.back(edges):
-            if not self._is_first(op):
+            if op.name not in self.first:
                 continue
-            name, paths = weight_of(op), self._paths(op, leads)
+            name, paths = self.first[op.name].weight, self._paths(op, leads)
             kept = self.edges[name].numpy() > 0
             good = kept & (paths > 0)
             if (good == kept).all():
@@ -102,38 +102,36 @@ class Ordering:
     @property
     def missing(self) -> int:
         """How many weights the layers keep less than they should, for want of paths."""
-        kept = {n: int(np.count_nonzero(self.edges[n].numpy())) for n in self.first}
-        return sum(self._budget(n) - k for n, k in kept.items())
+        names = [map.weight for map in self.first.values()]
+        return sum(self._budget(n) - int(np.count_nonzero(self.edges[n].numpy())) for n in names)
 
     def _budget(self, name: str) -> int:
         there, goal = int(np.count_nonzero(self.allowed[name])), self.work.goal
         return there if goal is None else min(there, goal.each.get(name, there))
 
-    def _is_first(self, op: Op) -> bool:
-        return self.first.get(weight_of(op)) == op.name
-
     def _binary(self) -> dict[str, Tensor]:
         return {n: e.float() for n, e in self.edges.items()}
 
     def _paths(self, op: Op, leads: Tensor) -> np.ndarray:
-        found: np.ndarray = self.counts.through(op, self.arriving[op.name], weight_of(op), leads.double()).numpy()
+        found: np.ndarray = self.counts.through(op, self.arriving[op.name], self.first[op.name].weight, leads.double()).numpy()
         return found
 
     def _order(self, op: Op, paths: np.ndarray, held: Ints | None) -> None:
         """Rank the weights of an operation, and keep the first of them."""
-        name = weight_of(op)
+        map = self.first[op.name]
+        name = map.weight
         allowed = self.allowed[name]
         shape = (*allowed.shape[:2], math.prod(allowed.shape[2:]))
         budget = self._budget(name)
-        groups = op.map.groups if isinstance(op.map, Conv) else 1
         shares = Shares(self.nodes, self.kernels, budget)
-        ranks = taken(paths.reshape(shape), allowed.reshape(shape), self.turns[name].reshape(shape), groups, shares, held)
+        ranks = taken(paths.reshape(shape), allowed.reshape(shape), self.turns[name].reshape(shape), groups(map), shares, held)
         self.ranks[name] = ranks
         self.edges[name] = torch.from_numpy(((ranks >= 0) & (ranks < budget)).astype(np.float64)).reshape(allowed.shape)
 
     def others(self) -> None:
         """Parameters that join no units (gains, biases, values): by the number of paths through each, all else kept as chosen."""
-        names = [n for n in self.wanted if n not in self.first]
+        ordered = {map.weight for map in self.first.values()}
+        names = [n for n in self.wanted if n not in ordered]
         for name, paths in self._crossed(names).items():
             live = (self.allowed[name] & (paths > 0).numpy()).reshape(-1)
             order = np.lexsort((self.turns[name].reshape(-1), -np.where(live, rounded(paths.numpy().reshape(-1)), -np.inf)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.ir.graphs import makers
-from pkcompiler.ir.maps import Conv, Dense, Embed, Frozen, Product, Softmax, Source
+from pkcompiler.ir.maps import Frozen, Product, Softmax, Source
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.walk import back, values
 from pkcompiler.paths.reach import Reach, without_bias
@@ -81,11 +81,6 @@ class _Constants(Sweep):
 def _sum(left: Scaled, right: Scaled) -> Scaled:
     tensors, exponent = aligned([left, right])
     return Scaled(tensors[0] + tensors[1], exponent)
-
-
-def weight_of(op: Op) -> str:
-    """The weight of a dense, convolution or embedding operation, else ''."""
-    return op.map.weight if isinstance(op.map, Dense | Conv | Embed) else ""
 
 
 class Leads:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from pkcompiler.ir.graphs import data_dependent
-from pkcompiler.ir.maps import Conv, Dense, Embed, Frozen, Product, Reindex, Source
+from pkcompiler.ir.maps import Frozen, Product, Reindex, Source
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import values
-from pkcompiler.ir.weights import carried, multiplied
+from pkcompiler.ir.weights import carried, joinings, multiplied
 from pkcompiler.paths.exponents import Boolean
 from pkcompiler.paths.reach import Reach, without_bias
 from pkcompiler.paths.reindex import apply_reindex
@@ -92,7 +92,7 @@ class _Pass:
         kept = {**{n: m.cpu() for n, m in masks.items()}, **{n: (weights[n] > 0).cpu() for n in self.hopped}}
         self.edges = {n: e.requires_grad_(n in self.hopped) for n, e in self.plain.edges(kept).items()}
         on_data = data_dependent(graph)
-        choosing = {op.map.weight for op in graph.ops if isinstance(op.map, Dense | Conv | Embed) and op.inputs[0] in on_data}
+        choosing = {map.weight for op, map in joinings(graph.ops) if op.inputs[0] in on_data}
         self.bare = {n: torch.zeros_like(e) if n in choosing else e.detach() for n, e in self.edges.items()}
 
     def run(self) -> Live:

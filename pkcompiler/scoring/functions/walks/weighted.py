@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pkcompiler.ir.maps import Conv, Dense, Embed
-from pkcompiler.ir.weights import side
+from pkcompiler.ir.maps import Conv
+from pkcompiler.ir.weights import Joining, groups, side, windowed
 from pkcompiler.scoring.functions.walks.draw import Bits, Floats, Ints, Random, Table, pick
 
 ATTEMPTS = 40
@@ -44,7 +44,7 @@ class Weighted:
 
     def __init__(
         self,
-        map: Dense | Conv | Embed,
+        map: Joining,
         slot: str,
         weight: Floats,
         shape: Sequence[int],
@@ -53,22 +53,20 @@ class Weighted:
         kernels: bool,
     ) -> None:
         self.slot, self.weight, self.whole = slot, weight, kernels
-        groups = map.groups if isinstance(map, Conv) else 1
-        turned = side(map).outputs == 1
+        turned, self.groups = side(map).turned, groups(map)
         self.taps = math.prod(shape[2:])
         a, b = shape[0], shape[1]
         if isinstance(map, Conv):
-            a //= groups
+            a //= self.groups
             ahead, back = places(map, inside[0][2:], outside[0][2:], shape[2:])
         else:
             ahead = back = np.zeros((1, 1), dtype=np.int64)
         self.outputs, self.inputs = (b, a) if turned else (a, b)
         step = self.taps
         self.strides = (a * b * step, step, b * step) if turned else (a * b * step, b * step, step)
-        self.groups = groups
-        self.inside = Side(groups * self.inputs, len(ahead), ahead, inside[1])
-        self.outside = Side(groups * self.outputs, len(back), back, outside[1])
-        sums = weight.reshape(groups, a, b, step).sum(-1)
+        self.inside = Side(self.groups * self.inputs, len(ahead), ahead, inside[1])
+        self.outside = Side(self.groups * self.outputs, len(back), back, outside[1])
+        sums = weight.reshape(self.groups, a, b, step).sum(-1)
         sums = sums.swapaxes(1, 2) if turned else sums
         self.ahead = Table(sums.swapaxes(1, 2).reshape(-1, self.outputs))
         self.back = Table(sums.reshape(-1, self.inputs))
@@ -138,7 +136,7 @@ class Weighted:
 
 def places(map: Conv, inside: Sequence[int], outside: Sequence[int], kernel: Sequence[int]) -> tuple[Ints, Ints]:
     """Where each tap leads: [input places, taps] and [output places, taps], -1 for nowhere."""
-    far, near = (inside, outside) if map.transposed else (outside, inside)
+    far, near = windowed(map, inside, outside)
     along = [
         slid(n, m, k, s, p, d) for n, m, k, s, p, d in zip(far, near, kernel, map.stride, map.padding, map.dilation, strict=True)
     ]
@@ -146,7 +144,7 @@ def places(map: Conv, inside: Sequence[int], outside: Sequence[int], kernel: Seq
     there = np.full((math.prod(near), back.shape[1]), -1, dtype=np.int64)
     rows, taps = np.nonzero(back >= 0)
     there[back[rows, taps], taps] = rows
-    return (back, there) if map.transposed else (there, back)
+    return windowed(map, back, there)
 
 
 def slid(far: int, near: int, kernel: int, stride: int, padding: int, dilation: int) -> Ints:

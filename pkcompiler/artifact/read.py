@@ -23,6 +23,7 @@ from pkcompiler.files import reason
 from pkcompiler.frontend.copies import copied_unseen
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.frontend.observed import DTYPES
+from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.types import PathGraph
@@ -69,7 +70,7 @@ class Artifact:
         return graph
 
     def _check_gains(self, graph: PathGraph) -> None:
-        unknown = [op.map.kind for op in graph.ops if isinstance(op.map, Gate) and op.map.kind not in GAIN_ONE]
+        unknown = [map.kind for map in maps_of(graph, Gate).values() if map.kind not in GAIN_ONE]
         if unknown:
             kinds = ", ".join(sorted(set(unknown)))
             raise fail(

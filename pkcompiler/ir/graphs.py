@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pkcompiler.ir.maps import Constant, Frozen, Gate, Merge, Normalise, PathMap, Product, Reindex, Resample, Scale, Softmax
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
 from pkcompiler.ir.walk import forward, marked
 
+M = TypeVar("M", bound=PathMap)
+
 
 def makers(graph: PathGraph) -> dict[str, Op]:
     """The operation behind every value that is no input."""
     return {op.name: op for op in graph.ops}
+
+
+def maps_of(graph: PathGraph, kind: type[M]) -> dict[str, M]:
+    """The maps of one class in order, by operation."""
+    return {op.name: op.map for op in graph.ops if isinstance(op.map, kind)}
+
+
+def factors(graph: PathGraph) -> frozenset[str]:
+    """The values that products multiply."""
+    return frozenset(name for op in graph.ops if isinstance(op.map, Product) for name in op.inputs)
 
 
 def readers(graph: PathGraph) -> dict[str, tuple[Op, ...]]:
@@ -46,12 +60,12 @@ def parametric(graph: PathGraph) -> frozenset[str]:
 
 def centres(graph: PathGraph) -> bool:
     """Whether a normalisation centres, which unsigned functionals drop."""
-    return any(isinstance(op.map, Normalise) and op.map.kind != "rms" for op in graph.ops)
+    return any(map.kind != "rms" for map in maps_of(graph, Normalise).values())
 
 
 def has_approximate_gains(graph: PathGraph) -> bool:
     """Whether the gain of a gate is found to 1e-9 only, or over a bounded range."""
-    return any(isinstance(op.map, Gate) and not op.map.gain_exact for op in graph.ops)
+    return not all(map.gain_exact for map in maps_of(graph, Gate).values())
 
 
 def crossed_factors(graph: PathGraph, products: str, *, at_data: bool) -> dict[str, tuple[int, ...]]:
@@ -64,8 +78,7 @@ def crossed_factors(graph: PathGraph, products: str, *, at_data: bool) -> dict[s
     if products == "pairs":
         return {}
     live, modulating = carrying(graph, at_data=at_data), modulators(graph) if products == "value" else {}
-    split = [op.name for op in graph.ops if isinstance(op.map, Product) and all(name in live for name in op.inputs)]
-    frozen = {name: modulating.get(name) for name in split}
+    frozen = {op.name: modulating.get(op.name) for op in _products(graph, live)}
     return {name: (0, 1) if position is None else (1 - position,) for name, position in frozen.items()}
 
 
@@ -99,11 +112,15 @@ def modulators(graph: PathGraph) -> dict[str, int | None]:
     """
     made, live = makers(graph), data_dependent(graph)
     found: dict[str, int | None] = {}
-    for op in graph.ops:
-        if isinstance(op.map, Product) and all(name in live for name in op.inputs):
-            first, second = (modulates(made, name) for name in op.inputs)
-            found[op.name] = None if first == second else 0 if first else 1
+    for op in _products(graph, live):
+        first, second = (modulates(made, name) for name in op.inputs)
+        found[op.name] = None if first == second else 0 if first else 1
     return found
+
+
+def _products(graph: PathGraph, live: frozenset[str]) -> list[Op]:
+    """The products of two factors that are both among ``live``."""
+    return [op for op in graph.ops if isinstance(op.map, Product) and live.issuperset(op.inputs)]
 
 
 def modulates(made: dict[str, Op], name: str) -> bool:
@@ -116,5 +133,8 @@ def modulates(made: dict[str, Op], name: str) -> bool:
 
 def is_modulating(map: PathMap) -> bool:
     """A softmax, a bounded gate, a norm, or what is frozen at the data."""
-    normalised = isinstance(map, Normalise) or (isinstance(map, Product) and map.norm)
-    return normalised or isinstance(map, Softmax | Frozen) or (isinstance(map, Gate) and map.bounded)
+    match map:
+        case Softmax() | Frozen() | Normalise() | Product(norm=True) | Gate(bounded=True):
+            return True
+        case _:
+            return False

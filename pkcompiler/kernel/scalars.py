@@ -193,15 +193,16 @@ def _untied(op: Op, parameters: frozenset[str]) -> tuple[Op, str | None, str | N
 
     A normalisation without data is its gain and bias alone; a parameter that enters as a value is a bias.
     """
-    map = op.map
-    if isinstance(map, Normalise):
-        shape = (map.shape[0], *([1] * (len(op.result.type.shape) - 2))) if map.kind == "group" else map.shape
-        map = Scale(map.weight, map.bias, shape)
-    if isinstance(map, Dense | Conv | Scale):
-        renamed = replace(map, weight=_WEIGHT if map.weight else None, bias=_BIAS if map.bias else None)  # type: ignore[arg-type]
-        return replace(op, map=renamed), map.weight, map.bias
-    if isinstance(map, Embed):
-        return replace(op, map=replace(map, weight=_WEIGHT)), map.weight, None
-    if isinstance(map, Source) and isinstance(map.value, Named) and map.value.slot in parameters:
-        return replace(op, map=replace(map, value=Named(_BIAS))), None, map.value.slot
-    return op, None, None
+    match op.map:
+        case Normalise(shape=shape, weight=weight, bias=bias):
+            wide = (shape[0], *([1] * (len(op.result.type.shape) - 2))) if op.map.kind == "group" else shape
+            return _untied(replace(op, map=Scale(weight, bias, wide)), parameters)
+        case Dense(weight, bias) | Conv(weight, bias) | Scale(weight, bias):
+            renamed = replace(op.map, weight=_WEIGHT if weight else None, bias=_BIAS if bias else None)  # type: ignore[arg-type]
+            return replace(op, map=renamed), weight, bias
+        case Embed(weight):
+            return replace(op, map=replace(op.map, weight=_WEIGHT)), weight, None
+        case Source(Named(slot)) if slot in parameters:
+            return replace(op, map=replace(op.map, value=Named(_BIAS))), None, slot
+        case _:
+            return op, None, None

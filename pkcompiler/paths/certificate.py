@@ -19,6 +19,7 @@ from pkcompiler.frontend.lift.gate import region_function, region_nodes, value_a
 from pkcompiler.frontend.lift.lifted import Lifted, Record
 from pkcompiler.frontend.load_weights import non_finite
 from pkcompiler.frontend.observed import ProgramRun, run_inputs
+from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Frozen, Gate, Normalise
 from pkcompiler.modes import in_own_modes
 from pkcompiler.ops.gates import FACTORIES, FROZEN_LIST, PASS_THROUGH, is_pointwise
@@ -302,13 +303,13 @@ def refused_claims(program: Program, lifted: Lifted, flat: Any) -> list[str]:
     recorded factor that is not on the closed lists."""
     nodes = {n.name: n for n in program.module.graph.nodes}
     values = _values(program, flat)
-    zeros = {op.name: op.map.zero for op in lifted.graph.ops if isinstance(op.map, Gate)}
+    gates = maps_of(lifted.graph, Gate)
     found = []
     for name, record in lifted.records.items():
         node = nodes[record.node]
         if record.kind == "gate" and not _is_gate(node, nodes[record.source], program, values):
             found.append(f"'{name}' is claimed to be a gate, but is no parameter-free pointwise function of one tensor")
-        elif record.kind == "gate" and not _is_at_zero(node, nodes[record.source], values, (zeros[name], record.slope)):
+        elif record.kind == "gate" and not _is_at_zero(node, nodes[record.source], values, (gates[name].zero, record.slope)):
             found.append(f"'{name}' does not have the value or the slope at 0 that its gate claims")
         elif record.kind == "gate" and not _derives(node, nodes[record.source], values):
             found.append(f"'{name}' has a backward pass of its own, which does not give the derivative of its values")

@@ -11,6 +11,7 @@ from sympy.ntheory import prevprime
 from sympy.ntheory.modular import crt
 from torch import Tensor
 
+from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Window
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.walk import forward
@@ -50,7 +51,7 @@ def count_paths(
     if limits.total > MOST_SWEEPS * (limits.bits - 1):
         return None
     primes = primes_for(limits.total, limits.bits)
-    together = chosen.pools == "max" and any(isinstance(op.map, Window) for op in graph.ops)
+    together = chosen.pools == "max" and bool(maps_of(graph, Window))
     groups = [primes] if together else [[p] for p in primes]
     residues = [r for group in groups for r in _remainders(graph, tensors, chosen, masks, batch, group)]
     return int(crt(primes, residues)[0])

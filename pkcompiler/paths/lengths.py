@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import assert_never
 
+from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -65,9 +66,8 @@ def path_lengths(graph: PathGraph, alive: Collection[str], *, whole: bool) -> Le
     computed = {s.name for s in graph.computed if any(part in alive for part in s.of)}
     counting = _Counting(frozenset(s.name for s in (*graph.parameters, *graph.computed)), computed | set(alive))
     found = forward(graph, lambda _: _Reached((0, 0), (0, 0)), counting.apply)[0].fed
-    separated = any(isinstance(op.map, Reindex) and op.map.fn in SEPARATING for op in graph.ops)
-    scored = any(isinstance(op.map, Softmax) for op in graph.ops)
-    equal = found is not None and found[0] == found[1] and not scored
+    separated = any(map.fn in SEPARATING for map in maps_of(graph, Reindex).values())
+    equal = found is not None and found[0] == found[1] and not maps_of(graph, Softmax)
     status = "exact" if equal or (whole and not separated) else "bound"
     return Lengths(None, None, status) if found is None else Lengths(*found, status)
 

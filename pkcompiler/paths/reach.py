@@ -91,16 +91,18 @@ class Fed:
         return sources, full.tensor, fed.tensor
 
     def _from_input(self, op: Op, inputs: list[tuple[Scaled, Scaled]], edges: Mapping[str, Tensor]) -> Scaled:
-        if isinstance(op.map, Source):
-            return Scaled(torch.zeros_like(self.any.apply(op, [], edges).tensor))
-        if isinstance(op.map, Product):
-            (left, fed_left), (right, fed_right) = inputs
-            one, other = self.input.apply(op, [fed_left, right], edges), self.input.apply(op, [left, fed_right], edges)
-            return Scaled(one.tensor + other.tensor)
-        if isinstance(op.map, Normalise):
-            mixed = self.input.mixed(op.map, inputs[0][1], inputs[0][0])
-            return Sweep.apply(self.input, without_bias(op), [mixed], edges)
-        return self.input.apply(without_bias(op), [fed for _, fed in inputs], edges)
+        match op.map:
+            case Source():
+                return Scaled(torch.zeros_like(self.any.apply(op, [], edges).tensor))
+            case Product():
+                (left, fed_left), (right, fed_right) = inputs
+                one, other = self.input.apply(op, [fed_left, right], edges), self.input.apply(op, [left, fed_right], edges)
+                return Scaled(one.tensor + other.tensor)
+            case Normalise():
+                mixed = self.input.mixed(op.map, inputs[0][1], inputs[0][0])
+                return Sweep.apply(self.input, without_bias(op), [mixed], edges)
+            case _:
+                return self.input.apply(without_bias(op), [fed for _, fed in inputs], edges)
 
 
 def without_bias(op: Op) -> Op:

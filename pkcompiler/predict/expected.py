@@ -21,7 +21,7 @@ from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.lift.classify import classify
 from pkcompiler.frontend.lift.gate import region_function
 from pkcompiler.frontend.observed import trace
-from pkcompiler.ir.graphs import only_reader
+from pkcompiler.ir.graphs import maps_of, only_reader
 from pkcompiler.ir.maps import Gate, Scale
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.paths.scaled import Scaled
@@ -46,8 +46,7 @@ def gate_functions(captured: Capture) -> dict[str, Phi]:
     keep = frozenset(node.name for node, kind in kinds.items() if kind in ("known", "number"))
     known = trace(program, captured.call.flat, keep).known
     nodes = {node.name: node for node in program.module.graph.nodes}
-    gates = [op.name for op in lifted.graph.ops if isinstance(op.map, Gate)]
-    records = {name: lifted.records[name] for name in gates}
+    records = {name: lifted.records[name] for name in maps_of(lifted.graph, Gate)}
     return {name: region_function(nodes[r.node], nodes[r.source], known) for name, r in records.items()}
 
 

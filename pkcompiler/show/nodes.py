@@ -28,6 +28,7 @@ from pkcompiler.ir.maps import (
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
 from pkcompiler.ir.walk import back
+from pkcompiler.ir.weights import joinings
 
 TITLE, DETAIL = 26, 33
 """Characters that fit into a box."""
@@ -206,12 +207,11 @@ def _input(i: int, name: str, shape: str) -> Node:
 
 def _node(graph: PathGraph, i: int, ops: list[Op]) -> Node:
     parameters = tuple(dict.fromkeys(name for op in ops for name in _stored(graph, op)))
-    head = next((op for op in ops if isinstance(op.map, Conv | Dense | Embed) and _stored(graph, op)), None)
+    head = next((op for op, _ in joinings(ops) if _stored(graph, op)), None)
     head = head or next((op for op in ops if _stored(graph, op) and not isinstance(op.map, Source)), None)
     lead = head or next((op for op in ops if isinstance(op.map, Merge | Product)), ops[0])
     weight = _stored(graph, head)[0] if head else (parameters[0] if parameters else "")
-    kind = "weights" if weight else "merge" if isinstance(lead.map, Merge) else "other"
-    kind = "merge" if isinstance(lead.map, Merge) else kind
+    kind = "merge" if isinstance(lead.map, Merge) else "weights" if weight else "other"
     outputs = any(op.name in graph.outputs for op in ops)
     shape = shape_text(ops[-1].result.type.shape)
     source = next((op.origin.source for op in (lead, *ops) if op.origin.source), "")

@@ -11,6 +11,7 @@ import numpy as np
 
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
+from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Frozen
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
@@ -48,11 +49,11 @@ def coupling(graph: PathGraph, watched: frozenset[str] | None = None) -> Couplin
 
     :raises PkcError: PKC440, where ``watched`` is needed
     """
-    frozen = [op for op in graph.ops if isinstance(op.map, Frozen)]
+    frozen = list(maps_of(graph, Frozen))
     if frozen and watched is None:
         raise fail(
             "PKC440",
-            f"%{frozen[0].name} is recorded from the model's run, and the graph does not say from which units it is computed",
+            f"%{frozen[0]} is recorded from the model's run, and the graph does not say from which units it is computed",
             "give them: coupling(captured.graph, captured.watched)",
         )
     choices = Choices()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.frontend.capture import Capture
+from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Constant, Frozen, Literal, Merge, Normalise, Reindex, Softmax
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.kernel.path_kernel import kernel_of
@@ -36,7 +37,7 @@ def trace_bound(captured: Capture, data: Any, masks: Mapping[str, Tensor], wante
     The sum over n of g weighs the outputs of one Path Kernel, whose trace is the bound. "not predicted" behind a group
     normalisation that centres: its paths at data are not written out.
     """
-    if any(isinstance(op.map, Normalise) and op.map.kind == "group" for op in captured.graph.ops):
+    if any(map.kind == "group" for map in maps_of(captured.graph, Normalise).values()):
         return not_predicted("the paths through a group normalisation, which centres groups of channels, are not written out")
     graph = at_data(captured.graph)
     counting = settings(edge="1", gates="data^2", pools="data", norms="data", products="pairs", constants="on", dtype=dtype)

@@ -16,6 +16,7 @@ from torch import Tensor
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import example_batch
+from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Gate, Window
 from pkcompiler.paths.certificate import SIGNED
 from pkcompiler.paths.functional import chunks, masked
@@ -99,5 +100,5 @@ def _require_room(first: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], unit
 
 def is_piecewise(captured: Capture) -> bool:
     """Whether every slope is locally constant and nothing is frozen: then the frozen-gate kernel is the NTK."""
-    gates = all(op.map.piecewise for op in captured.graph.ops if isinstance(op.map, Gate))
+    gates = all(map.piecewise for map in maps_of(captured.graph, Gate).values())
     return gates and all(r.kind in ("gate", "window", "factor") for r in captured.lifted.records.values())

@@ -46,14 +46,15 @@ class Counts:
     def after(self, op: Op, inputs: Sequence[Ending], edges: Edges) -> Ending:
         """What ends at the result of an operation."""
         free = self.constant.apply(op, [x.free for x in inputs], edges)
-        if isinstance(op.map, Source | Frozen):
-            fed = Scaled(torch.zeros_like(free.tensor))
-        elif isinstance(op.map, Product):
-            left, right = inputs
-            one = self.plain.apply(op, [left.fed, _sum(right.fed, right.free)], edges)
-            fed = _sum(one, self.plain.apply(op, [left.free, right.fed], edges))
-        else:
-            fed = self.plain.apply(without_bias(op), [x.fed for x in inputs], edges)
+        match op.map:
+            case Source() | Frozen():
+                fed = Scaled(torch.zeros_like(free.tensor))
+            case Product():
+                left, right = inputs
+                one = self.plain.apply(op, [left.fed, _sum(right.fed, right.free)], edges)
+                fed = _sum(one, self.plain.apply(op, [left.free, right.fed], edges))
+            case _:
+                fed = self.plain.apply(without_bias(op), [x.fed for x in inputs], edges)
         return Ending(self.plain.settled(op, fed), self.plain.settled(op, free))
 
     def through(self, op: Op, x: Ending, weight: str, leading: Tensor) -> Tensor:

@@ -140,29 +140,33 @@ def hops_of(
     i: int, op: Op, found: Live, weights: Mapping[str, Floats], shapes: Mapping[str, Sequence[int]], slots: Any, whole: bool
 ) -> Hop:
     """The hops across operation number ``i``. ``weights``: flat, by parameter; ``whole``: whole kernels are visited."""
-    if isinstance(op.map, Dense | Conv | Embed):
-        slot, source = op.map.weight, op.inputs[0]
-        inside = (found.shapes[source], found.fed[source])
-        return Along(
-            Weighted(op.map, slot, weights[slot], shapes[slot], inside, (found.shapes[op.name], found.ends[op.name]), whole)
-        )
-    if isinstance(op.map, Product):
-        factors = tuple(
-            Factor(found.shapes[n], found.fed[n], found.free[n], found.stored.get(n), _of_factor(found, n, weights))
-            for n in op.inputs
-        )
-        if op.map.kind == "conv":
-            name = op.origin.module or op.name
-            raise fail(
-                "PKC561",
-                f"walks cannot cross %{op.name} (in {name}): it convolves by a kernel that is computed from parameters",
-                "store the kernel itself as the parameter (e.g. remove_parametrizations), or use another pass",
-            )
-        kind = Elementwise if op.map.kind == "mul" else Contraction
-        return Paired(kind(factors, found.shapes[op.name], found.ends[op.name]))
-    if all(found.shapes[n] == found.shapes[op.name] for n in op.inputs) and not isinstance(op.map, Reindex | Resample | Window):
+    match op.map:
+        case Dense(slot) | Conv(slot) | Embed(slot):
+            inside = (found.shapes[op.inputs[0]], found.fed[op.inputs[0]])
+            outside = (found.shapes[op.name], found.ends[op.name])
+            return Along(Weighted(op.map, slot, weights[slot], shapes[slot], inside, outside, whole))
+        case Product():
+            return _paired(op, op.map, found, weights)
+        case Reindex() | Resample() | Window():
+            return _relation(i, op, found, slots)
+    if all(found.shapes[n] == found.shapes[op.name] for n in op.inputs):
         return Same(tuple(found.fed[n] for n in op.inputs))
     return _relation(i, op, found, slots)
+
+
+def _paired(op: Op, map: Product, found: Live, weights: Mapping[str, Floats]) -> Hop:
+    if map.kind == "conv":
+        name = op.origin.module or op.name
+        raise fail(
+            "PKC561",
+            f"walks cannot cross %{op.name} (in {name}): it convolves by a kernel that is computed from parameters",
+            "store the kernel itself as the parameter (e.g. remove_parametrizations), or use another pass",
+        )
+    factors = tuple(
+        Factor(found.shapes[n], found.fed[n], found.free[n], found.stored.get(n), _of_factor(found, n, weights)) for n in op.inputs
+    )
+    kind = Elementwise if map.kind == "mul" else Contraction
+    return Paired(kind(factors, found.shapes[op.name], found.ends[op.name]))
 
 
 def _of_factor(found: Live, name: str, weights: Mapping[str, Floats]) -> Floats | None:

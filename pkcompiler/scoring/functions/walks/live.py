@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.graphs import data_dependent
+from pkcompiler.ir.graphs import data_dependent, factors
 from pkcompiler.ir.maps import Frozen, Product, Reindex, Source
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import values
@@ -98,14 +98,14 @@ class _Pass:
     def run(self) -> Live:
         sources = {n: t.requires_grad_() for n, t in unit_sources(self.graph, self.batch, torch.float32).items()}
         free = self._free(sources)
-        factors: dict[str, Tensor] = {**free, **self._held()}
+        beside: dict[str, Tensor] = {**free, **self._held()}
         number = {op.name: i for i, op in enumerate(self.graph.ops)}
         uses: dict[Any, Tensor] = {}
 
         def step(op: Op, inputs: list[Tensor]) -> Tensor:
             read = [x.view_as(x) for x in inputs]
             uses.update(((number[op.name], position), x) for position, x in enumerate(read))
-            made = self._fed(op, read, [factors.get(name) for name in op.inputs])
+            made = self._fed(op, read, [beside.get(name) for name in op.inputs])
             return self.plain.arithmetic.settle(Scaled(made)).tensor
 
         fed = dict(values(self.graph, lambda value: sources[value.name], step))
@@ -130,8 +130,8 @@ class _Pass:
 
     def _free(self, sources: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The factors of products that no weight makes."""
-        factors = {name for op in self.graph.ops if isinstance(op.map, Product) for name in op.inputs}
-        if not factors:
+        wanted = factors(self.graph)
+        if not wanted:
             return {}
 
         def start(value: Value) -> Scaled:
@@ -141,7 +141,7 @@ class _Pass:
             return self.plain.arithmetic.settle(self.reach.apply(op, inputs, self.bare))
 
         with torch.no_grad():
-            return {name: value.tensor for name, value in values(self.graph, start, step) if name in factors}
+            return {name: value.tensor for name, value in values(self.graph, start, step) if name in wanted}
 
     def _held(self) -> dict[str, Tensor]:
         """The values that are a parameter that walks hop along, as functions of its edges."""
@@ -154,14 +154,15 @@ class _Pass:
         return {name: value.tensor for name, value in held.items()}
 
     def _fed(self, op: Op, inputs: list[Tensor], free: list[Tensor | None]) -> Tensor:
-        if isinstance(op.map, Source | Frozen):
-            return torch.zeros_like(self.plain.apply(op, [Scaled(x) for x in inputs], self.edges).tensor)
-        if isinstance(op.map, Product):
-            (left, right), (calm, still) = inputs, free
-            assert calm is not None and still is not None
-            one = self.plain.apply(op, [Scaled(left), Scaled(right + still)], self.edges)
-            other = self.plain.apply(op, [Scaled(left + calm), Scaled(right)], self.edges)
-            return one.tensor + other.tensor
+        match op.map:
+            case Source() | Frozen():
+                return torch.zeros_like(self.plain.apply(op, [Scaled(x) for x in inputs], self.edges).tensor)
+            case Product():
+                (left, right), (calm, still) = inputs, free
+                assert calm is not None and still is not None
+                one = self.plain.apply(op, [Scaled(left), Scaled(right + still)], self.edges)
+                other = self.plain.apply(op, [Scaled(left + calm), Scaled(right)], self.edges)
+                return one.tensor + other.tensor
         return self.plain.apply(without_bias(op), [Scaled(x) for x in inputs], self.edges).tensor
 
     def _derivatives(self, output: Tensor, wanted: Mapping[Any, Tensor]) -> dict[Any, Bits]:
@@ -177,21 +178,22 @@ class _Pass:
     def _indices(self) -> dict[str, Stored]:
         """The flat indices in its parameter of every entry of a value that is one moved about or summed."""
         made = {n: slot for n, slot in carried(self.graph.ops).items() if slot in self.hopped}
-        factors = {name for op in self.graph.ops if isinstance(op.map, Product) for name in op.inputs}
-        if not factors & set(made):
+        wanted = factors(self.graph)
+        if not wanted & set(made):
             return {}
         held: dict[str, Tensor] = {}
         for op in self.graph.ops:
             if op.name not in made:
                 continue
-            if isinstance(op.map, Source):
-                slot = self.tensors[made[op.name]]
-                held[op.name] = torch.arange(1, slot.numel() + 1, dtype=torch.float64).reshape(*slot.shape, 1)
-            elif isinstance(op.map, Reindex):
-                held[op.name] = _moved(op.map, held[op.inputs[0]], self.batch, self.tensors)
-            else:
-                held[op.name] = held[op.inputs[0]]
-        tables = {n: t.flatten(0, -2).numpy().astype(np.int64) - 1 for n, t in held.items() if n in factors}
+            match op.map:
+                case Source():
+                    slot = self.tensors[made[op.name]]
+                    held[op.name] = torch.arange(1, slot.numel() + 1, dtype=torch.float64).reshape(*slot.shape, 1)
+                case Reindex():
+                    held[op.name] = _moved(op.map, held[op.inputs[0]], self.batch, self.tensors)
+                case _:
+                    held[op.name] = held[op.inputs[0]]
+        tables = {n: t.flatten(0, -2).numpy().astype(np.int64) - 1 for n, t in held.items() if n in wanted}
         return {n: Stored(made[n], table) for n, table in tables.items()}
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.maps import Conv, Frozen, Product, Source
+from pkcompiler.ir.graphs import factors, makers, maps_of
+from pkcompiler.ir.maps import Conv, Frozen, Source
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.scoring.functions.walks.draw import Bits, Groups, Ints, Random, choose
 from pkcompiler.scoring.functions.walks.hops import Hop, Move, hops_of
@@ -57,7 +58,7 @@ class Walker:
         for i, position in self.live.uses:
             if i in self.hops:
                 self.used.setdefault(graph.ops[i].inputs[position], []).append((i, position))
-        self.splits = any(isinstance(op.map, Product) for op in graph.ops)
+        self.splits = bool(factors(graph))
         self.inputs = Ends([v.name for v in graph.inputs], self.live.shapes, self._inputs(), self._axes())
         last = {self.output: self.live.fed[self.output]}
         self.outputs = Ends(
@@ -94,11 +95,12 @@ class Walker:
         return {v.name: self.live.ends[v.name] for v in self.graph.inputs}
 
     def _axes(self) -> dict[str, int]:
-        convolved = {op.inputs[0] for op in self.graph.ops if isinstance(op.map, Conv)}
+        made = makers(self.graph)
+        convolved = {made[name].inputs[0] for name in maps_of(self.graph, Conv)}
         return {v.name: _axis(v.name in convolved, self.live.shapes[v.name]) for v in self.graph.inputs}
 
     def _made_by_conv(self) -> bool:
-        return any(op.name == self.output and isinstance(op.map, Conv) for op in self.graph.ops)
+        return self.output in maps_of(self.graph, Conv)
 
     # walking ------------------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def analyze(
         said = () if closed is None else (closed_forms.text(closed),)
         put("\n\n".join(str(part) for part in (report, *said, *more)))
     origin = {"model": model, "weights": options.get("weights"), "seed": None if artifact else options["seed"], "data": data}
-    pages.deliver(html, plot, report, more, found.graph, found.tensors, found.masks, eigenvalues, closed, **origin)
+    pages.deliver(html, plot, found, eigenvalues=eigenvalues, closed=closed, **origin)
 
 
 def _json(report: Report, more: Sequence[AnalysisReport], closed: ClosedForms | None) -> dict[str, Any]:

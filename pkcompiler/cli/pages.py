@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pkcompiler.cli import closed_forms
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pkcompiler.artifact.compare import Comparison
+    from pkcompiler.driver.analyse import Analysed
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.kernel.explicit import ExplicitKernel
     from pkcompiler.report.rows import Report
@@ -43,11 +44,8 @@ def prepare(html: str | None, plot: str | None) -> None:
 def deliver(
     html: str | None,
     plot: str | None,
-    report: Report,
-    analyses: Iterable[Any],
-    graph: PathGraph,
-    tensors: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor] | None = None,
+    found: Analysed,
+    *,
     eigenvalues: int | None = None,
     closed: ClosedForms | None = None,
     **provenance: Any,
@@ -57,11 +55,17 @@ def deliver(
         return
     from pkcompiler.show.from_reports import page_of
 
-    kernel = _spectrum(graph, tensors, masks, eigenvalues)
-    paths = _paths(report, graph, tensors, masks)
+    kernel = _spectrum(found.graph, found.tensors, found.masks, eigenvalues)
+    paths = _paths(found.report, found.graph, found.tensors, found.masks)
     formulas = () if closed is None else closed_forms.pieces(closed)
     page = page_of(
-        report, graph, kernel=kernel, paths=paths, analyses=analyses, formulas=formulas, provenance=_provenance(**provenance)
+        found.report,
+        found.graph,
+        kernel=kernel,
+        paths=paths,
+        analyses=found.analyses,
+        formulas=formulas,
+        provenance=_provenance(**provenance),
     )
     if html is not None:
         from pkcompiler.show.html import write_html

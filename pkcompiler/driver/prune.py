@@ -119,7 +119,8 @@ def prune(
     evidence = Evidence.of(found, plan.seed, loss, initialise)
     run = Run(captured, plan, precision, evidence, state=model.state_dict())
     pruned = replace(run.finish(masks, progress=progress), inputs=example_inputs)
-    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, plan.text, precision, found, loss))
+    given: dict[str, Any] = {"schedule": plan.text, "dtype": precision, "data": found, "loss": loss}
+    return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, **given))
 
 
 def _captured(

@@ -49,7 +49,8 @@ class ComposedKernel(PathKernel):
         made = {n: t.detach() for n, t in self._weights(self.theta).items() if n in computed}
         masks = {n: m for n, m in self._given.items() if n in stored}
         wanted = [s.name for s in graph.parameters if s.name in computed or s.name in self.names]
-        return PathKernel(graph, {**self._tensors, **made}, self.settings, masks, self.device, self._input, self._output, wanted)
+        given: dict[str, Any] = {"masks": masks, "device": self.device, "input": self._input, "output": self._output}
+        return PathKernel(graph, {**self._tensors, **made}, self.settings, **given, wanted=wanted)
 
     @cached_property
     def _made(self) -> tuple[Made, ...]:
@@ -156,8 +157,7 @@ class ComposedKernel(PathKernel):
             shape = sweep.run(edges, sources).tensor.shape
         found = []
         for k in range(shape.numel()):
-            kernel = type(self)(self.graph, self._tensors, self.settings, self._given, self.device, self._input, k, self.names)
-            trace = kernel.trace()
+            trace = self._with(k, self.names).trace()
             found.append(trace.mantissa * 2.0 ** (trace.exponent - self.exponent))
         return torch.tensor(found, dtype=self.dtype, device=self.device).reshape(shape)
 

@@ -50,6 +50,7 @@ class PathKernel:
         graph: PathGraph,
         tensors: Mapping[str, Tensor],
         chosen: Settings,
+        *,
         masks: Mapping[str, Tensor],
         device: torch.device,
         input: Mapping[str, Tensor] | None = None,
@@ -227,7 +228,12 @@ class PathKernel:
             shown = ", ".join(repr(g) for g in missing) or "an empty list"
             raise fail("PKC523", f"no parameter of the kernel fits {shown}", f"it has {', '.join(self.names[:8])}, ...")
         kept = [n for n in self.names if any(n == g or fnmatchcase(n, g) for g in globs)]
-        return type(self)(self.graph, self._tensors, self.settings, self._given, self.device, self._input, self._output, kept)
+        return self._with(self._output, kept)
+
+    def _with(self, output: Any, wanted: Sequence[str]) -> PathKernel:
+        """The kernel of other outputs or parameters."""
+        given: dict[str, Any] = {"masks": self._given, "device": self.device, "input": self._input}
+        return type(self)(self.graph, self._tensors, self.settings, **given, output=output, wanted=wanted)
 
     # forms ------------------------------------------------------------------------------------------------------------
 

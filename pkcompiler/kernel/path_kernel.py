@@ -66,4 +66,5 @@ def kernel_of(
     check_finite(graph, tensors)
     check_range(graph, tensors, chosen)
     kind = ComposedKernel if graph.computed else PathKernel
-    return kind(graph, tensors, chosen, masks or {}, device_of(graph, tensors), input, output, wanted)
+    place: dict[str, Any] = {"masks": masks or {}, "device": device_of(graph, tensors)}
+    return kind(graph, tensors, chosen, **place, input=input, output=output, wanted=wanted)

@@ -9,8 +9,10 @@ from pkcompiler.ops.shape import permuted
 from pkcompiler.ops.table import Known, Path, Ref, Use, path_op
 
 
-def affine(use: Use, x: Ref, weight: Ref | None, bias: Ref | None, mean: Ref, var: Ref, eps: float) -> Ref:
+def affine(use: Use) -> Ref:
     """gamma / sqrt(var + eps) * (x - mean) + beta, per channel."""
+    x, mean, var, eps = (use[name] for name in ("input", "running_mean", "running_var", "eps"))
+    weight, bias = use["weight"], use["bias"]
     if weight is None and bias is None:
         return standardised(use, use.path(x), mean, var, eps)
     match use.fixed(var):
@@ -47,14 +49,14 @@ def standardised(use: Use, x: Path, mean: Ref, var: Ref, eps: float) -> Path:
 
 @path_op("aten._native_batch_norm_legit_no_training.default")
 def batch_norm_inference(use: Use) -> Ref | list[Ref]:
-    return [affine(use, use["input"], use["weight"], use["bias"], use["running_mean"], use["running_var"], use["eps"])]
+    return [affine(use)]
 
 
 @path_op("aten.batch_norm.default")
 def batch_norm(use: Use) -> Ref:
     if use["training"] or use["running_mean"] is None:
         raise use.unsupported("a BatchNorm without running statistics depends on the batch")
-    return affine(use, use["input"], use["weight"], use["bias"], use["running_mean"], use["running_var"], use["eps"])
+    return affine(use)
 
 
 @path_op("aten.layer_norm.default")
@@ -114,7 +116,7 @@ def group_norm(use: Use) -> Ref:
 @path_op("aten.instance_norm.default")
 def instance_norm(use: Use) -> Ref:
     if not use["use_input_stats"]:
-        return affine(use, use["input"], use["weight"], use["bias"], use["running_mean"], use["running_var"], use["eps"])
+        return affine(use)
     if isinstance(use["input"].shape[1], Batch) and use["weight"] is None and use["bias"] is None:
         map = Normalise("layer", tuple(use["input"].shape[2:]), None, None, use["eps"])  # the rows of the batch as channels
         return use.record("normalise", use.emit(map, use["input"]))

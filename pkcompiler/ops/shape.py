@@ -63,10 +63,10 @@ def expand(use: Use) -> Ref:
 @path_op("aten.slice.Tensor")
 def slice_(use: Use) -> Ref:
     start, end = use["start"] or 0, use["end"]
-    return sliced(use, use["self"], use["dim"], start, end, use["step"], use.shape)
+    return sliced(use, use["self"], use["dim"], start, end, shape=use.shape, step=use["step"])
 
 
-def sliced(use: Use, x: Ref, dim: int, start: int, end: int | None, step: int, shape: Sequence[Dim]) -> Ref:
+def sliced(use: Use, x: Ref, dim: int, start: int, end: int | None, *, shape: Sequence[Dim], step: int = 1) -> Ref:
     if tuple(x.shape) == tuple(shape):
         return x
     dim %= len(x.shape)
@@ -80,7 +80,7 @@ def sliced(use: Use, x: Ref, dim: int, start: int, end: int | None, step: int, s
 
 @path_op("aten.narrow.default")
 def narrow(use: Use) -> Ref:
-    return sliced(use, use["self"], use["dim"], use["start"], use["start"] + use["length"], 1, use.shape)
+    return sliced(use, use["self"], use["dim"], use["start"], use["start"] + use["length"], shape=use.shape)
 
 
 @path_op("aten.select.int")
@@ -116,7 +116,7 @@ def pieces(use: Use, sizes: Sequence[int], dim: int) -> list[Ref]:
     out, start = [], 0
     for size in sizes:
         shape = (*x.shape[:dim], size, *x.shape[dim + 1 :])
-        out.append(sliced(use, x, dim, start, start + size, 1, shape))
+        out.append(sliced(use, x, dim, start, start + size, shape=shape))
         start += size
     return out
 
@@ -306,7 +306,7 @@ def slice_scatter(use: Use) -> Ref:
         raise use.unsupported("it writes with a step")
     around = [(0, start), (end, size)]
     before, after = (
-        [sliced(use, x, dim, a, b, 1, (*x.shape[:dim], b - a, *x.shape[dim + 1 :]))] if b > a else [] for a, b in around
+        [sliced(use, x, dim, a, b, shape=(*x.shape[:dim], b - a, *x.shape[dim + 1 :]))] if b > a else [] for a, b in around
     )
     parts = [*before, source, *after]
     return source if len(parts) == 1 else use.emit(Reindex("cat", (("dim", dim),)), *parts)

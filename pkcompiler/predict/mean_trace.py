@@ -102,7 +102,7 @@ def predict_trace(
         return found
     if method == "closed form":
         return nothing(f"the closed form does not hold: {found}")
-    return _sampled(captured, fresh, inputs, masks, draws, seed, found)
+    return _sampled(captured, fresh, inputs, masks, draws=draws, seed=seed, why=found)
 
 
 def nothing(why: str) -> Prediction:
@@ -164,7 +164,7 @@ def _closed(
         note = "mean over initialisations, right as the width of the layers grows: how far off it is here is not known"
         measured = Measured(trace.mantissa, trace.exponent, None, "approximate", note)
     else:
-        error = learning_error(captured, tensors, learned, inputs, masks, trace, seed)
+        error = learning_error(captured, tensors, learned, inputs, masks, trace=trace, seed=seed)
         note = "mean over initialisations; the error is that of the variances, learned from draws"
         measured = Measured(trace.mantissa, trace.exponent, error, "estimated", note)
     reason = "different paths are uncorrelated, so that second moments add up"
@@ -211,6 +211,7 @@ def learning_error(
     learned: Mapping[str, Law],
     inputs: Inputs,
     masks: Mapping[str, Tensor] | None,
+    *,
     trace: Measured,
     seed: int,
 ) -> float:
@@ -258,6 +259,7 @@ def _sampled(
     fresh: Callable[[int], nn.Module],
     inputs: Inputs,
     masks: Mapping[str, Tensor] | None,
+    *,
     draws: int,
     seed: int,
     why: str,

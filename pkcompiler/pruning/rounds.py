@@ -131,7 +131,7 @@ class Run:
             aim = replace(aim, found=aim.found.under(current))
             ground = before.ground if before else ground.next(self.plan.stages, self.plan.passes, i, current)
             start, met = self._start(aim, current, masks, i, before), self._met(aim, current, i, before)
-            stage = _Stage(self, i, aim, pass_, start, met, ground, masks or {})
+            stage = _Stage(self, i, aim, pass_, start=start, stopped=met, ground=ground, given=masks or {})
             stage.by_position = before.by_position if before else 0
             for k in range((before.round if before else 0) + 1, stage.rounds + 1):
                 state = stage.round(k, current)
@@ -183,6 +183,7 @@ class _Stage:
         place: int,
         aim: Aim,
         pass_: Pass,
+        *,
         start: float,
         stopped: str,
         ground: Ground,

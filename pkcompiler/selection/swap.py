@@ -62,7 +62,7 @@ def swap(
     shares = None if limit is None else quotas(found, limit.part, scope)
     sign = -1.0 if order == "smallest" else 1.0
     for group in [names] if scope == "global" else [(n,) for n in names]:
-        pool = _pool(group, out, (scores, regrow), found, block, ground or {}, sign)
+        pool = _pool(group, out, (scores, regrow), found, block=block, ground=ground or {}, sign=sign)
         least = pool.floors(found)
         if even:
             stays, back = _swapped(pool, part, least)
@@ -112,6 +112,7 @@ def _pool(
     masks: Masks,
     scores: tuple[Mapping[str, Tensor], Mapping[str, Tensor]],
     found: Candidates,
+    *,
     block: Block | None,
     ground: Mapping[str, Tensor],
     sign: float,

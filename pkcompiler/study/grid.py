@@ -91,17 +91,20 @@ def cells_of(study: Study, folder: Path, device: str = "cpu") -> tuple[Cell, ...
     for seed in study.seeds:
         for name, spec in zip(models, study.models, strict=True):
             own = {**shared, "model": parse_spec(spec).name, "model sources": hashes[spec], "seed": seed}
-            cells += [_cell(study, folder, name, spec, m, seed, train, device, own) for m in methods]
+            cells += [
+                _cell(study, folder, m, seed, model_name=name, spec=spec, train=train, device=device, own=own) for m in methods
+            ]
     return tuple(cells)
 
 
 def _cell(
     study: Study,
     folder: Path,
-    model_name: str,
-    spec: str,
     method: _Method,
     seed: int,
+    *,
+    model_name: str,
+    spec: str,
     train: str,
     device: str,
     own: Mapping[str, Any],

@@ -18,7 +18,7 @@ Array = Any
 """A numpy array of Python numbers (or of float64)."""
 
 
-def strided(x: Array, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Array:
+def strided(x: Array, axis: int, kernel: int, *, stride: int, padding: int, dilation: int, out: int) -> Array:
     """Sums over windows along one dimension, zeros beyond its ends; ``out`` of them."""
     reach = (out - 1) * stride + dilation * (kernel - 1) + 1
     after = max(0, reach - x.shape[axis] - padding)
@@ -29,7 +29,7 @@ def strided(x: Array, axis: int, kernel: int, stride: int, padding: int, dilatio
     )
 
 
-def spread(x: Array, axis: int, kernel: int, stride: int, padding: int, dilation: int, out: int) -> Array:
+def spread(x: Array, axis: int, kernel: int, *, stride: int, padding: int, dilation: int, out: int) -> Array:
     """The transposed map of :func:`strided`."""
     n = x.shape[axis]
     shape = list(x.shape)
@@ -60,7 +60,8 @@ def conv_sum(map: Conv, kernel: Sequence[int], x: Array, out: Sequence[int]) -> 
     """A convolution by a kernel of ones over the last dimensions."""
     function = spread if map.transposed else strided
     for i, n in enumerate(out):
-        x = function(x, i - len(out), kernel[i], map.stride[i], map.padding[i], map.dilation[i], n)
+        steps = {"stride": map.stride[i], "padding": map.padding[i], "dilation": map.dilation[i]}
+        x = function(x, i - len(out), kernel[i], **steps, out=n)
     return x
 
 
@@ -68,7 +69,7 @@ def pool_sum(map: Window, x: Array, out: Sequence[int]) -> Array:
     """Sums over the windows of a pool."""
     stride, padding, dilation = map.stride or map.kernel, map.padding or (0,) * len(out), map.dilation or (1,) * len(out)
     for i, n in enumerate(out):
-        x = strided(x, i - len(out), map.kernel[i], stride[i], padding[i], dilation[i], n)
+        x = strided(x, i - len(out), map.kernel[i], stride=stride[i], padding=padding[i], dilation=dilation[i], out=n)
     return x
 
 

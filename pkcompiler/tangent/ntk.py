@@ -51,7 +51,7 @@ def ntk(
     y = targets(found, data)
     device = next(iter(found.theta.values())).device
     x = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs_of(data))
-    return NTK(found, (x,), y, dict(masks or {}), example_inputs, dtype, int(memory))
+    return NTK(found, (x,), y, masks=dict(masks or {}), example_inputs=example_inputs, dtype=dtype, memory=int(memory))
 
 
 @methods_in_own_modes
@@ -63,6 +63,7 @@ class NTK(TangentKernel):
         found: Network,
         data: tuple[Any],
         y: Tensor | None,
+        *,
         masks: dict[str, Tensor],
         example_inputs: Any,
         dtype: torch.dtype,

@@ -10,7 +10,7 @@ from pkcompiler.ir.uses import uses
 
 def to_dot(graph: PathGraph) -> str:
     """One node per input and operation (name, map, type, slots), one edge per use of a value. Outputs have a double border."""
-    ids = {value.name: f"n{i}" for i, value in enumerate([*graph.inputs, *(op.result for op in graph.ops)])}
+    ids = {value.name: f"n{i}" for i, value in enumerate(graph.values)}
     lines = [f"digraph {_quote(graph.name)} {{", "  node [shape=box, fontname=monospace];"]
     lines += [_node(ids[v.name], (f"%{v.name}", print_type(v.type)), "style=rounded") for v in graph.inputs]
     for op in graph.ops:

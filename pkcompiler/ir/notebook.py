@@ -14,7 +14,7 @@ SHOWN = 40
 
 def graph_html(graph: PathGraph) -> str:
     """An HTML fragment without scripts."""
-    types = {value.name: print_type(value.type) for value in (*graph.inputs, *(op.result for op in graph.ops))}
+    types = {value.name: print_type(value.type) for value in graph.values}
     figures = [
         ("in", ", ".join(types[value.name] for value in graph.inputs), ""),
         ("out", ", ".join(types[name] for name in graph.outputs), ""),

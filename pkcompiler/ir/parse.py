@@ -25,7 +25,7 @@ def parse_graph(text: str, file: str = "<graph>") -> PathGraph:
 
 def _header(located: Located) -> list[Diagnostic]:
     graph, declared = located.graph, located.result_types
-    types = {v.name: v.type for v in graph.inputs} | {op.name: op.result.type for op in graph.ops}
+    types = {value.name: value.type for value in graph.values}
     returned = tuple(types.get(name) for name in graph.outputs)
     if declared == returned:
         return []

@@ -19,7 +19,7 @@ _RESERVED = frozenset({"true", "false", "none", "B", "inf", "nan", "return"})
 
 def print_graph(graph: PathGraph) -> str:
     """The text of a graph, one line per slot and per operation, ending in a newline. An unsound graph prints too."""
-    types = {v.name: v.type for v in graph.inputs} | {op.name: op.result.type for op in graph.ops}
+    types = {value.name: value.type for value in graph.values}
     inputs = ", ".join(f"%{name(v.name)}: {print_type(v.type)}" for v in graph.inputs)
     results = [print_type(types[output]) if output in types else "?" for output in graph.outputs]
     result = results[0] if len(results) == 1 else f"({', '.join(results)})"

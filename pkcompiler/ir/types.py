@@ -82,6 +82,11 @@ class PathGraph:
         raise KeyError(name)
 
     @property
+    def values(self) -> tuple[Value, ...]:
+        """The inputs and what the operations make, in order."""
+        return (*self.inputs, *(op.result for op in self.ops))
+
+    @property
     def parameters(self) -> tuple[Slot, ...]:
         return tuple(s for s in self.slots if s.role == "parameter")
 

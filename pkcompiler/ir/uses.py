@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -27,7 +28,7 @@ from pkcompiler.ir.maps import (
     Source,
     Window,
 )
-from pkcompiler.ir.types import Role
+from pkcompiler.ir.types import Op, Role
 
 ANY: frozenset[Role] = frozenset({"parameter", "buffer", "constant", "computed"})
 PARAMETER: frozenset[Role] = frozenset({"parameter", "computed"})
@@ -71,6 +72,11 @@ def uses(map: PathMap) -> tuple[Use, ...]:
             return ()
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def slots_read(ops: Iterable[Op]) -> frozenset[str]:
+    """Every slot that one of the operations reads."""
+    return frozenset(use.slot for op in ops for use in uses(op.map))
 
 
 def _stored(weight: str | None, bias: str | None, roles: frozenset[Role]) -> tuple[Use, ...]:

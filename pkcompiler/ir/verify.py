@@ -14,7 +14,7 @@ from pkcompiler.ir.maps import Batch, Dim, Merge, Reindex
 from pkcompiler.ir.text import print_graph, print_type
 from pkcompiler.ir.to_graph import Subject, read_graph
 from pkcompiler.ir.types import Op, PathGraph, Slot, TensorType
-from pkcompiler.ir.uses import Use, arity, uses
+from pkcompiler.ir.uses import Use, arity, slots_read, uses
 
 DTYPES = frozenset({"f64", "f32", "f16", "bf16", "c64", "c128", "i64", "i32", "i16", "i8", "u8", "bool"})
 
@@ -214,7 +214,7 @@ def _result(i: int, op: Op, inputs: tuple[TensorType, ...], slots: Mapping[str, 
 
 
 def _outputs(graph: PathGraph) -> Iterator[Violation]:
-    defined = {v.name for v in graph.inputs} | {op.name for op in graph.ops}
+    defined = {value.name for value in graph.values}
     if not graph.outputs:
         yield Violation(("graph",), "PKC308", f"graph @{graph.name} returns nothing")
     for i, name in enumerate(graph.outputs):
@@ -234,7 +234,7 @@ def _dead(graph: PathGraph) -> Iterator[Violation]:
 
 
 def _unused(graph: PathGraph) -> Iterator[Violation]:
-    used = {use.slot for op in graph.ops for use in uses(op.map)}
+    used = slots_read(graph.ops)
     used |= {part for slot in graph.computed if slot.name in used for part in slot.of}
     for i, slot in enumerate(graph.slots):
         if slot.name not in used:

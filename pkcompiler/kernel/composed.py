@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.ir.types import PathGraph
-from pkcompiler.ir.uses import uses
+from pkcompiler.ir.uses import slots_read
 from pkcompiler.kernel.gram import PathKernel, Vector
 from pkcompiler.kernel.hessian_diagonal import MOST, PROBES, too_many
 from pkcompiler.kernel.operator import measured
@@ -32,7 +32,7 @@ LARGEST = 2**28
 
 def in_weights(graph: PathGraph) -> PathGraph:
     """The graph with its computed weights as parameters, without the parameters that nothing else reads."""
-    read = {use.slot for op in graph.ops for use in uses(op.map)}
+    read = slots_read(graph.ops)
     slots = (replace(s, role="parameter", of=(), formula="") if s.role == "computed" else s for s in graph.slots)
     return replace(graph, slots=tuple(s for s in slots if s.name in read))
 
@@ -71,7 +71,7 @@ class ComposedKernel(PathKernel):
     @cached_property
     def _read(self) -> frozenset[str]:
         """The slots that operations read."""
-        return frozenset(use.slot for op in self.graph.ops for use in uses(op.map))
+        return slots_read(self.graph.ops)
 
     @property
     def exponent(self) -> int:

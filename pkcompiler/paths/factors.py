@@ -68,7 +68,7 @@ class Factors:
     def __post_init__(self) -> None:
         graph = self.sweep.graph
         self.rest = Rest.of(graph, self.sweep.settings.products)
-        self.types = {value.name: value.type for value in (*graph.inputs, *(op.result for op in graph.ops))}
+        self.types = {value.name: value.type for value in graph.values}
 
     def of(self, name: str) -> Scaled:
         """What the value ``name`` is frozen at. Raises ``PKC502`` where it was not recorded at the data."""

@@ -91,8 +91,7 @@ class _Reader:
     def __init__(self, graph: PathGraph, chosen: Settings, masks: Mapping[str, Tensor], batch: int) -> None:
         self.chosen, self.masks = chosen, masks
         self.slots = {slot.name: concrete(slot.type.shape, batch) for slot in graph.slots}
-        results = (*graph.inputs, *(op.result for op in graph.ops))
-        self.shapes = {value.name: concrete(value.type.shape, batch) for value in results}
+        self.shapes = {value.name: concrete(value.type.shape, batch) for value in graph.values}
 
     def terms(self, op: Op) -> int:
         """The most entries, multiplicity included, that one entry of the result is a sum of."""

@@ -221,8 +221,7 @@ class _Flips:
         return together(inputs)
 
     def shape(self, name: str) -> tuple[object, ...]:
-        found = [v.type.shape for v in self.graph.inputs if v.name == name]
-        return found[0] if found else next(op.result.type.shape for op in self.graph.ops if op.name == name)
+        return next(value.type.shape for value in self.graph.values if value.name == name)
 
     def _fan_in(self, op: Op) -> int:
         """The weights that meet in a unit (the fewest, under a mask); of other maps that of what they read."""
@@ -274,7 +273,7 @@ def is_odd(phi: Phi) -> bool:
 def one_to_one(op: Op, graph: PathGraph, tensors: Mapping[str, Tensor]) -> bool:
     """Whether every entry of a reindexing or resampling comes from one at most, and none goes to two (tried on random numbers)."""
     batch = static_batch(graph)
-    shapes = {v.name: v.type.shape for v in graph.inputs} | {o.name: o.result.type.shape for o in graph.ops}
+    shapes = {value.name: value.type.shape for value in graph.values}
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand(concrete(shapes[n], batch), generator=generator, dtype=torch.float64) + 1 for n in op.inputs]
     match op.map:

@@ -58,7 +58,7 @@ def flops(graph: PathGraph, sizes: Mapping[str, int]) -> Quantity:
     convolutions, and products of activations. An entry of a convolution counts once per output position (transposed: per input
     position), padding included.
     """
-    shapes = {v.name: _numbers(v.type.shape) for v in (*graph.inputs, *(op.result for op in graph.ops))}
+    shapes = {v.name: _numbers(v.type.shape) for v in graph.values}
     costs = dict.fromkeys(sizes, 0)
     fixed = 0
     for op in graph.ops:

@@ -24,7 +24,7 @@ from pkcompiler.frontend.observed import trace
 from pkcompiler.ir.computed import print_formula
 from pkcompiler.ir.maps import Constant, Frozen, Gate, Merge, Product, Reindex, Resample
 from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
-from pkcompiler.ir.uses import uses
+from pkcompiler.ir.uses import slots_read
 from pkcompiler.ops.entries import entry_of
 from pkcompiler.ops.gates import PASS_THROUGH, is_random
 from pkcompiler.ops.table import Index, Known, Observed, Path, Stored
@@ -75,7 +75,7 @@ class _Lifter:
         raise_all(idle_gate(self.program, gate) for gate in sorted(self.gates - self.read_as_gates))
         account(builder, self.classes)
         raise_all(self.unreached(ops, needed))
-        read = {use.slot for op in ops for use in uses(op.map)}
+        read = slots_read(ops)
         read |= {part for s in builder.slots.values() if s.name in read for part in s.of}
         slots = tuple(s for s in builder.slots.values() if s.name in read)
         inputs = tuple(v for v in self.inputs if v.name in needed)

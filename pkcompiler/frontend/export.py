@@ -253,7 +253,7 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
     Raises ``PKC205`` when ``torch.export`` cannot trace the model at all.
     """
     entry = _Entry(model, call)
-    with evaluating(model), _quiet(), defaults(call.dtype, state_of(model)):
+    with evaluating(model), quiet_tracing(), defaults(call.dtype, state_of(model)):
         entry.eval()
         exported, batched, recorded = _try_export(entry, call, free)
         if not make_plain(exported.graph_module):
@@ -352,7 +352,7 @@ def _batch_is_free(exported: Any) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_tracing() -> Iterator[None]:
     """Silence the warnings, log lines and printed graphs of tracing: what matters is reported as diagnostics."""
     named = [name for name in logging.root.manager.loggerDict if name == "torch" or name.startswith("torch.")]
     loggers = [logging.getLogger(name) for name in named]

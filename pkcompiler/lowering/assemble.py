@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -14,12 +14,14 @@ from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.lowering.apply import applied_masks, forget_masks
 from pkcompiler.lowering.as_recorded import Recorded
+from pkcompiler.lowering.beside import beside, refuse_parted
+from pkcompiler.lowering.buffers import called, one_memory, written
 from pkcompiler.lowering.call import fetch
 from pkcompiler.lowering.exported import export_modes
 from pkcompiler.lowering.keep import keep
 from pkcompiler.lowering.masks import Masks, canonical_names, check_masks, mask_faults, of_all_names, storage_key
 from pkcompiler.lowering.modules import Lowered, ModePair
-from pkcompiler.lowering.mutations import KEEP_CLASS, written
+from pkcompiler.lowering.mutations import KEEP_CLASS
 from pkcompiler.lowering.outside import refuse_unrepeatable
 from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, same_program, trace_modes
@@ -65,6 +67,8 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
         refuse_unrepeatable(root, args, kwargs)
     try:
         evaluation, training = trace_modes(root, args, kwargs)
+        if example is not None:
+            beside(root, (evaluation, training), (args, kwargs))
     except NotTraceable as reason:
         if example is None:
             raise fail(
@@ -73,6 +77,7 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
                 "pass the third argument: lower(model, masks, example_inputs)",
             ) from reason
         evaluation, training, batch = export_modes(root, args, kwargs)
+        refuse_parted(root, (evaluation, training), (args, kwargs))
         return _assemble(root, checked, fills, evaluation, training, batch, Recorded.of(root, args, kwargs))
     if same_program(evaluation, training):
         return _assemble(root, checked, fills, None, training)
@@ -91,7 +96,7 @@ def _assemble(
     """The result over ``root``, which it takes over; no evaluation trace: the training trace serves both modes."""
     canonical = canonical_names(root)
     traces = [trace for trace in (evaluation, training) if trace is not None]
-    raise_all(_write_faults(root, traces, {name for name, first in canonical.items() if first in masks}))
+    raise_all([*_write_faults(root, traces, {name for name, first in canonical.items() if first in masks}), *_alias_faults(traces)])
     for trace in traces:
         _adopt_constants(root, trace)
     mask_names = {name: _register(root, name, "mask", mask) for name, mask in masks.items()}
@@ -116,6 +121,18 @@ def _write_faults(root: nn.Module, traces: Iterable[Trace], masked: set[str]) ->
         elif name not in members:
             note = "register the tensor as a buffer, or " + KEEP_CLASS
             yield Diagnostic("PKC279", f"the forward writes to {name!r}, which is neither parameter nor buffer", notes=(note,))
+
+
+def _alias_faults(traces: Sequence[Trace]) -> Iterator[Diagnostic]:
+    """PKC279 for buffers that are one tensor after a call, where a graph writes to one of them in place: the other has it, too."""
+    written_to = {name for trace in traces for name in trace.buffers.written}
+    within = tuple(f"{path}." for trace in traces for path in called(trace.graph))
+    for one, other in sorted(sorted(pair) for pair in one_memory([trace.buffers for trace in traces])):
+        if any(name in written_to or name.startswith(within) for name in (one, other)):
+            message = f"the forward makes one tensor of the buffers {one!r} and {other!r}, and writes to it in place"
+            yield Diagnostic(
+                "PKC279", message, notes=(f"assign a copy where it assigns one to the other, with .clone(); or {KEEP_CLASS}",)
+            )
 
 
 def _register(root: nn.Module, name: str, what: str, tensor: Tensor) -> str:

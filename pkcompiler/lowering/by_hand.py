@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from pkcompiler.frontend.faithful import left_alone
-from pkcompiler.lowering.call import fetch
+from pkcompiler.lowering.call import fetch, in_place
 from pkcompiler.lowering.masks import of_all_names
 from pkcompiler.lowering.placed import has_memory, is_placed
 from pkcompiler.lowering.reached import names_read
 from pkcompiler.lowering.trace import MaskTracer, NotTraceable, fixed_arguments
 
 READS_ALL = {"parameters", "named_parameters", "state_dict", "getattr"}
-DIVIDES = {operator.truediv, operator.itruediv, torch.div, torch.true_divide, torch.divide, "div", "div_", "true_divide", "divide"}
+DIVIDES = {operator.truediv, torch.div, torch.true_divide, torch.divide, "div", "div_", "true_divide", "divide"}
 
 Pair = tuple[Any, Any]
 """A value without and with the masks."""
@@ -64,10 +64,16 @@ def _undefined(module: nn.Module, masks: Mapping[str, Tensor], read: set[str]) -
             if not used or not names or not isinstance(after, Tensor) or not after.is_floating_point():
                 continue
             lost = ~after.isfinite() & before.isfinite()
-            if any(user.target in DIVIDES and user.args[1:2] == (node,) for user in used):
+            if any(_divides(user, node) for user in used):
                 lost = lost | ((after == 0) & (before != 0))
             if bool(lost.any()):
                 yield names[0], lost
+
+
+def _divides(user: fx.Node, by: fx.Node) -> bool:
+    if user.target is in_place:
+        return user.args[0] == "itruediv" and user.args[2] is by
+    return user.target in DIVIDES and user.args[1:2] == (by,)
 
 
 def _recorded(module: nn.Module) -> tuple[fx.Graph, nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,11 @@ def store(buffer: Tensor, value: Tensor, name: str) -> None:
             "register the buffer as it will be, or keep the class: pkcompiler.apply_masks(model, masks)",
         )
     buffer.copy_(value)
+
+
+def in_place(name: str, target: Any, value: Any) -> Any:
+    """``target += value`` and its like, by the name in :mod:`operator`; a tensor is written, a number is not."""
+    return getattr(operator, name)(target, value)
 
 
 def check_fixed(given: Any, fixed: Any, name: str) -> None:

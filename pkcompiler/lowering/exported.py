@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._export.verifier import SpecViolationError
 from torch.export import Dim, ShapesCollection
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.frontend.export import quiet_tracing
+from pkcompiler.lowering.buffers import Buffers, store_buffers, stored_by_export
 from pkcompiler.lowering.call import Shapes, check_shapes
-from pkcompiler.lowering.mutations import refuse_changes, state_of, store_buffers, stored_by_export
+from pkcompiler.lowering.mutations import refuse_changes, state_of
 from pkcompiler.lowering.trace import Trace, scratch_copy
 
 
@@ -32,7 +35,7 @@ def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
         except PkcError:
             raise
         except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            failure = _failure(model, error)
             continue
         shapes = tuple(_common(a, b) for a, b in zip(_shapes(evaluation), _shapes(training), strict=True))
         batch = next((shape[0] for shape in shapes if shape and isinstance(shape[0], int)), None)
@@ -40,13 +43,21 @@ def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
             continue
         if batch is not None:
             warnings.warn(f"{type(model).__name__} could only be recorded for a batch of {batch}", stacklevel=3)
-        traces = [Trace(_bare(program, shapes), program) for program in (evaluation, training)]
+        traces = [Trace(program.graph, program, _bare(program, shapes)) for program in (evaluation, training)]
         return traces[0], traces[1], batch
-    raise fail(
-        "PKC273",
-        f"{type(model).__name__} can be neither traced nor exported: {reason}",
-        "keep its class and mask it in place: pkcompiler.apply_masks(model, masks)",
-    )
+    raise failure
+
+
+def _failure(model: nn.Module, error: Exception) -> PkcError:
+    keep = "keep its class and mask it in place: pkcompiler.apply_masks(model, masks)"
+    if isinstance(error, SpecViolationError) and "copy__default" in str(error):
+        message = "the forward assigns a buffer or an input to a buffer as it is, of which torch.export records no graph"
+        return fail("PKC279", message, "assign a copy, with .clone()", keep)
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    if "a fake tensor in the exported program" in reason:
+        message = "the forward writes to the .data of a tensor, of which torch.export records no graph"
+        return fail("PKC279", message, "write without .data, x.add_(...)", keep)
+    return fail("PKC273", f"{type(model).__name__} can be neither traced nor exported: {reason}", keep)
 
 
 def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -73,8 +84,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dyn
             shapes[leaf] = {0: Dim.AUTO}
     specification = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
     state = state_of(model)
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
+    with quiet_tracing(), torch.random.fork_rng(devices=[]):
         before = random.getstate()
         program = torch.export.export(model, args, kwargs, dynamic_shapes=specification, strict=False)
     refuse_changes(model, state)
@@ -99,16 +109,18 @@ def _common(a: tuple[int | str, ...] | None, b: tuple[int | str, ...] | None) ->
     return a if a is None or b is None else tuple(x if isinstance(x, int) else y for x, y in zip(a, b, strict=True))
 
 
-def _bare(program: fx.GraphModule, shapes: Shapes) -> fx.Graph:
-    """The graph, checking the shapes of its inputs, not types and devices, which recording checks and ``.to()`` changes."""
+def _bare(program: fx.GraphModule, shapes: Shapes) -> Buffers:
+    """Make the graph one that a lowered network runs, checking the shapes of its inputs, not types and devices, which recording
+    checks and ``.to()`` changes.
+    """
     graph = program.graph
     for node in list(graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)
     for node in graph.nodes:
         node.meta.clear()
-    store_buffers(graph, stored_by_export(graph))
+    buffers = store_buffers(graph, program, stored_by_export(graph))
     placeholders = graph.find_nodes(op="placeholder")
     with graph.inserting_after(placeholders[-1]):
         graph.call_function(check_shapes, (shapes, tuple(placeholders)))
-    return graph
+    return buffers

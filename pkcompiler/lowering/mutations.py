@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import operator
+import functools
+import hashlib
+import logging
+import random
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from types import MethodType
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.copies import PLAIN
-from pkcompiler.lowering.call import fetch, store
+from pkcompiler.lowering.placed import has_memory, is_placed
+from pkcompiler.lowering.reached import is_own
 
 KEEP_CLASS = "keep its class: pkcompiler.apply_masks(model, masks)"
 FILL_FIRST = "if it is a constant that the first call fills, call the model once before: model(x)"
@@ -25,9 +32,8 @@ OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 OF_FX = "_tensor_constant"
 """How the names begin that a trace gives to tensors which it finds, on the module that it traces."""
 
-VIEWS = ("detach", "view", "reshape", "t", "transpose", "permute", "squeeze", "unsqueeze", "flatten", "narrow", "select", "expand")
-"""Methods whose result is the memory of what they are called on."""
-
+REDUCED = ("builtins", "itertools", "array")
+"""The modules of objects that hold no attributes, but tell a copy what they hold."""
 
 _NONE = (type(None), repr(None))
 """The mark of an attribute that is not filled yet."""
@@ -77,12 +83,13 @@ def _attributes(module: nn.Module) -> Iterator[tuple[str, object]]:
     for name, value in vars(module).items():
         if name not in OF_TORCH | computed and not name.startswith(OF_FX):
             yield name, value
-    yield from ((name, id(value)) for table in (module._parameters, module._modules) for name, value in table.items())
+    yield from ((name, id(value)) for name, value in module._modules.items())
+    yield from ((name, _weight_mark(value)) for name, value in module._parameters.items())
     yield from ((name, value is None) for name, value in module._buffers.items())
 
 
 def mark(value: object, seen: dict[int, tuple[object, object]]) -> object:
-    """Equal for what has not changed: plain values by their text, tensors by identity and version, the rest by what it holds."""
+    """Equal for what has not changed: plain values by their text, tensors by identity and values, the rest by what it holds."""
     if isinstance(value, PLAIN):
         return type(value), repr(value)
     if id(value) not in seen:
@@ -94,90 +101,68 @@ def mark(value: object, seen: dict[int, tuple[object, object]]) -> object:
 def _mark_anew(value: object, seen: dict[int, tuple[object, object]]) -> object:
     match value:
         case Tensor():
-            return id(value), 0 if value.is_inference() else value._version
+            return _tensor_mark(value)
         case torch.Generator():
             return value.get_state().numpy().tobytes()
+        case np.ndarray() if value.dtype != object:
+            return value.shape, str(value.dtype), _digest(value)
+        case np.random.Generator():
+            return mark(value.bit_generator.state, seen)
+        case np.random.RandomState():
+            return mark(value.get_state(legacy=False), seen)
+        case random.Random() if not isinstance(value, random.SystemRandom):
+            return value.getstate()
         case dict():
             return tuple((mark(k, seen), mark(v, seen)) for k, v in value.items())
         case list() | tuple() | deque():
             return type(value), tuple(mark(v, seen) for v in value)
         case set() | frozenset():
             return frozenset(mark(v, seen) for v in value)
-        case nn.Module() | type() | fx.Proxy() | fx.Graph() | fx.Node():
+        case MethodType():
+            return id(value.__func__), mark(value.__self__, seen)
+        case functools.partial():
+            return mark((value.func, value.args, value.keywords), seen)
+        case nn.Module() | type() | fx.Proxy() | fx.Graph() | fx.Node() | logging.Logger():
             return id(value)
-    held = getattr(value, "__dict__", None)
-    return (type(value), tuple((name, mark(v, seen)) for name, v in held.items())) if held else id(value)
+    held = {**getattr(value, "__dict__", {}), **_slots(value)}
+    if held:
+        return type(value), tuple((name, mark(v, seen)) for name, v in held.items())
+    return mark(_reduced(value), seen) if type(value).__module__ in REDUCED else id(value)
 
 
-# buffers ------------------------------------------------------------------------------------------------------------------
+def _slots(value: object) -> dict[str, object]:
+    """What an object of the user's own holds in slots."""
+    own = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__ if is_own(kind)]
+    names = [name for slots in own for name in ([slots] if isinstance(slots, str) else slots)]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
-def store_buffers(graph: fx.Graph, values: Mapping[str, fx.Node]) -> None:
-    """Write each buffer at the end of a graph, by its name there. What was read of it before stays as it was read."""
-    (output,) = graph.find_nodes(op="output")
-    for name, value in values.items():
-        reads = [node for node in graph.nodes if node.op == "get_attr" and node.target == name]
-        kept = value
-        if reads:
-            with graph.inserting_after(reads[0]):
-                copy = graph.call_method("clone", (reads[0],))
-            kept = copy if value in reads else value
-            for read in reads:
-                read.replace_all_uses_with(copy, delete_user_cb=partial(operator.is_not, copy))
-        with graph.inserting_before(output):
-            graph.call_function(store, (graph.create_node("get_attr", name), kept, name))
+def _reduced(value: object) -> object:
+    """Where an iterator or a generator of random numbers stands, as it would tell a copy."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # iterators of itertools are copied up to Python 3.13
+        try:
+            return value.__reduce_ex__(2)
+        except TypeError:
+            return id(value)
 
 
-def stored_by_export(graph: fx.Graph) -> dict[str, fx.Node]:
-    """The values of buffers that an exported graph copies into them last, by name; the copies are taken out."""
-    values: dict[str, fx.Node] = {}
-    for node in reversed(list(graph.nodes)[:-1]):
-        if node.target is not torch.ops.aten.copy_.default or node.users or node.args[0].target in values:
-            break
-        values[node.args[0].target] = node.args[1]
-        graph.erase_node(node)
-    return values
+def _tensor_mark(tensor: Tensor) -> object:
+    """Its values too: writes to ``.data`` count no version."""
+    version = 0 if tensor.is_inference() else tensor._version
+    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer) or not has_memory(tensor) or tensor.layout != torch.strided:
+        return id(tensor), version
+    values = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
+    return id(tensor), version, tensor.data_ptr(), _digest(values.view(torch.uint8).numpy())
 
 
-def written(graph: fx.Graph, source: nn.Module) -> Iterator[str]:
-    """The names of parameters, buffers and constants into whose memory a graph writes. ``source``: whose members it names."""
-    for node in graph.nodes:
-        for operand in _written_by(node, source):
-            origin = _origin(operand)
-            if origin.op == "get_attr":
-                yield str(origin.target)
+def _weight_mark(parameter: nn.Parameter | None) -> object:
+    """As of any tensor, but by the sum, on its own device. A version is no change: what a graph writes is looked at there."""
+    if parameter is None or is_lazy(parameter) or is_placed(parameter) or not has_memory(parameter):
+        return id(parameter)
+    total = parameter.detach().sum(dtype=torch.complex128 if parameter.is_complex() else torch.float64)
+    return id(parameter), parameter.data_ptr(), repr(total.item())
 
 
-def _written_by(node: fx.Node, source: nn.Module) -> Iterator[fx.Node]:
-    """The operands that a node writes to: the first of an operation in place, those that a graph within the graph writes to."""
-    operands = [a for a in node.args if isinstance(a, fx.Node)]
-    if node.target is not store and operands and _writes(node):
-        yield operands[0]
-    inner = [a for a in operands if a.op == "get_attr" and isinstance(fetch(source, str(a.target)), fx.GraphModule)]
-    for graph in (fetch(source, str(a.target)).graph for a in inner):
-        given = operands[operands.index(inner[0]) + 1 :]
-        places = [origin for n in graph.nodes for o in _written_by(n, source) if (origin := _origin(o)).op == "placeholder"]
-        yield from (a for a, p in zip(given, graph.find_nodes(op="placeholder"), strict=False) if p in places)
-
-
-def _origin(node: fx.Node) -> fx.Node:
-    """Whose memory a value is."""
-    while _is_view(node) and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
-
-
-def _writes(node: fx.Node) -> bool:
-    if isinstance(node.target, torch._ops.OpOverload):
-        return bool(node.target._schema.is_mutable)
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-    in_place = name.endswith("_") and not name.endswith("__")
-    return node.op in ("call_method", "call_function") and (in_place or name in ("setitem", "__setitem__", "__iadd__", "iadd"))
-
-
-def _is_view(node: fx.Node) -> bool:
-    if isinstance(node.target, torch._ops.OpOverload):
-        return node.target.is_view or node.target is torch.ops.aten.detach.default
-    if node.target is getattr:
-        return node.args[1] in ("data", "T", "mT")
-    return node.target is operator.getitem or (node.op == "call_method" and node.target in VIEWS)
+def _digest(values: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(values).data).digest()

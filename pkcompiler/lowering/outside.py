@@ -8,13 +8,14 @@ the second call is not seen.
 from __future__ import annotations
 
 import copy
+import os
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.faithful import left_alone, same_outputs
@@ -28,30 +29,27 @@ ONLY_INPUTS = f"let the forward depend on inputs, parameters and buffers alone; 
 def refuse_unrepeatable(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Raise ``PKC279`` where the output at the example is another the second time, from the same buffers and random states.
 
-    In both modes, on copies that share the parameters. A mode in which the model cannot be called is left to who records it.
+    In both modes, on copies. A mode in which the model cannot be called is left to who records it.
     """
     with left_alone(model):
         for training in (False, True):
-            scratch = copy.deepcopy(model, {id(p): p for p in model.parameters()}).train(training)
-            kept = {id(b): b.detach().clone() for b in scratch.buffers()}
-            places = [(m, n, b) for m in scratch.modules() for n, b in m._buffers.items() if b is not None]
 
-            def run(scratch: nn.Module = scratch, kept: dict[int, Tensor] = kept, places: list[Any] = places) -> list[Any]:
-                fresh = {key: value.clone() for key, value in kept.items()}
-                for module, name, buffer in places:
-                    module._buffers[name] = fresh[id(buffer)]
-                return _outputs(scratch, args, kwargs)
+            def run(training: bool = training) -> list[Any]:
+                return outputs(copy.deepcopy(model).train(training), args, kwargs, 0)
 
             try:
                 alike = same_outputs(run(), run())
             except (Exception, SystemExit):
                 continue
             if not alike:
-                refuse_outside(scratch, run)
+                refuse_outside(model, run)
 
 
-def refuse_outside(model: nn.Module, again: Callable[[], object]) -> None:
-    """Raise ``PKC279`` for all that a call of ``again``, one more run of the forward, changes within the modules or outside."""
+def refuse_outside(model: nn.Module, again: Callable[[], object], otherwise: Diagnostic | None = None) -> None:
+    """Raise ``PKC279`` for all that a call of ``again``, one more run of the forward, changes within the modules or outside.
+
+    ``otherwise``: what is said where nothing is found; default: that the output is another each time.
+    """
     state, before = state_of(model), _marks(model)
     again()
     refuse_changes(model, state)
@@ -62,18 +60,21 @@ def refuse_outside(model: nn.Module, again: Callable[[], object]) -> None:
         for owner, name in changed
     )
     message = f"the forward of {type(model).__name__} computes something else each time it is called, from one state of the model"
-    raise_all([Diagnostic("PKC279", message, notes=(ONLY_INPUTS,))])
+    raise_all([otherwise or Diagnostic("PKC279", message, notes=(ONLY_INPUTS,))])
 
 
 def _marks(model: nn.Module) -> dict[tuple[str, str], object]:
     seen: dict[int, tuple[object, object]] = {}
-    return {place: mark(value, seen) for place, value in reached(model).values.items()}
+    values = {**reached(model).values, ("the process", "os.environ"): dict(os.environ)}
+    return {place: mark(value, seen) for place, value in values.items()}
 
 
-def _outputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    given, named = tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, (args, dict(kwargs)))
+def outputs(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], seed: int) -> list[Any]:
+    """The flat outputs of a call with copies of what is given, where random numbers are drawn from ``seed``."""
+    tensors = {id(v): v.detach().clone() for v in tree_leaves((args, dict(kwargs))) if isinstance(v, Tensor)}
+    given, named = copy.deepcopy((args, dict(kwargs)), dict(tensors))
     with torch.random.fork_rng():
-        torch.manual_seed(0)
-        random.seed(0)  # a draw of Python's is told when the forward is recorded
+        torch.manual_seed(seed)
+        random.seed(seed)  # a draw of Python's is told when the forward is recorded
         found = tree_leaves(model(*given, **named))
     return [value.detach().clone() if isinstance(value, Tensor) else value for value in found]

@@ -37,7 +37,7 @@ def names_read(module: nn.Module) -> frozenset[str]:
 
 
 def _add_module(module: nn.Module, found: Reached) -> None:
-    classes = [kind for kind in type(module).__mro__ if _is_own(kind)]
+    classes = [kind for kind in type(module).__mro__ if is_own(kind)]
     kept = [_plain(value) for value in vars(module).values()]
     work = [_plain(vars(kind)["forward"]) for kind in classes if "forward" in vars(kind)]
     work += [value for value in kept if isinstance(value, FunctionType)]
@@ -50,7 +50,7 @@ def _follow(work: list[FunctionType], classes: list[type], found: Reached) -> No
     seen: set[FunctionType] = set()
     while work:
         function = work.pop()
-        if function in seen or not _is_own(function):
+        if function in seen or not is_own(function):
             continue
         seen.add(function)
         names = found.functions[function] = frozenset(_names(function.__code__))
@@ -89,7 +89,7 @@ def _around(function: FunctionType, names: frozenset[str], found: Reached) -> It
 
 
 def _add_class(kind: type, found: Reached) -> None:
-    if not _is_own(kind):
+    if not is_own(kind):
         return
     own = {name: value for name, value in vars(kind).items() if not (name.startswith("__") or name == "_abc_impl")}
     found.values.update({(f"class {kind.__name__!r}", name): value for name, value in own.items()})
@@ -111,5 +111,5 @@ def _plain(value: object) -> object:
     return value
 
 
-def _is_own(kind: type | FunctionType) -> bool:
+def is_own(kind: type | FunctionType) -> bool:
     return (kind.__module__ or "").split(".")[0] not in LIBRARIES

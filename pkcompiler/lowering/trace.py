@@ -5,18 +5,22 @@ from __future__ import annotations
 import copy
 import inspect
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.copies import same_values
-from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, store
-from pkcompiler.lowering.mutations import refuse_changes, state_of, store_buffers, written
+from pkcompiler.lowering.buffers import Buffers, called, is_read, store_buffers, written
+from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, in_place, store
+from pkcompiler.lowering.mutations import OF_TORCH, refuse_changes, state_of
 from pkcompiler.lowering.outside import refuse_outside
+from pkcompiler.lowering.values import Member, Value
 
 SCALARS = (type(None), bool, int, float, str)
 
@@ -27,35 +31,35 @@ class Trace:
 
     graph: fx.Graph
     source: nn.Module
+    buffers: Buffers
 
 
 class NotTraceable(Exception):
     """Why the symbolic trace does not stand for the module."""
 
 
-class BufferProxy(fx.Proxy):
-    """A buffer read at run time, whose shape is known now."""
-
-    def __init__(self, node: fx.Node, tracer: fx.Tracer, buffer: Tensor) -> None:
-        super().__init__(node, tracer)
-        self.shape, self.ndim = buffer.shape, buffer.ndim
-        self.size, self.dim, self.numel = buffer.size, buffer.dim, buffer.numel
-
-    def __len__(self) -> int:
-        return len(self.shape) and self.shape[0]
-
-
 class MaskTracer(fx.Tracer):
     """Buffers are read at run time, not folded at trace time; shapes of parameters and buffers are numbers."""
 
     def __init__(self) -> None:
-        super().__init__(autowrap_functions=(call_with, check_fixed, check_given, store), param_shapes_constant=True)
+        super().__init__(autowrap_functions=(call_with, check_fixed, check_given, in_place, store))
         self.context = _context()
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
         if kind.startswith("call_") and _context() != self.context:
             raise ValueError("the forward switches gradients or autocast, which no node records")
+        if kind == "call_module":
+            self._refuse_replaced(str(args[0]))
         return super().create_node(kind, *args, **kwargs)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Value(node, self)
+
+    def _refuse_replaced(self, path: str) -> None:
+        """A module that is called as a whole has its own buffers, as its class reads these."""
+        for name, buffer in self.root.get_submodule(path).named_buffers():
+            if isinstance(buffer, fx.Proxy) and not is_read(buffer.node, f"{path}.{name}"):
+                raise ValueError(f"the forward calls {path!r} after it has assigned its buffer {name!r}")
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, nn.Module):
@@ -63,13 +67,13 @@ class MaskTracer(fx.Tracer):
         return super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        buffers = self.root.named_buffers() if isinstance(attr_val, Tensor) else ()
-        name = next((name for name, buffer in buffers if buffer is attr_val), None)
+        members = (*self.root.named_parameters(), *self.root.named_buffers()) if isinstance(attr_val, Tensor) else ()
+        name = next((name for name, member in members if member is attr_val), None)
         if name is None:
             return super().getattr(attr, attr_val, parameter_proxy_cache)
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy(
-                "get_attr", name, (), {}, proxy_factory_fn=lambda node: BufferProxy(node, self, attr_val)
+                "get_attr", name, (), {}, proxy_factory_fn=lambda node: Member(node, self, attr_val)
             )
         return parameter_proxy_cache[name]
 
@@ -120,14 +124,16 @@ def _trace_repeatable(model: nn.Module, training: bool, fixed: dict[str, Any]) -
 
 def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> Trace:
     source = scratch_copy(model).train(training)
-    tracer, buffers = MaskTracer(), _Buffers(source)
+    tracer, places = MaskTracer(), _Places(source)
     before, random_before = state_of(source), _random_state()
     try:
         graph = tracer.trace(source, fixed)
+    except PkcError:
+        raise
     except Exception as error:
         raise NotTraceable(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}") from error
     finally:
-        values = buffers.taken_back()
+        values = places.taken_back()
     refuse_changes(source, before)
     if _random_state() != random_before:
         raise NotTraceable("the forward draws random numbers that are no operation on an input")
@@ -138,19 +144,25 @@ def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> Trace:
     members = dict([*source.named_parameters(remove_duplicate=False), *source.named_buffers(remove_duplicate=False)])
     if any(name not in members for name in written(graph, source)):
         raise NotTraceable("the forward writes to a tensor that is neither input nor buffer")
-    store_buffers(graph, values)
+    buffers = store_buffers(graph, source, values)
+    within = next((n for n in buffers.origins for path in called(graph) if n.startswith(f"{path}.")), None)
+    if within is not None:
+        raise NotTraceable(f"the forward assigns the buffer {within!r} of a module that it calls")
     _check_fixed(graph, fixed)
     if any(given.graph is not graph for node in graph.nodes for given in node.all_input_nodes):
         raise NotTraceable("the forward goes on with what an earlier call computed and kept outside of the model")
-    return Trace(graph, source)
+    return Trace(graph, source, buffers)
 
 
-class _Buffers:
+class _Places:
     """The buffers of a model that is traced, as they were before: a trace may put proxies in their place, or write to them."""
 
     def __init__(self, model: nn.Module) -> None:
         self.places = [(p, m, n, b) for p, m in model.named_modules() for n, b in m._buffers.items() if b is not None]
         self.before = {id(b): (b._version, b.detach().clone()) for *_, b in self.places}
+        attributes = [value for m in model.modules() for name, value in vars(m).items() if name not in OF_TORCH]
+        held = Counter([id(b) for *_, b in self.places] + list(map(id, tree_leaves(attributes))))
+        self.elsewhere = {id(b): name for name, b in model.named_buffers() if held[id(b)] > 1}
 
     def taken_back(self) -> dict[str, fx.Node]:
         """Put them back; the nodes of the proxies that were in their places, by the buffers' names.
@@ -164,8 +176,9 @@ class _Buffers:
             version, content = self.before[id(buffer)]
             if isinstance(now, fx.Proxy):
                 values[f"{path}.{name}" if path else name] = now.node
+                odd |= id(buffer) in self.elsewhere and not is_read(now.node, self.elsewhere[id(buffer)])
             odd |= not isinstance(now, fx.Proxy) and now is not buffer
-            if buffer._version != version:
+            if buffer._version != version or not same_values(buffer, content):
                 buffer.copy_(content)
                 odd = True
         if odd:

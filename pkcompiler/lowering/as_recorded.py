@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class Recorded:
         """
         given = _bound(self.signature, args, kwargs)
         for name, value in _bare(given).items():
-            check_fixed(value, self.values[name], name)
+            check_fixed(value, self.values[name], name, advice(self.signature, name, value))
         places = list(self._flat(given))
         return tuple(value for _, value in places[: self.positional]), {
             name: value for name, value in places[self.positional :] if name in self.keywords
@@ -64,6 +65,29 @@ class Recorded:
                 yield from given[name].items()
             else:
                 yield name, given[name]
+
+
+def advice(signature: inspect.Signature, name: str, value: Any = None) -> str:
+    """What to do where the parameter ``name`` is to have this value: the example that gives it, where a tuple or a dict can."""
+    parameters = signature.parameters
+    kinds = [parameter.kind for parameter in parameters.values()]
+    kind = parameters[name].kind
+    before = list(takewhile(lambda other: other != name, parameters))
+    if kind is inspect.Parameter.VAR_POSITIONAL:
+        return _example(", ".join([*before, *(f"{name}_{i}" for i in range(len(value)))]) + ",", "()")
+    by_place = inspect.Parameter.POSITIONAL_ONLY in kinds
+    if by_place and kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+        return _example(", ".join([*before, name]) + ",", "()")
+    packed = inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.POSITIONAL_OR_KEYWORD not in kinds
+    if by_place or packed:
+        return "no example gives both positional and keyword inputs: keep the class: pkcompiler.apply_masks(model, masks)"
+    keywords = list(value) if kind is inspect.Parameter.VAR_KEYWORD else [name]
+    first = [repr(other) + ": ..." for other in before[:1] if other not in keywords]
+    return _example(", ".join([*first, *(["..."] if len(before) > 1 else []), *(f"{word!r}: ..." for word in keywords)]), "{}")
+
+
+def _example(inside: str, braces: str) -> str:
+    return f"lower with an example of this call: lower(model, masks, {braces[0]}{inside}{braces[1]})"
 
 
 def _bound(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

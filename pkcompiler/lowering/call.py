@@ -46,13 +46,14 @@ def in_place(name: str, target: Any, value: Any) -> Any:
     return getattr(operator, name)(target, value)
 
 
-def check_fixed(given: Any, fixed: Any, name: str) -> None:
+def check_fixed(given: Any, fixed: Any, name: str, note: str = "") -> None:
     """The argument ``name`` of the forward must be what recording fixed it to.
 
+    :param note: what to do else; default: to lower with a dict that has it.
     :raises PkcError: PKC278.
     """
     if given is not fixed and (isinstance(given, Tensor) or given != fixed):
-        raise _other_argument(name, repr(fixed), given)
+        raise _other_argument(name, repr(fixed), given, note)
 
 
 def check_given(given: Any, name: str) -> None:
@@ -64,9 +65,9 @@ def check_given(given: Any, name: str) -> None:
         raise _other_argument(name, "a tensor", given)
 
 
-def _other_argument(name: str, recorded: str, given: Any) -> PkcError:
+def _other_argument(name: str, recorded: str, given: Any, note: str = "") -> PkcError:
     what = _kind(given) if isinstance(given, Tensor) else repr(given)
-    note = f"lower with an example of this call: lower(model, masks, {{..., {name!r}: ...}})"
+    note = note or f"lower with an example of this call: lower(model, masks, {{..., {name!r}: ...}})"
     return fail("PKC278", f"the graph was recorded with {name} = {recorded}, it was called with {name} = {what}", note)
 
 

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.copies import same_values
+from pkcompiler.lowering.as_recorded import advice
 from pkcompiler.lowering.buffers import Buffers, called, is_read, store_buffers, written
 from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, in_place, store
 from pkcompiler.lowering.mutations import OF_TORCH, refuse_changes, state_of
@@ -148,7 +149,7 @@ def _trace(model: nn.Module, training: bool, fixed: dict[str, Any]) -> Trace:
     within = next((n for n in buffers.origins for path in called(graph) if n.startswith(f"{path}.")), None)
     if within is not None:
         raise NotTraceable(f"the forward assigns the buffer {within!r} of a module that it calls")
-    _check_fixed(graph, fixed)
+    _check_fixed(graph, fixed, inspect.signature(source.forward))
     if any(given.graph is not graph for node in graph.nodes for given in node.all_input_nodes):
         raise NotTraceable("the forward goes on with what an earlier call computed and kept outside of the model")
     return Trace(graph, source, buffers)
@@ -207,7 +208,7 @@ def fixed_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str
     return fixed
 
 
-def _check_fixed(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
+def _check_fixed(graph: fx.Graph, fixed: Mapping[str, Any], signature: inspect.Signature) -> None:
     """Placeholders of fixed arguments get their own names back (fx numbers them), and checks in place of fx's assertions.
 
     What else may be left out in a call was a tensor.
@@ -224,7 +225,7 @@ def _check_fixed(graph: fx.Graph, fixed: Mapping[str, Any]) -> None:
         name = str(node.target)
         with graph.inserting_after(places[-1]):
             if name in fixed:
-                graph.call_function(check_fixed, (node, fixed[name], name))
+                graph.call_function(check_fixed, (node, fixed[name], name, advice(signature, name)))
             elif node.args:
                 graph.call_function(check_given, (node, name))
 

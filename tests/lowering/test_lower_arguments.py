@@ -87,6 +87,56 @@ def test_packed_arguments_are_compared_one_by_one() -> None:
             call()
 
 
+class Keywords(Exported):
+    """Some of its inputs have no names, or no places, of their own."""
+
+    def forward(self, x: Tensor, **settings: Any) -> Tensor:
+        return super().forward(x, **settings)
+
+
+class Places(Attend):
+    def forward(self, x: Tensor, scale: float = 1.0, /) -> Tensor:
+        return super().forward(x, None, scale)
+
+
+class More(Exported):
+    def forward(self, x: Tensor, *more: Any) -> Tensor:
+        return super().forward(x, *more)
+
+
+ADVICE: list[tuple[type[Attend], Any, Callable[[nn.Module], Tensor], Any, str]] = [
+    (Keywords, X, lambda net: net(X, scale=2.0), {"x": X, "scale": 2.0}, "lower(model, masks, {'x': ..., 'scale': ...})"),
+    (Keywords, {"x": X, "scale": 2.0}, lambda net: net(X), {"x": X}, "lower(model, masks, {'x': ...})"),
+    (Places, X, lambda net: net(X, 2.0), (X, 2.0), "lower(model, masks, (x, scale,))"),
+    (More, X, lambda net: net(X, MASK), (X, MASK), "lower(model, masks, (x, more_0,))"),
+    (More, (X, MASK), lambda net: net(X), (X,), "lower(model, masks, (x,))"),
+    (Packed, (X,), lambda net: net(X, scale=2.0), None, "apply_masks"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Keywords could only be recorded for a batch of 2")
+@pytest.mark.parametrize(("kind", "given", "call", "advised", "advice"), ADVICE)
+def test_the_example_that_is_advised_works(
+    kind: type[Attend], given: Any, call: Callable[[nn.Module], Tensor], advised: Any, advice: str
+) -> None:
+    net = kind()
+    with pytest.raises(PkcError, match="PKC278") as error:
+        call(lower(net, {}, given))
+    assert advice in error.value.diagnostics[0].notes[0]
+    if advised is not None:
+        assert torch.equal(call(lower(net, {}, advised)), call(net))
+
+
+def test_a_refusal_of_export_prints_nothing(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    class Branches(Attend):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x, None, float(x.sum()))
+
+    with pytest.raises(PkcError, match="PKC273"):
+        lower(Branches(), {}, X)
+    assert capfd.readouterr() == ("", "") and not caplog.records
+
+
 def test_a_result_of_pruning_brings_the_inputs_that_it_was_made_with() -> None:
     """The model is recorded with them where no symbolic trace follows it."""
     net, inputs = Exported(), {"x": X, "key_padding_mask": MASK}

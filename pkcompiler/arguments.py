@@ -9,6 +9,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import is_dataclass
 from fractions import Fraction
 from math import inf
 from numbers import Integral, Real
@@ -19,6 +20,7 @@ from pkcompiler.diagnostics import Diagnostic, raise_all
 
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
+Class = TypeVar("Class", bound=type)
 
 CHECKED = "checks_its_arguments"
 """The attribute of what is decorated."""
@@ -58,14 +60,27 @@ def checked(entry: Callable[Given, Result]) -> Callable[Given, Result]:
     return called
 
 
+def methods_checked(kind: Class) -> Class:
+    """A class whose public methods, and a constructor that is written out, are :func:`checked` where they take anything."""
+    for name, member in list(vars(kind).items()):
+        wanted = not is_dataclass(kind) if name == "__init__" else not name.startswith("_")
+        if wanted and inspect.isfunction(member) and len(inspect.signature(member).parameters) > 1:
+            setattr(kind, name, checked(member))
+    return kind
+
+
 @functools.cache
 def _kinds(entry: Callable[..., Any]) -> dict[str, Any]:
-    """The annotation of every parameter that has one (of ``*names``: of the tuple of them)."""
+    """The annotation of every parameter that has one (of ``*names``: of the tuple of them; of ``**more``: of the dict)."""
     hints = get_type_hints(entry)
-    several = {n for n, p in inspect.signature(entry).parameters.items() if p.kind is p.VAR_POSITIONAL}
-    return {
-        name: tuple.__class_getitem__((kind, ...)) if name in several else kind for name, kind in hints.items() if name != "return"
-    }
+    return {n: _of_all(p, hints[n]) for n, p in inspect.signature(entry).parameters.items() if n in hints}
+
+
+def _of_all(parameter: inspect.Parameter, kind: Any) -> Any:
+    """The type of what a parameter is bound to, by that of each value."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return tuple.__class_getitem__((kind, ...))
+    return dict.__class_getitem__((str, kind)) if parameter.kind is parameter.VAR_KEYWORD else kind
 
 
 def plain(value: Any, kind: Any) -> Any:
@@ -105,6 +120,8 @@ def fits(value: object, kind: Any) -> bool:
         return value in inner
     if origin is not None and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(fits(k, inner[0]) and fits(v, inner[1]) for k, v in value.items())
+    if _is_of_parts(origin, inner):
+        return isinstance(value, tuple) and len(value) == len(inner) and all(map(fits, value, inner))
     if origin is not None and issubclass(origin, Sequence | AbstractSet):
         return isinstance(value, origin) and not isinstance(value, str | bytes) and all(fits(v, inner[0]) for v in value)
     if kind is int:
@@ -112,6 +129,11 @@ def fits(value: object, kind: Any) -> bool:
     if kind is float:
         return _is_whole(value) or (isinstance(value, Real) and not isinstance(value, Integral) and value == value)
     return isinstance(value, origin or kind)
+
+
+def _is_of_parts(origin: Any, inner: tuple[Any, ...]) -> bool:
+    """Whether a type is that of tuples of one length, each part of a type of its own."""
+    return origin is tuple and Ellipsis not in inner
 
 
 def _is_whole(value: object) -> bool:
@@ -127,6 +149,8 @@ def words(kind: Any) -> str:
         return " or ".join(map(repr, inner))
     if origin is not None and issubclass(origin, Mapping):
         return f"a dict of {_plural(inner[1])} by name"
+    if _is_of_parts(origin, inner):
+        return f"a tuple ({', '.join(map(words, inner))})"
     if origin is not None and issubclass(origin, Sequence | AbstractSet):
         return f"a {origin.__name__.lower()} of {_plural(inner[0])}"
     if origin is Callable or kind is Callable:

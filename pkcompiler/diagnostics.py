@@ -47,6 +47,10 @@ class PkcError(Exception):
     """One or more diagnostics, raised together. As text: each message, the line that it is about, and below it what to do."""
 
     def __init__(self, *diagnostics: Diagnostic) -> None:
+        for given in diagnostics:
+            if not isinstance(given, Diagnostic):
+                message = f"PkcError: diagnostics holds a {type(given).__name__}, not a Diagnostic"
+                raise PkcError(Diagnostic("PKC211", message, notes=('pkcompiler.PkcError(pkcompiler.Diagnostic(code, "..."))',)))
         self.diagnostics: tuple[Diagnostic, ...] = diagnostics
         super().__init__("\n".join(line for d in diagnostics for line in _lines(d)))
 

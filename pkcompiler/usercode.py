@@ -184,6 +184,7 @@ def blame(error: BaseException, source: Path | None, doing: str) -> PkcError:
         notes.append(f"install it: pip install {error.name.partition('.')[0]}")
     elif line is not None and source is not None:
         notes.append(f"correct {source.name}, line {line}")
+    notes = notes or ["correct what raises it"]
     span = span_of(source, line) if source is not None and line is not None else None
     return fail("PKC243", f"{doing} raised {type(error).__name__}: {first}", *notes, span=span, label="raised here")
 

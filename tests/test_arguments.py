@@ -112,6 +112,10 @@ def test_numbers_of_numpy_are_numbers() -> None:
         ({"a": 1}, dict[str, Tensor], False),
         ("ab", list[str], False),
         (["a"], list[str], True),
+        (("a", 1), tuple[str, int], True),
+        (("a", "b"), tuple[str, int], False),
+        (("a",), tuple[str, int], False),
+        ((1, 2, 3), tuple[int, ...], True),
         (len, Callable[[int], int], True),
         (3, Any, True),
     ],
@@ -124,6 +128,7 @@ def test_types_in_words() -> None:
     assert words(int | None) == "a whole number or None"
     assert words(dict[str, Tensor]) == "a dict of torch.Tensors by name"
     assert words(nn.Module) == "a torch.nn.Module"
+    assert words(tuple[str, int]) == "a tuple (a text, a whole number)"
 
 
 def of_numpy() -> dict[str, Callable[[Any, Any], object]]:

@@ -50,8 +50,11 @@ class AnalysisReport:
     legend: tuple[str, ...]
 
     def __getitem__(self, label: str) -> Value:
-        """The value of the row with this text."""
-        return next(row.value for row in self.rows if row.label == label)
+        """The value of the row with this text; ``KeyError`` when there is none."""
+        for row in self.rows:
+            if row.label == label:
+                return row.value
+        raise KeyError(label)
 
     def __repr__(self) -> str:
         return f"AnalysisReport({self.name} of {self.subject}, {len(self.rows)} rows)"

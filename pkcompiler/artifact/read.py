@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import checked, methods_checked
 from pkcompiler.artifact.contents import check_contents, read_report, read_tensors, read_text
 from pkcompiler.artifact.folder import UNTIDIED
 from pkcompiler.artifact.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, anew, check_files, read_manifest
@@ -38,6 +38,7 @@ GAIN_ONE = frozenset({"relu", "gelu", "silu", "mish", "hardswish", "relu6", "har
 """Kinds of gates whose gain is 1 whatever their arguments are (those of hardtanh move its ends)."""
 
 
+@methods_checked
 @methods_in_own_modes
 @dataclass(frozen=True, eq=False)
 class Artifact:

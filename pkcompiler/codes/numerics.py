@@ -36,7 +36,7 @@ CODES: dict[str, str] = {
         "The exact diagonal was asked for where more parameter entries can be crossed twice by a path than get a product each. "
         "Restrict the kernel to a group of parameters, or take the trace, which estimates their part with a standard error."
     ),
-    "PKC522": "A vector or block does not have as many entries as the Path Kernel has columns, or names none of its parameters.",
+    "PKC522": "A vector or block does not have as many entries as the kernel has columns, or names none of its parameters.",
     "PKC523": "No parameter of the Path Kernel fits a name or glob of restricted(...).",
     "PKC524": "Paths are enumerated one by one for small graphs only; this one has too many. path_kernel never enumerates them.",
     "PKC525": (

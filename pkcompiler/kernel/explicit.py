@@ -13,7 +13,7 @@ import networkx as nx
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import checked, methods_checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.types import PathGraph
@@ -44,6 +44,7 @@ class HeatMap:
     labels: tuple[str, ...]
 
 
+@methods_checked
 @methods_in_own_modes
 @dataclass(frozen=True, slots=True, eq=False)
 class ExplicitKernel:
@@ -72,7 +73,6 @@ class ExplicitKernel:
         """G [size, size], rows and columns in the order of ``path_kernel``."""
         return self.jacobian.T @ self.jacobian
 
-    @checked
     def heat_map(self, most: int = 200) -> HeatMap:
         """Pi, restricted to the ``most`` paths with the largest diagonal entries, in the order of the paths."""
         mass = self.jacobian.square().sum(1)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import methods_checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.graphs import crossed_twice
 from pkcompiler.ir.types import PathGraph
@@ -36,6 +36,7 @@ from pkcompiler.paths.sweep import Sweep
 Vector = Tensor | Mapping[str, Tensor]
 
 
+@methods_checked
 @methods_in_own_modes
 class PathKernel:
     """G as a linear operator on the parameters, flat in the order of ``graph.parameters``, or as a dict by name.
@@ -61,6 +62,8 @@ class PathKernel:
         self.names = tuple(s.name for s in graph.parameters if wanted is None or s.name in wanted)
         self.status: Status = "approximate" if is_approximate(graph, chosen) else "exact"
         self._tensors, self._given, self._input, self._output = tensors, masks, input, output
+        if missing := [n for n in self.names if n not in tensors]:
+            raise fail("PKC211", f"there is no tensor for the parameter '{missing[0]}'", "pkcompiler.path_kernel(model, x)")
         self.theta = {n: self._cast(tensors[n]) for n in self.names}
         self.masks = {n: self._cast(masks[n]) for n in self.names if n in masks}
         self.theta |= {n: self.theta[n] * mask for n, mask in self.masks.items()}
@@ -157,7 +160,6 @@ class PathKernel:
 
     # products ---------------------------------------------------------------------------------------------------------
 
-    @checked
     def matvec(self, u: Vector) -> Any:
         """G u in the form of ``u``: a flat tensor [size], or a dict by name (a missing name is 0)."""
         parts = self.split(u) if isinstance(u, Tensor) else self._named(u)
@@ -173,7 +175,6 @@ class PathKernel:
                 part.addcmul_(self.theta[n], second.pop(n))
         return result if isinstance(u, Tensor) else out
 
-    @checked
     def matmat(self, u: Tensor) -> Tensor:
         """G U for U [size, m], column by column."""
         if u.dim() != 2 or u.shape[0] != self.size:
@@ -216,7 +217,6 @@ class PathKernel:
         """The spectral density by stochastic Lanczos quadrature with ``n`` nodes a probe."""
         return lanczos_density(self, n, probes, seed)
 
-    @checked
     def restricted(self, names: str | Sequence[str]) -> PathKernel:
         """The principal submatrix of a group of parameters: names, or globs such as ``layer1.*``.
 
@@ -237,7 +237,6 @@ class PathKernel:
 
     # forms ------------------------------------------------------------------------------------------------------------
 
-    @checked
     def split(self, u: Tensor) -> dict[str, Tensor]:
         """A flat vector [size] by parameter name, in the parameters' shapes."""
         if u.dim() != 1 or u.shape[0] != self.size:
@@ -251,7 +250,6 @@ class PathKernel:
             raise fail("PKC522", f"not a parameter of the kernel, or not in its shape: {', '.join(wrong)}", "see .theta")
         return {n: self._cast(t) for n, t in u.items()}
 
-    @checked
     def flatten(self, parts: Mapping[str, Tensor]) -> Tensor:
         """A flat vector [size] from tensors by name."""
         if missing := [n for n in self.names if n not in parts]:

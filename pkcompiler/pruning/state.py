@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pkcompiler.arguments import methods_checked
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.plan import Plan
@@ -87,6 +88,7 @@ def estimated(pass_: Pass, error: float) -> str:
     )
 
 
+@methods_checked
 @methods_in_own_modes
 @dataclass(frozen=True, slots=True, eq=False)
 class Pruned:

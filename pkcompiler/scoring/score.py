@@ -45,6 +45,8 @@ class Scores(Mapping[str, Tensor]):
         return f"Scores({len(self)} parameters, {entries:,} entries, exponent {self.exponent}, order {self.order})"
 
     def __getitem__(self, name: str) -> Tensor:
+        if not isinstance(name, str):  # may have no hash
+            raise KeyError(name)
         return self.tensors[name]
 
     def __iter__(self) -> Iterator[str]:

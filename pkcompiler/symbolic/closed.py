@@ -11,7 +11,7 @@ import numpy as np
 import sympy
 from torch import Tensor, nn
 
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import checked, methods_checked
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.frontend.capture import captured_for_caller
 from pkcompiler.ir.graphs import centres, crossed_twice, has_approximate_gains
@@ -76,6 +76,7 @@ class Symbols:
         return found
 
 
+@methods_checked
 @dataclass(frozen=True, slots=True, eq=False)
 class ClosedForm:
     """One quantity: its program, and with it its polynomial. ``status``: exact, approximate, bound (why: ``note``)."""
@@ -157,6 +158,7 @@ def _named(given: Mapping[Any, Number] | None) -> dict[str, Number]:
     return {str(key): value for key, value in (given or {}).items()}
 
 
+@methods_checked
 @dataclass(frozen=True, slots=True, eq=False)
 class ClosedForms:
     """``count`` of paths, ``r2`` = E[R_2] and ``trace`` = E[Tr Pi] of a dense model in symbolic widths and variances.

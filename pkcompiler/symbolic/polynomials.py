@@ -13,7 +13,7 @@ import numpy as np
 import sympy
 from torch import Tensor, nn
 
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import checked, methods_checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.graphs import centres, has_approximate_gains
 from pkcompiler.ir.types import PathGraph
@@ -32,6 +32,7 @@ MOST_ENTRIES = 10_000
 """Of a matrix that is written out (100 paths, or 100 parameters)."""
 
 
+@methods_checked
 @dataclass(frozen=True, slots=True, eq=False)
 class Polynomials:
     """Every path of a graph, and what follows from them as sympy expressions in the parameters ``slot[i,j]``.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pkcompiler.arguments import checked
+from pkcompiler.arguments import checked, methods_checked
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.measured import Measured
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
@@ -54,6 +54,7 @@ def ntk(
     return NTK(found, (x,), y, masks=dict(masks or {}), example_inputs=example_inputs, dtype=dtype, memory=int(memory))
 
 
+@methods_checked
 @methods_in_own_modes
 class NTK(TangentKernel):
     """The NTK by ``torch.func``; see :class:`TangentKernel` for its figures."""
@@ -105,6 +106,7 @@ class NTK(TangentKernel):
         return trace_bound(self.captured(), self._data, self._masks, set(self.network.theta), self._dtype)
 
 
+@methods_checked
 @methods_in_own_modes
 class FrozenKernel(TangentKernel):
     """The frozen-gate kernel J_v Pi J_v^T beside an :class:`NTK`; see :class:`TangentKernel` for its figures.

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from pkcompiler.arguments import methods_checked
+from pkcompiler.diagnostics import fail
 from pkcompiler.kernel.lanczos import eigenpairs
 from pkcompiler.kernel.probes import at_least
 from pkcompiler.kernel.spectrum import Eigenpairs
@@ -21,6 +23,7 @@ SMALL, LARGE, FEW = 400, 3000, 100
 """Rows up to which the matrix is always made for its eigenpairs; is made where a sample has few outputs; and how many are few."""
 
 
+@methods_checked
 @methods_in_own_modes
 class TangentKernel:
     """Theta = J J^T [n k, n k] of ``n`` samples and ``k`` outputs, ordered by sample, then output.
@@ -66,7 +69,10 @@ class TangentKernel:
         return self._kernel
 
     def matvec(self, u: Tensor) -> Tensor:
-        """Theta u [n k], without the matrix: one product with J^T and one with J."""
+        """Theta u [n k], without the matrix: one product with J^T and one with J. Raises ``PKC522`` for another size."""
+        if u.numel() != self.size:
+            message = f"Theta has {self.size} columns, and the vector has shape {tuple(u.shape)}"
+            raise fail("PKC522", message, f"expected [{self.size}], or [{self.n}, {self.k}]")
         return self.jacobian.jvp(self.jacobian.vjp(u.to(self.jacobian.map.like).reshape(-1)))
 
     # traces and norms -------------------------------------------------------------------------------------------------

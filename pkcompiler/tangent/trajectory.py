@@ -18,13 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pkcompiler.arguments import checked, plain
+from pkcompiler.arguments import methods_checked, plain
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.paths.sources import is_batched
 from pkcompiler.tangent.function import Network, TangentMap, Theta, network
 from pkcompiler.tangent.jacobian import MEMORY, Jacobian, shown_bytes
 from pkcompiler.tangent.regression import require, targets
+from pkcompiler.usercode import blaming
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -39,6 +40,7 @@ class Identity:
     defect: float
 
 
+@methods_checked
 @methods_in_own_modes
 class LossPathKernel:
     """The Loss Path Kernel of a trajectory: of a copy trained here, or recorded from a loop of the user's.
@@ -52,7 +54,6 @@ class LossPathKernel:
     ``PKC526``, ``PKC527`` for data and targets.
     """
 
-    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -149,12 +150,13 @@ class LossPathKernel:
         """The model's parameters; its buffers become the network's."""
         named = {n: p.detach() for n, p in model.named_parameters()}
         expected = {**self.network.theta, **self.network.fixed}
+        own, buffers = (dict(m.named_buffers()) for m in (self.network.module, model))
         wrong = [n for n, t in expected.items() if n not in named or named[n].shape != t.shape]
-        if wrong or len(named) != len(expected):
+        wrong += [n for n, t in own.items() if n not in buffers or buffers[n].shape != t.shape]
+        if wrong or len(named) != len(expected) or len(buffers) != len(own):
             shown = ", ".join(wrong[:3]) or "it has others besides"
             raise fail("PKC529", f"this is not the model that the trajectory began with: {shown}", "record the model itself")
-        own = dict(self.network.module.named_buffers())
-        for name, buffer in model.named_buffers():
+        for name, buffer in buffers.items():
             own[name].copy_(buffer)
         return {n: named[n].to(t).clone() for n, t in self.network.theta.items()}
 
@@ -244,7 +246,9 @@ def _loss_map(found: Network, data: Any, loss: str | Loss) -> TangentMap:
     def function(theta: Theta, unit: tuple[Tensor, ...]) -> Tensor:
         given = iter(unit[:-1])
         output = found.at(theta, tuple(next(given)[None] if is_batched(t) else t for t in found.flat))
-        return _one_entry(per_sample(output, unit[-1][None]))
+        with blaming("the loss"):
+            value = per_sample(output, unit[-1][None])
+        return _one_entry(value)
 
     return TangentMap(function, found.theta, (*varying, y), 1)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.training.position import Midway, Position, Reading
@@ -68,6 +69,7 @@ class Cycle:
         """Whether the cycle has no further epoch: all are done, or training is to go back."""
         return self._run.back is not None or self._run.position.epoch >= self._run.epochs
 
+    @checked
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """The batches of a loader, as iterating over it gives them.
 

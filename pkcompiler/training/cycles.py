@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.pruning.state import Round
@@ -81,6 +82,7 @@ class Cycles:
         if self._random is not None:
             set_random_state(self._random, self.trained.generators)
 
+    @checked
     def follow(self, average: nn.Module) -> nn.Module:
         """Hold the masks of every round on an average of the weights, too, from now on; returns it.
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from pkcompiler.arguments import checked, fits, plain
+from pkcompiler.arguments import checked, fits, methods_checked, plain
 from pkcompiler.diagnostics import fail
 from pkcompiler.lang.ast import Schedule
 from pkcompiler.lang.library import find_schedule
@@ -52,6 +52,7 @@ def load_schedule(path_or_text: str | Path | Schedule, *, seed: int | None = Non
     return TrainingSchedule(plan, Agenda.of(stretched(plan.stages)))
 
 
+@methods_checked
 @methods_in_own_modes
 @dataclass(frozen=True, slots=True)
 class TrainingSchedule:
@@ -73,7 +74,6 @@ class TrainingSchedule:
         """The resolved schedule, with the text of every pass."""
         return self.plan.text
 
-    @checked
     def cycles(
         self,
         model: nn.Module,

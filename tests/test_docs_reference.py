@@ -15,9 +15,10 @@ from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.lang.check.document import check
 from pkcompiler.lang.functions.paths import DEFAULTS
 from pkcompiler.lang.library import find_pass, library_names
+from pkcompiler.lang.rows import Word
 from pkcompiler.lang.syntax.format import format_text
 from pkcompiler.lang.syntax.parse import parse
-from pkcompiler.lang.words import WORDS, Word, rows
+from pkcompiler.lang.words import WORDS, rows
 
 ROOT = Path(__file__).parent.parent
 LANGUAGE = (ROOT / "docs" / "language.md").read_text(encoding="utf-8")

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.analyses.analysis_report import AnalysisReport, Row
-from pkcompiler.analyses.evaluate import AnalysisEvaluator, Mark
+from pkcompiler.analyses.evaluate import AnalysisEvaluator
+from pkcompiler.analyses.functions.figure import Mark
 from pkcompiler.analyses.source import Source, source_of
-from pkcompiler.analyses.values import Series, Value
+from pkcompiler.analyses.values import Distribution, Series, Value
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.frontend.capture import Capture, captured_for_caller
@@ -143,10 +144,10 @@ def _refused(error: PkcError) -> Value:
 
 
 def _value(line: ReportLine, evaluator: AnalysisEvaluator) -> Value:
-    if line.axes == {"layer"}:
-        return evaluator.table(line.value)
-    if line.axes == {"distribution"}:
-        return evaluator.distribution(line.value)
+    if line.axes in ({"layer"}, {"distribution"}):
+        found = evaluator.figure(line.value)
+        assert isinstance(found, Distribution | Mapping)
+        return found
     term = evaluator.evaluate(line.value)
     marks = evaluator.marks(line.value)
     if not line.axes:

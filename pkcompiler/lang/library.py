@@ -14,11 +14,12 @@ from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all, typed_
 from pkcompiler.files import special
 from pkcompiler.lang.ast import Analysis, Block, Document, Pass, Schedule, Study
 from pkcompiler.lang.check.document import Checked, check
+from pkcompiler.lang.rows import suggest
 from pkcompiler.lang.syntax.format import format_text
 from pkcompiler.lang.syntax.parse import parse
 from pkcompiler.lang.syntax.print_schedule import schedule_block
 from pkcompiler.lang.syntax.tokens import MAX_BYTES
-from pkcompiler.lang.words import WORDS, suggest
+from pkcompiler.lang.words import WORDS
 
 __all__ = [
     "analysis_names",

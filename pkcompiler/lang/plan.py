@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
-from pkcompiler.lang.ast import Call, DataSpec, Expr, Pass, Schedule, Stage
-from pkcompiler.lang.check.search import walk
+from pkcompiler.lang.ast import DataSpec, Expr, Pass, Schedule, Stage
 from pkcompiler.lang.check.stage import ON_A_MODEL, conflicts, reads_data
-from pkcompiler.lang.functions.balance import LAYERED, REMEDY, holds_balance
 from pkcompiler.lang.functions.paths import DEFAULTS
+from pkcompiler.lang.functions.seen import BY_LAYER, calls, uncomparable
 from pkcompiler.lang.library import as_typed, find_pass, find_schedule, print_schedule
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.syntax.print_schedule import at_expr
@@ -50,13 +49,8 @@ class Plan:
     @property
     def products(self) -> dict[str, str]:
         """How the passes that sum over paths read products of activations, by the name of the pass."""
-        calls = {
-            pass_.name: part
-            for pass_ in self.passes
-            for part in walk(pass_.score, dict(pass_.lets))
-            if isinstance(part, Call) and part.function == "paths"
-        }
-        given = {name: dict(call.kwargs).get("products") for name, call in calls.items()}
+        sums = {p.name: c for p in self.passes for c in calls((p.score,), dict(p.lets)) if c.function == "paths"}
+        given = {name: dict(call.kwargs).get("products") for name, call in sums.items()}
         return {name: print_expr(word) if word else DEFAULTS["products"] for name, word in given.items()}
 
     @property
@@ -124,8 +118,9 @@ def plan_of(
     )
     for stage, p in zip(stages, passes, strict=True):
         _agree(stage)
-        if stage.scope == "global" and holds_balance(p.score, dict(p.lets)):
-            raise fail("PKC570", f"the stage '{stage.pass_name}' has scope = global: {LAYERED}", REMEDY)
+        alone = uncomparable(p.score, dict(p.lets))
+        if stage.scope == "global" and alone is not None:
+            raise fail("PKC570", f"the stage '{stage.pass_name}' has scope = global: {alone.by_layer}", BY_LAYER)
     chosen_seed = seed if seed is not None else given.seed if given.seed is not None else 0
     named = tuple(dict.fromkeys((s.pass_name, p) for s, p in zip(stages, passes, strict=True)))
     full = replace(given, seed=chosen_seed, data=data or given.data, stages=stages, passes=named)

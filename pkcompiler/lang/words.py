@@ -1,4 +1,5 @@
-"""THE table of words. The grammar knows none of them: a new setting, function or value is one row here.
+"""THE table of words. The grammar knows none of them: a new setting or value is one row here, a new function one record in
+``lang/functions/``, whose rows are taken from there.
 
 ``role``: what the word is. ``of``: where it may stand (block kinds of a setting, functions of an argument, settings or arguments
 of a value). ``kind``: which values it takes. ``due = False``: known, not in this version.
@@ -6,28 +7,11 @@ of a value). ``kind``: which values it takes. ``due = False``: known, not in thi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
-
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One row."""
-
-    name: str
-    role: str  # block | setting | labelled | function | argument | name | value
-    of: tuple[str, ...]
-    doc: str
-    kind: str = ""
-    default: str = ""
-    example: str = ""
-    due: bool = True
-    required: bool = False
-
-    @property
-    def line(self) -> str:
-        """The example as one whole line."""
-        return self.example + " ... }" if self.role == "block" else self.example
+from pkcompiler.lang.functions.names import NAMES
+from pkcompiler.lang.functions.table import argument_rows, function_rows, value_rows
+from pkcompiler.lang.rows import Word, merged
 
 
 def _block(name: str, of: str, doc: str, example: str, *, label: str = "name", due: bool = True) -> Word:
@@ -44,23 +28,11 @@ def _labelled(name: str, of: str, kind: str, doc: str, example: str, *, due: boo
     return Word(name, "labelled", tuple(of.split()), doc, kind, "", example, due)
 
 
-def _argument(name: str, of: str, kind: str, doc: str, *, default: str = "", due: bool = True, required: bool = False) -> Word:
-    return Word(name, "argument", tuple(of.split()), doc, kind, default, "", due, required)
-
-
-def _function(name: str, kind: str, doc: str, example: str, *, due: bool = True) -> Word:
-    return Word(name, "function", (), doc, kind, "", example, due)
-
-
-def _name(name: str, kind: str, doc: str, *, due: bool = True) -> Word:
-    return Word(name, "name", (), doc, kind, due=due)
-
-
 def _value(name: str, of: str, doc: str, *, due: bool = True) -> Word:
     return Word(name, "value", tuple(of.split()), doc, due=due)
 
 
-WORDS: tuple[Word, ...] = (
+_DECLARED = (
     # Blocks. kind: what its label is.
     _block("pass", "file", "declares how parameters are scored", "pass my-pass {"),
     _block("schedule", "file", "declares what is pruned, in which stages, how far", "schedule my-schedule {"),
@@ -125,111 +97,9 @@ WORDS: tuple[Word, ...] = (
     _setting("compression", "study", "factors", "the targets: prunable weights per kept weight", "compression = 1, 10, 100"),
     _setting("density", "study", "fractions", "the targets: which part of the prunable weights is kept", "density = 10%, 1%"),
     _setting("sparsity", "study", "fractions", "the targets: which part of the prunable weights is removed", "sparsity = 90%, 99%"),
-    # Functions. kind: "same" (elementwise), "over" (a reduction), or a case of its own in kinds.py.
-    _function(
-        "paths", "paths", "a path functional: the sum over all paths of the product of their edges", "paths(edge = abs(theta))"
-    ),
-    _function("grad", "grad", "grad(F, u): the derivative of the number F by u", "grad(loss, theta)"),
-    _function("abs", "same", "the absolute value of every entry", "abs(theta)"),
-    _function("sqrt", "same", "the square root of every entry", "sqrt(theta^2)"),
-    _function("exp", "same", "the exponential of every entry", "exp(theta)"),
-    _function("log", "same", "the natural logarithm of every entry", "log(theta^2)"),
-    _function("sign", "same", "the sign of every entry: -1, 0 or 1", "sign(theta)"),
-    _function("detach", "same", "its argument, taken as a constant by grad", "detach(R)"),
-    _function("dot", "dot", "the sum of the products of equal entries", "dot(theta, theta)"),
-    _function("sum", "over", "the sum over an axis", "sum(R, over = output)"),
-    _function("mean", "over", "the mean over an axis; mean(data) is over the samples", "mean(data)"),
-    _function("norm2", "over", "the square root of the sum of squares over an axis", "norm2(theta, over = layer)"),
-    _function("max", "over", "the largest entry over an axis", "max(abs(theta), over = layer)"),
-    _function("quantile", "quantile", "the entry below which a part of all lies", "quantile(abs(theta), 10%, over = param)"),
-    _function("uniform", "uniform", "a number from [0, 1) for every parameter entry, seeded per parameter name", "uniform()"),
-    _function(
-        "cross_entropy",
-        "cross_entropy",
-        "the mean cross-entropy of these logits to the data's classes",
-        "cross_entropy(output / 200)",
-    ),
-    _function("margin", "margin", "the true class's logit minus the largest other one, of every sample", "margin(output)"),
-    _function("squares", "squares", "the sum over samples and outputs of the squared derivative by u", "squares(output, theta)"),
-    _function("hvp", "hvp", "the second derivative of the number F by theta, times v: H v", "hvp(loss, grad(loss, theta))"),
-    _function(
-        "noise", "noise", "fresh Gaussian numbers: one sample after another of inputs, or one for every parameter entry", "noise()"
-    ),
-    _function("model", "model", "the output of the model at another input, or at other weights times the mask", "model(noise())"),
-    _function("walks", "walks", "minus the order in which biased random walks visit the weights", "walks(abs(theta))"),
-    _function(
-        "balance",
-        "balance",
-        "minus the order in which weights of a parameter are taken for the most units and paths",
-        "balance(uniform())",
-    ),
-    _function("after", "after", "the number F after a few steps of SGD on the loss", "after(loss, steps = 3, lr = 0.1)"),
-    # Functions of an analysis. kind: a case of operators.py.
-    _function("gram", "gram", "the operator G = J^T J on parameters of a squared path functional: the Path Kernel's", "gram(R)"),
-    _function("ntk", "ntk", "the neural tangent kernel on the data, an operator on [sample, output]", "ntk()"),
-    _function("frozen", "frozen", "the same kernel with the slopes of all gates taken as constants", "frozen(ntk())"),
-    _function("trace", "reads", "the trace of an operator", "trace(G)"),
-    _function("diagonal", "reads", "the diagonal of an operator, with its axes", "diagonal(G)"),
-    _function("eigenvalues", "reads", "the largest eigenvalues of an operator, so many, descending", "eigenvalues(G, 10)"),
-    _function("frobenius", "reads", "the Frobenius norm of an operator", "frobenius(G)"),
-    _function("density", "reads", "the spectral density of an operator", "density(G)"),
-    _function("effective_rank", "reads", "trace squared by Frobenius norm squared", "effective_rank(G)"),
-    _function("stable_rank", "reads", "trace by the largest eigenvalue", "stable_rank(G)"),
-    _function("condition", "reads-ntk", "the largest eigenvalue by the smallest", "condition(T)"),
-    _function("alignment", "reads-ntk", "how well the kernel fits the targets: y^T T y / (norm of T * y^T y)", "alignment(T)"),
-    _function("stable_step", "reads-ntk", "the largest stable learning rate, 2 by the largest eigenvalue", "stable_step(T)"),
-    _function("bound", "reads-ntk", "an upper bound of the trace, from path sums alone", "bound(T)"),
-    _function("distance", "distance", "the Frobenius norm of the difference of two kernels by that of the first", "distance(T, F)"),
-    _function(
-        "dynamics", "dynamics", "the squared loss after each step of linearised training", "dynamics(T, lr = 0.1, steps = 50)"
-    ),
-    _function(
-        "expected_dynamics",
-        "dynamics-without-data",
-        "the part of the squared loss that is left after each step, at least, from the predicted trace alone",
-        "expected_dynamics(lr = 0.1, steps = 50)",
-    ),
-    _function(
-        "predicted_trace",
-        "predicted",
-        "the expected trace of ntk() per sample over initialisations, without data",
-        "predicted_trace()",
-    ),
-    _function("collapse", "collapse", "at which compression a pass leaves nothing of each parameter tensor", "collapse(synflow)"),
-    # Arguments of functions.
-    _argument("edge", "paths", "edge", "what a path takes of each weight that it crosses", default="abs(theta)"),
-    _argument("input", "paths", "input", "the weight of each input entry", default="ones"),
-    _argument("gates", "paths", "gates", "what a path takes of each gate (activation)", default="open"),
-    _argument("pools", "paths", "pools", "how paths cross a max-pool", default="max"),
-    _argument("norms", "paths", "word", "how paths cross a LayerNorm or its kin", default="unit"),
-    _argument("products", "paths", "word", "how paths cross a product of activations", default="pairs"),
-    _argument("constants", "paths", "word", "whether fixed constants are sources of paths", default="off"),
-    _argument("output", "paths", "output", "the weight of each output", default="ones"),
-    _argument("over", "sum mean norm2 max quantile", "axis", "the axis that is reduced", required=True),
-    _argument("lr", "dynamics expected_dynamics after", "number", "the learning rate", required=True),
-    _argument("steps", "dynamics expected_dynamics after", "count", "how many steps", required=True),
-    _argument("time", "dynamics", "word", "discrete steps, or gradient flow read at their times", default="discrete"),
-    _argument("momentum", "after", "number", "the momentum of SGD", default="0"),
-    _argument("batches", "after", "word", "which samples a step reads", default="each"),
-    _argument("axes", "noise", "word", "what gets a number each", default="input"),
-    _argument("count", "noise", "count", "how many samples are drawn; without it, as many as the example input has"),
-    _argument("theta", "model", "weights", "the weights at which the model is run, times the mask", default="theta"),
-    _argument(
-        "statistics", "model", "samples", "of every BatchNorm: those of this input at theta * mask; without it, the model's own"
-    ),
-    _argument("keep", "walks", "word", "what a hop along a convolution visits", default="weights"),
-    _argument("nodes", "balance", "number", "what all units of a layer count, of 1; its paths count the rest", default="0.01"),
-    _argument("kernels", "balance", "number", "what it counts when every weight is alone in its kernel", default="1"),
-    _argument("until", "collapse", "factor", "the largest compression that is tried", default="10000x"),
-    # Reserved names. kind: their axes.
-    _name("theta", "param", "the stored, unmasked value of every floating parameter"),
-    _name("mask", "param", "the 0/1 mask at the start of the round"),
-    _name("prunable", "param", "1 for every entry that may be pruned (after include, before except), else 0"),
-    _name("data", "sample input", "the inputs of the data"),
-    _name("loss", "", "the mean loss over all samples, at theta * mask"),
-    _name("losses", "sample", "the loss of every sample alone, at theta * mask"),
-    _name("samples", "", "how many samples the data have"),
-    _name("output", "sample output", "the output of the model on the data, at theta * mask"),
+)
+
+_VALUES = (
     # Words as values.
     _value("largest", "order", "the largest scores are kept"),
     _value("smallest", "order", "the smallest scores are kept"),
@@ -245,7 +115,7 @@ WORDS: tuple[Word, ...] = (
     _value("linear", "curve", "after round k of n the density is 1 - (1 - rho) k/n"),
     _value("cubic", "curve", "after round k of n the density is 1 - (1 - rho) (1 - (1 - k/n)^3)"),
     _value("global", "scope", "all prunable weights compete with each other"),
-    _value("layer", "scope over", "each parameter tensor on its own"),
+    _value("layer", "scope", "each parameter tensor on its own"),
     _value("uniform", "scope", "every layer keeps the same part"),
     _value("erk", "scope", "Erdos-Renyi-Kernel densities: small layers keep more"),
     _value("exact", "select", "keeps exactly round(density * N) weights"),
@@ -260,33 +130,6 @@ WORDS: tuple[Word, ...] = (
     _value("epoch", "rewind", "to the state after an epoch, 0 is the initialisation: epoch(4)"),
     _value("step", "rewind", "to the state after a step: step(500)"),
     _value("effective_paths", "require", "the number of paths that the masks leave, counted exactly"),
-    _value("ones", "input output", "every entry counts 1"),
-    _value("open", "gates", "every gate is at its gain, the largest size of its slope"),
-    _value("data", "gates pools norms", "the model's own run on the data decides (for gates: their slopes; data^2 squares them)"),
-    _value("expected", "gates", "the expected slope over random weights", due=False),
-    _value("max", "pools", "the largest path mass of the window goes on"),
-    _value("sum", "pools", "all path mass of the window goes on"),
-    _value("unit", "norms", "division by 1: only gain and bias count"),
-    _value("pairs", "products", "ordered pairs of paths, one from each factor"),
-    _value("value", "products", "paths of the factor that does not modulate; of either, where none or both do"),
-    _value("either", "products", "paths of either factor, while the other one is frozen"),
-    _value("off", "constants", "only inputs and parameters are sources of paths"),
-    _value("on", "constants", "constants are sources of paths, too"),
-    _value("each", "output", "one value per output: the functional has the axis [output]"),
-    _value("loss_gradient", "output", "the derivative of the mean loss by each output of each sample"),
-    _value("sample", "over", "the samples of the data"),
-    _value("output", "over", "the outputs of the model"),
-    _value("param", "over", "all entries of all parameters"),
-    _value("rank", "over", "the eigenvalues of an operator"),
-    _value("step", "over", "the steps of training"),
-    _value("each", "batches", "each step takes a batch of its own, F the last: sample i is in batch i mod (steps + 1)"),
-    _value("same", "batches", "every step, and F, take all samples"),
-    _value("input", "axes", "every entry of every sample of the input"),
-    _value("param", "axes", "every entry of every parameter"),
-    _value("weights", "keep", "one weight, which its probability is proportional to"),
-    _value("kernels", "keep", "the whole kernel between two channels"),
-    _value("discrete", "time", "gradient descent, step by step"),
-    _value("flow", "time", "gradient flow at the times lr * step"),
     _value("bias", "include except", "every bias"),
     _value("norm", "include except", "every parameter of a normalisation"),
     _value("embedding", "include except", "every embedding"),
@@ -299,7 +142,13 @@ WORDS: tuple[Word, ...] = (
     _value("batch", "data-option", "how many samples are run at once"),
 )
 
-AXES = ("sample", "output", "param", "layer", "rank", "step")
+WORDS: tuple[Word, ...] = (
+    *_DECLARED,
+    *function_rows(),
+    *argument_rows(),
+    *(Word(name.name, "name", (), name.doc, name.axes) for name in NAMES.values()),
+    *merged((*_VALUES, *value_rows())),
+)
 RESERVED = frozenset(w.name for w in WORDS if w.role in ("function", "name"))
 
 
@@ -320,19 +169,3 @@ def default(setting: str, of: str) -> str:
     word = find(setting, "setting", of) or find(setting, "argument", of)
     assert word is not None, (setting, of)
     return word.default
-
-
-def suggest(name: str, known: list[str], cutoff: float = 0.6) -> str:
-    """The known word that ``name`` was probably meant to be, or ''. ``cutoff``: how alike they are, at most 1."""
-    from difflib import get_close_matches
-
-    close = get_close_matches(name[:60].lower().replace("_", "-"), [k.replace("_", "-") for k in known], 1, cutoff)
-    return next((k for k in known if close and k.replace("_", "-") == close[0]), "")
-
-
-def plain(text: str) -> str:
-    """``text`` as a name of the language: letters, digits and hyphens."""
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
-    parts = [p for p in kept.split("-") if p]
-    name = "-".join(parts)
-    return name if name[:1].isalpha() else f"my-{name}".rstrip("-")

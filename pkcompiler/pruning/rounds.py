@@ -14,7 +14,7 @@ from pkcompiler.frontend.capture import Capture
 from pkcompiler.ir.weights import sides_of
 from pkcompiler.lang.ast import Pass, Stage
 from pkcompiler.lang.check.curves import density_at
-from pkcompiler.lang.functions.derivatives import reads_all
+from pkcompiler.lang.functions.seen import reads_all
 from pkcompiler.lang.plan import SWAP, Plan, no_data, regrowing
 from pkcompiler.paths.sources import check_finite, check_masks
 from pkcompiler.paths.topology import has_path

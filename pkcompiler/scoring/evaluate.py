@@ -7,40 +7,25 @@ where the mask is 0 too.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Unary
 from pkcompiler.lang.check.facts import edge_of, resolve
-from pkcompiler.lang.functions.balance import balance_numbers
-from pkcompiler.lang.functions.derivatives import as_grad as second_derivative
-from pkcompiler.lang.functions.derivatives import differs_under_grad, holds_derivative
-from pkcompiler.lang.functions.kernels import quantile_part
-from pkcompiler.lang.functions.paths import DEFAULTS, LOSS_GRADIENT
-from pkcompiler.lang.functions.walks import KERNELS
+from pkcompiler.lang.functions.seen import differs_under_grad, holds_derivative
 from pkcompiler.lang.syntax.format import print_expr
-from pkcompiler.paths.semiring import settings
 from pkcompiler.scoring import terms
-from pkcompiler.scoring.functions import after, derivatives, noise
-from pkcompiler.scoring.functions.balance.balance import balanced
-from pkcompiler.scoring.functions.squares import squares
-from pkcompiler.scoring.functions.walks.visits import visits
+from pkcompiler.scoring.functions import derivatives
+from pkcompiler.scoring.functions.table import VALUES
 from pkcompiler.scoring.streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
-from pkcompiler.scoring.workspace import Leaf, Workspace, reads_samples
+from pkcompiler.scoring.workspace import Leaf, Workspace
 
-UNARY: dict[str, Callable[[Term], Term]] = {
-    "abs": terms.absolute,
-    "sqrt": terms.square_root,
-    "exp": terms.exponential,
-    "log": terms.logarithm,
-    "sign": terms.sign,
-}
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -50,13 +35,38 @@ class Evaluator:
     lets: Mapping[str, Expr]
     work: Workspace
     seed: int
-    _values: dict[tuple[str, int], tuple[Term, list[Leaf]]] = field(default_factory=dict)
+    _values: dict[tuple[Hashable, int], tuple[Term, list[Leaf]]] = field(default_factory=dict)
     _leaves: list[Leaf] = field(default_factory=list)
     _constant: bool = False  # inside detach(...): nothing is derived through what is evaluated
     _again: bool = False  # inside grad(...): derivatives keep their graph, and theta is a leaf
     draw: Draw | None = None  # of noise() and after(); None: those of the seed
-    _noises: dict[int, int] = field(default_factory=dict)  # the noise() calls met so far, by identity, in order
-    _statistics: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)  # of the inputs met so far, by identity
+    _numbers: dict[int, int] = field(default_factory=dict)  # of the draws met so far, by identity, in order
+    _once: dict[int, Any] = field(default_factory=dict)  # what is computed of an expression once, by identity
+
+    @property
+    def draws(self) -> Draw:
+        """Where random numbers come from."""
+        return self.draw or Draw(self.seed)
+
+    @property
+    def constant(self) -> bool:
+        """Whether nothing is derived through what is evaluated."""
+        return self._constant
+
+    def number_of(self, call: Call) -> int:
+        """Which of the draws that are written a call is, from 0 in the order of evaluation."""
+        return self._numbers.setdefault(id(call), len(self._numbers))
+
+    def once(self, expr: Expr, compute: Callable[[Expr], T]) -> T:
+        """What is computed of an expression, once for every one that is written."""
+        if id(expr) not in self._once:
+            self._once[id(expr)] = compute(expr)
+        found: T = self._once[id(expr)]
+        return found
+
+    def elsewhere(self, work: Workspace) -> Evaluator:
+        """The evaluation of the same names with another workspace."""
+        return Evaluator(self.lets, work, self.seed)
 
     def evaluate(self, expr: Expr) -> Term:
         """The value of an expression that has been checked."""
@@ -70,11 +80,11 @@ class Evaluator:
             case Binary("*", factor, Call("grad", (functional, by))) | Binary("*", Call("grad", (functional, by)), factor) if (
                 not self._again and self._is_own(factor, by)
             ):
-                return self._grad(functional, by, times_itself=True)
+                return self.grad(functional, by, times_itself=True)
             case Binary(op, left, right):
                 return terms.binary(op, self.evaluate(left), self.evaluate(right))
             case Call():
-                return self._call(expr)
+                return self.call(expr)
         raise fail("PKC110", f"'{print_expr(expr)}' is no value", span=expr.span)
 
     def _name(self, name: str) -> Term:
@@ -106,7 +116,7 @@ class Evaluator:
             self._leaves = outer
         return self._known(key)
 
-    def _known(self, key: tuple[str, int]) -> Term:
+    def _known(self, key: tuple[Hashable, int]) -> Term:
         value, leaves = self._values[key]
         self._leaves = self._leaves + [leaf for leaf in leaves if leaf not in self._leaves]
         return value
@@ -126,135 +136,17 @@ class Evaluator:
             self._values["theta", 2] = (value, [leaf])
         return self._known(("theta", 2))
 
-    def _leafy(self, made: tuple[Term, Leaf]) -> Term:
+    def call(self, call: Call) -> Term:
+        """The value of a function."""
+        return VALUES[call.function](self, call)
+
+    def on_leaf(self, made: tuple[Term, Leaf]) -> Term:
+        """A value that was computed from the tensors of a leaf, through which grad goes."""
         if made[1] not in self._leaves:
             self._leaves.append(made[1])
         return made[0]
 
-    def _call(self, call: Call) -> Term:
-        kwargs = dict(call.kwargs)
-        match call.function:
-            case "paths":
-                return self._paths(kwargs)
-            case "grad":
-                return self._grad(call.args[0], call.args[1])
-            case "hvp":
-                functional, by = second_derivative(call).args
-                return self._grad(functional, by)
-            case "detach":
-                return self._detached(call.args[0])
-            case "squares":
-                of, by = (resolve(arg, self.lets) for arg in call.args)
-                return Term(PARAM, squares(self.work, of == Name("losses"), by_mask=by == Name("mask")))
-            case "uniform":
-                return Term(PARAM, self._uniform())
-            case "walks":
-                whole = kwargs.get("keep") == KERNELS
-                return visits(self.work, self.evaluate(call.args[0]), self.draw or Draw(self.seed), whole=whole)
-            case "balance":
-                return balanced(self.work, self.evaluate(call.args[0]), *balance_numbers(call))
-            case "noise":
-                return self._noise(call)
-            case "model":
-                return self._model(call)
-            case "after":
-                return self._after(call)
-            case "dot":
-                return terms.dot(self.evaluate(call.args[0]), self.evaluate(call.args[1]))
-            case "cross_entropy":
-                return self.work.cross_entropy(self.evaluate(call.args[0]))
-            case "sum" | "mean" | "norm2" | "max":
-                over = kwargs.get("over", Name("sample"))
-                assert isinstance(over, Name)
-                return terms.reduce(call.function, self.evaluate(call.args[0]), over.value, call.span)
-            case "quantile":
-                over, part = kwargs["over"], quantile_part(None, call)
-                assert isinstance(over, Name) and part is not None
-                return terms.quantile(self.evaluate(call.args[0]), part, over.value)
-            case "margin":
-                return self.work.margin(self.evaluate(call.args[0]))
-        return UNARY[call.function](self.evaluate(call.args[0]))
-
-    # drawn, and run elsewhere -----------------------------------------------------------------------------------------
-
-    def _sampled(self, input: Expr | None, source: str | Tensor) -> bool:
-        """Whether the weights of the input belong to one sample, not to all of them."""
-        return isinstance(source, Tensor) and len(source) == 1 and input is not None and "sample" in self.evaluate(input).axes
-
-    def _noise(self, call: Call) -> Term:
-        """Every noise() that is written is one draw, wherever and however often it is read."""
-        number, draw = self._noises.setdefault(id(call), len(self._noises)), self.draw or Draw(self.seed)
-        given = dict(call.kwargs)
-        if given.get("axes") == Name("param"):
-            return Term(PARAM, noise.noise_like_parameters(self.work.theta, draw, number))
-        count = given.get("count")
-        size = int(count.value) if isinstance(count, Number) else None
-        return Term(frozenset({"sample", "input"}), noise.noise_like_input(self.work.captured, self.work.dtype, size, draw, number))
-
-    def _model(self, call: Call) -> Term:
-        given = dict(call.kwargs)
-        x = self._entries(call.args[0])
-        buffers = self._observed(given["statistics"]) if "statistics" in given else {}
-        if "theta" in given:
-            weights, leaf = noise.shifted(self.work, self.evaluate(given["theta"]))
-        else:
-            weights = self.work.effective()
-            leaf = self.work.weights_leaf(weights)
-        return self._leafy((noise.model_output(self.work, x, weights, buffers), leaf))
-
-    def _entries(self, input: Expr) -> Term:
-        """What the model is run on."""
-        return noise.data_term(self.work) if resolve(input, self.lets) == Name("data") else self.evaluate(input)
-
-    def _observed(self, input: Expr) -> Mapping[str, Tensor]:
-        """The statistics of an input, computed once for every one that is written."""
-        key = id(resolve(input, self.lets))
-        if key not in self._statistics:
-            self._statistics[key] = noise.statistics(self.work, self._entries(input))
-        return self._statistics[key]
-
-    def _after(self, call: Call) -> Term:
-        """The number at the weights after training, evaluated on its own samples."""
-        work, leaf = after.trained(self.work, dict(call.kwargs), self.draw or Draw(self.seed))
-        return self._leafy((Evaluator(self.lets, work, self.seed).evaluate(call.args[0]), leaf))
-
-    # path functionals -------------------------------------------------------------------------------------------------
-
-    def _paths(self, given: Mapping[str, Expr]) -> Term:
-        words = {k: print_expr(given[k]).replace(" ", "") if k in given else v for k, v in DEFAULTS.items()}
-        edge = edge_of(given["edge"], self.lets) if "edge" in given else DEFAULTS["edge"]
-        chosen = settings(
-            edge=edge,
-            gates=words["gates"],
-            pools=words["pools"],
-            norms=words["norms"],
-            products=words["products"],
-            constants=words["constants"],
-            dtype=self.work.dtype,
-        )
-        source = self._input(given.get("input"))
-        weights = given.get("output", Name("ones"))
-        ends: str | Term
-        if weights in (Name("ones"), Name("each")):
-            ends = weights.value
-        else:
-            ends = self.work.loss_gradient() if weights == LOSS_GRADIENT else self.evaluate(weights)
-        if self._constant and reads_samples(chosen, source):
-            return self.work.constant(chosen, source, ends)
-        term = self._leafy(self.work.functional(chosen, source, ends))
-        return noise.of_one_sample(term) if self._sampled(given.get("input"), source) else term
-
-    def _input(self, expr: Expr | None) -> str | Tensor:
-        """One of the words that also serve integer inputs, or the weights themselves."""
-        if expr is None or expr == Name("ones"):
-            return "ones"
-        words = print_expr(resolve(expr, self.lets)).replace(" ", "")
-        if words in ("ones", "data", "data^2", "mean(data)", "mean(data^2)"):
-            return words
-        term = self.evaluate(expr).plain()
-        return term.tensor if "sample" in term.axes else term.tensor.unsqueeze(0)
-
-    def _detached(self, expr: Expr) -> Term:
+    def detached(self, expr: Expr) -> Term:
         """An expression's value, which grad takes as a constant: no leaf of it is kept."""
         before = list(self._leaves), self._constant, self._again
         self._constant, self._again = True, False
@@ -269,8 +161,9 @@ class Evaluator:
         edge = edge_of(factor, self.lets)
         return edge not in ("", "1") and edge == edge_of(by, self.lets)
 
-    def _grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
-        known = (f"grad({print_expr(functional)}, {print_expr(by)})", 2)
+    def grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
+        """The derivative [param] of a number; ``times_itself``: multiplied by what it is taken by."""
+        known = ((functional, by), 2)
         if known in self._values and not times_itself:
             return self._known(known) if self._again else terms.detach(self._values[known][0])
         outer, constant, again = self._leaves, self._constant, self._again
@@ -293,14 +186,3 @@ class Evaluator:
         for part in parts[1:]:
             total = terms.binary("+", total, part)
         return total
-
-    def _uniform(self) -> dict[str, Tensor]:
-        """Uniform on [0, 1), drawn per parameter name from the seed: a parameter's numbers do not depend on the others."""
-        return {name: seeded_uniform(name, t, self.seed) for name, t in self.work.theta.items()}
-
-
-def seeded_uniform(name: str, like: Tensor, seed: int) -> Tensor:
-    """Uniform numbers in float64 on the CPU, seeded with SHA-256 of seed and name, in the dtype and device of ``like``."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like)

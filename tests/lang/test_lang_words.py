@@ -11,6 +11,7 @@ from pkcompiler.lang.check.stage import TARGETS
 from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.functions.paths import DEFAULTS
 from pkcompiler.lang.library import find_analysis, find_pass, find_schedule, find_study
+from pkcompiler.lang.rows import suggest
 from pkcompiler.lang.syntax.parse import parse
 
 
@@ -112,9 +113,9 @@ def test_arguments_of_paths_have_the_defaults_of_the_theory() -> None:
 
 
 def test_suggestions() -> None:
-    assert words.suggest("pathes", ["paths", "grad"]) == "paths"
-    assert words.suggest("kth-le", ["kth_le"]) == "kth_le"
-    assert words.suggest("zzz", ["paths", "grad"]) == ""
+    assert suggest("pathes", ["paths", "grad"]) == "paths"
+    assert suggest("kth-le", ["kth_le"]) == "kth_le"
+    assert suggest("zzz", ["paths", "grad"]) == ""
 
 
 @pytest.mark.parametrize(("typed", "name"), [("kth-le", "kth_le"), ("per-class", "per_class"), ("synflow_l2", "synflow-l2")])

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from pkcompiler import PkcError, score
 from pkcompiler.lang.library import find_pass
-from pkcompiler.scoring.evaluate import seeded_uniform
 from pkcompiler.scoring.evidence import Evidence
+from pkcompiler.scoring.functions.chance import seeded_uniform
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(12) % 3

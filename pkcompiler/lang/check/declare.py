@@ -8,7 +8,7 @@ from pkcompiler.lang import words
 from pkcompiler.lang.ast import Block, Item, Labelled, Setting
 from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.settings import MAX_ROUNDS, SettingReader
-from pkcompiler.lang.words import Word
+from pkcompiler.lang.rows import Word
 
 
 @dataclass(frozen=True, slots=True)

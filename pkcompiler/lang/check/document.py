@@ -13,6 +13,7 @@ from pkcompiler.lang.check.pass_ import PassChecker
 from pkcompiler.lang.check.pass_names import PassNames, Resolve
 from pkcompiler.lang.check.schedule import ScheduleChecker
 from pkcompiler.lang.check.study import Found, ResolveOther, StudyChecker
+from pkcompiler.lang.rows import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Checked:
 
 def nothing_else(kind: str, name: str) -> Found:
     """Finds no analysis and no schedule besides those of the file."""
-    raise fail("PKC117", f"there is no {kind} '{name}' in this file", f"declare it: {kind} {words.plain(name)} {{ ... }}")
+    raise fail("PKC117", f"there is no {kind} '{name}' in this file", f"declare it: {kind} {plain(name)} {{ ... }}")
 
 
 def check(document: Document, resolve: Resolve, others: ResolveOther = nothing_else, *, library: bool = False) -> Checked:

@@ -9,6 +9,7 @@ from pkcompiler.lang.check.facts import Facts, Scope
 from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.kinds import KindChecker
 from pkcompiler.lang.check.search import nesting
+from pkcompiler.lang.rows import plain
 from pkcompiler.lang.syntax.tokens import MAX_NESTING
 
 
@@ -49,7 +50,7 @@ class ExpressionChecker(Declarations):
         name = item.label.value
         span = item.label.span
         if isinstance(item.label, Text):
-            self.findings.error("PKC118", "the name of a let has no quotes", span, "a text", f"write let {words.plain(name)} = ...")
+            self.findings.error("PKC118", "the name of a let has no quotes", span, "a text", f"write let {plain(name)} = ...")
         elif name in words.RESERVED:
             message = f"'{name}' is a word of the language"
             self.findings.error(

@@ -63,6 +63,11 @@ class Scope:
     analysis: bool = False  # an analysis: operators and what reads them may stand here
     find_pass: Callable[[str, Span | None], Pass | None] = lambda label, span: None  # reports what it does not find
 
+    def use(self, expr: Expr) -> None:
+        """A name that is read without being computed with."""
+        if isinstance(expr, Name) and expr.value in self.facts:
+            self.used.add(expr.value)
+
 
 def show_axes(axes: Axes) -> str:
     """``[sample, output]``, ``a number``, or ``an operator on [param]``."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pkcompiler.diagnostics import Diagnostic, Span
-from pkcompiler.lang.words import WORDS, Word, suggest
+from pkcompiler.lang.rows import Word, suggest
+from pkcompiler.lang.words import WORDS
 
 
 @dataclass(slots=True)

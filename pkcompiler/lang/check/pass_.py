@@ -8,8 +8,8 @@ from pkcompiler.lang.check.declare import bare
 from pkcompiler.lang.check.expressions import ExpressionChecker
 from pkcompiler.lang.check.facts import PARAM, Facts, Scope, show_axes
 from pkcompiler.lang.check.kinds import KindChecker
-from pkcompiler.lang.functions.balance import LAYERED, REMEDY, holds_balance
-from pkcompiler.lang.functions.noise import MOST_REPEATS, read_init, warn_of_repeat
+from pkcompiler.lang.check.repeat import MOST_REPEATS, read_init, warn_of_repeat
+from pkcompiler.lang.functions.seen import BY_LAYER, uncomparable
 from pkcompiler.lang.syntax.format import print_expr, print_item
 
 
@@ -29,13 +29,14 @@ class PassChecker(ExpressionChecker):
         mode = self.word(settings, "mode", "pass")
         among = self.word(settings, "among", "pass")
         common = self.common(settings, "pass")
-        if score is not None and (common.scope or words.default("scope", "pass")) == "global" and holds_balance(score, dict(lets)):
-            self.findings.error("PKC570", "balance() with scope = global", score.span, LAYERED, REMEDY)
+        alone = score and uncomparable(score, dict(lets))
+        if score is not None and alone and (common.scope or words.default("scope", "pass")) == "global":
+            self.findings.error("PKC570", f"{alone.name}() with scope = global", score.span, alone.by_layer, BY_LAYER)
         repeat, init = self._repeated(settings)
         if self.findings.errors() == before:
             self.unused(block, scope)
         if self.findings.errors() == before and repeat and repeat > 1 and score is not None:
-            warn_of_repeat(self.findings, settings["repeat"], [score, *dict(lets).values()], init is not None or mode == "train")
+            warn_of_repeat(self.findings, settings["repeat"], (score, *dict(lets).values()), init is not None or mode == "train")
         if self.findings.errors() > before or block.damaged or score is None:
             return None
         assert isinstance(block.label, Name)

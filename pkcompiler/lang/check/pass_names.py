@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pkcompiler.diagnostics import PkcError, Span
-from pkcompiler.lang import words
 from pkcompiler.lang.ast import Pass
 from pkcompiler.lang.check.findings import Findings
+from pkcompiler.lang.rows import suggest
 
 Resolve = Callable[[str], Pass]
 
@@ -32,7 +32,7 @@ class PassNames:
         except PkcError as error:
             first = error.diagnostics[0]
             note = first.notes[-1] if first.notes else "'pkc passes' lists the passes"
-            close = words.suggest(label, list(self.passes))
+            close = suggest(label, list(self.passes))
             note = f"did you mean '{close}'?" if close else note
             message = first.message if first.span is None else f"pass file '{label}' has an error: {first.message}"
             note = note if first.span is None else f"'pkc check {label}' shows it"

@@ -10,8 +10,8 @@ from pkcompiler.lang.ast import Call, DataSpec, Expr, Labelled, Name, Number, Se
 from pkcompiler.lang.check.curve_proof import check_curve
 from pkcompiler.lang.check.curves import VARIABLES
 from pkcompiler.lang.check.findings import Findings
+from pkcompiler.lang.rows import Word, suggest
 from pkcompiler.lang.syntax.format import print_expr
-from pkcompiler.lang.words import Word
 
 MAX_ROUNDS = 1_000_000
 SEEDS = range(-(2**63), 2**64)
@@ -74,7 +74,7 @@ class SettingReader:
             self.findings.later(row, value.span)
             return None
         known = [r.name for r in rows if r.due]
-        close = words.suggest(print_expr(value), known)
+        close = suggest(print_expr(value), known)
         note = f"did you mean '{close}'?" if close else _write(word)
         if isinstance(value, Text) and value.value in known:
             note = f"write it without quotes: {word.name} = {value.value}"
@@ -134,7 +134,7 @@ class SettingReader:
             elif isinstance(value, Name) and value.value in known:
                 found.append("@" + value.value)
             else:
-                close = words.suggest(shown, known)
+                close = suggest(shown, known)
                 glob = shown.strip('"')
                 glob = f"*.{glob}" if glob in ("weight", "bias") else f"{glob}.*" if isinstance(value, Name) else glob
                 quoted = f'write a glob in double quotes: {word.name} = "{glob}"' if glob.strip("@ ") else _write(word)
@@ -161,7 +161,7 @@ class SettingReader:
                 options = self._options(kwargs)
                 return None if options is None else DataSpec(name, options, value.span)
         name = value.function if isinstance(value, Call) else print_expr(value)
-        close = words.suggest(name, known)
+        close = suggest(name, known)
         note = f"did you mean '{close}'?" if close and close != name else _write(word)
         message = f"{word.name} = {print_expr(value)}"
         wanted = 'must be digits, mnist5k, "file.npz" or "module:factory"'

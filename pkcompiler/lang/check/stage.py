@@ -12,6 +12,7 @@ from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.kinds import KindChecker
 from pkcompiler.lang.check.pass_names import PassNames
 from pkcompiler.lang.check.stage_values import StageReader
+from pkcompiler.lang.rows import suggest
 from pkcompiler.lang.syntax.format import print_expr
 
 TARGETS = ("density", "sparsity", "compression", "flops", "size")
@@ -154,7 +155,7 @@ class StageChecker(Declarations):
                 message = f"require {print_expr(item.label)} is given twice"
                 self.findings.error("PKC107", message, item.label.span, "given before", "delete one of them")
             else:
-                close = words.suggest(name, known)
+                close = suggest(name, known)
                 note = f"did you mean '{close}'?" if close else "write require effective_paths = 1000"
                 message = f"require {print_expr(item.label)}"
                 self.findings.error("PKC105", message, item.label.span, f"must be {' | '.join(known)}", note)

@@ -8,6 +8,7 @@ from pkcompiler.lang import words
 from pkcompiler.lang.ast import At, Call, Expr, Labelled, Name, Number, Range, Ratio, Setting
 from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.settings import MAX_ROUNDS, SettingReader
+from pkcompiler.lang.rows import suggest
 from pkcompiler.lang.syntax.format import print_expr
 
 MAX_STEP = 10**12
@@ -125,7 +126,7 @@ class StageReader:
 
     def _unknown(self, item: Setting | Labelled, value: Expr, setting: str, label: str, note: str) -> None:
         name = value.function if isinstance(value, Call) else print_expr(value)
-        close = words.suggest(name, [w.name for w in words.rows("value", setting)])
+        close = suggest(name, [w.name for w in words.rows("value", setting)])
         note = f"did you mean '{close}'?" if close and close != name else note
         self.findings.error("PKC105", f"{item.name.value} = {print_expr(value)}", value.span, label, note)
 

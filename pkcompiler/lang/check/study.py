@@ -12,6 +12,7 @@ from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.pass_names import PassNames
 from pkcompiler.lang.check.settings import MAX_COMPRESSION, MAX_ROUNDS, SEEDS, whole
 from pkcompiler.lang.check.stage import density_of
+from pkcompiler.lang.rows import plain, suggest
 from pkcompiler.lang.syntax.format import print_expr, print_item
 
 TARGETS = ("compression", "density", "sparsity")
@@ -135,8 +136,8 @@ class StudyChecker(Declarations):
             return self.others(kind, label)
         except PkcError as error:
             first = error.diagnostics[0]
-            note = first.notes[-1] if first.notes else f"write a declaration: {kind} {words.plain(label)} {{ ... }}"
-            close = words.suggest(label, [name for k, name in self.own if k == kind])
+            note = first.notes[-1] if first.notes else f"write a declaration: {kind} {plain(label)} {{ ... }}"
+            close = suggest(label, [name for k, name in self.own if k == kind])
             note = f"did you mean '{close}'?" if close else note
             if first.span is not None:
                 self.findings.error("PKC117", f"'{label}' has an error: {first.message}", span, "not usable", f"pkc check {label}")

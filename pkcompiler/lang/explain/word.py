@@ -11,8 +11,8 @@ from pkcompiler.lang.explain.formula import formula
 from pkcompiler.lang.explain.formula_analysis import legend, line_formula, shown_kind
 from pkcompiler.lang.explain.glossary import GLOSSARY, Term
 from pkcompiler.lang.library import analysis_names, find_analysis, find_pass, is_path, library_names
+from pkcompiler.lang.rows import Word, suggest
 from pkcompiler.lang.syntax.format import print_expr
-from pkcompiler.lang.words import Word
 
 _KINDS = {
     "text": "a text in double quotes",
@@ -68,7 +68,7 @@ def explain(word: str) -> str:
         return "\n".join(parts)
     declared = [*library_names(), *analysis_names()]
     known = [*declared, *dict.fromkeys(w.name for w in words.WORDS), *(t.name for t in GLOSSARY), *CODES]
-    close = words.suggest(word, known)
+    close = suggest(word, known)
     note = (
         f"did you mean 'pkc explain {close}'?"
         if close

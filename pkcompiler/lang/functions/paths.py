@@ -1,48 +1,95 @@
-"""The arguments of ``paths(...)``: what each may be, and what the functional reads. See docs/theory.md, section 2."""
+"""``paths(...)``: what each argument may be, and what the functional is. See docs/theory.md, section 2."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
-from pkcompiler.lang import words
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number
-from pkcompiler.lang.check.facts import EDGES, Facts, Scope, edge_of, show_axes
-from pkcompiler.lang.check.findings import Findings
+from pkcompiler.lang.check.facts import EDGES, Facts, edge_of, show_axes
+from pkcompiler.lang.functions.closed import Mass
+from pkcompiler.lang.functions.record import Argument, Checker, Function, Value, Writer
+from pkcompiler.lang.rows import Word, suggest
 from pkcompiler.lang.syntax.format import print_expr
 
-DEFAULTS: Mapping[str, str] = {w.name: w.default for w in words.rows("argument", "paths")}
+_ONES = Value("ones", "every entry counts 1")
+_DATA = Value("data", "the model's own run on the data decides (for gates: their slopes; data^2 squares them)")
+ARGUMENTS = (
+    Argument("edge", "edge", "what a path takes of each weight that it crosses", "abs(theta)"),
+    Argument("input", "input", "the weight of each input entry", "ones", (_ONES,)),
+    Argument(
+        "gates",
+        "gates",
+        "what a path takes of each gate (activation)",
+        "open",
+        (
+            Value("open", "every gate is at its gain, the largest size of its slope"),
+            _DATA,
+            Value("expected", "the expected slope over random weights", due=False),
+        ),
+    ),
+    Argument(
+        "pools",
+        "pools",
+        "how paths cross a max-pool",
+        "max",
+        (
+            _DATA,
+            Value("max", "the largest path mass of the window goes on"),
+            Value("sum", "all path mass of the window goes on"),
+        ),
+    ),
+    Argument(
+        "norms",
+        "word",
+        "how paths cross a LayerNorm or its kin",
+        "unit",
+        (_DATA, Value("unit", "division by 1: only gain and bias count")),
+    ),
+    Argument(
+        "products",
+        "word",
+        "how paths cross a product of activations",
+        "pairs",
+        (
+            Value("pairs", "ordered pairs of paths, one from each factor"),
+            Value("value", "paths of the factor that does not modulate; of either, where none or both do"),
+            Value("either", "paths of either factor, while the other one is frozen"),
+        ),
+    ),
+    Argument(
+        "constants",
+        "word",
+        "whether fixed constants are sources of paths",
+        "off",
+        (
+            Value("off", "only inputs and parameters are sources of paths"),
+            Value("on", "constants are sources of paths, too"),
+        ),
+    ),
+    Argument(
+        "output",
+        "output",
+        "the weight of each output",
+        "ones",
+        (
+            _ONES,
+            Value("each", "one value per output: the functional has the axis [output]"),
+            Value("loss_gradient", "the derivative of the mean loss by each output of each sample"),
+        ),
+    ),
+)
+DEFAULTS: Mapping[str, str] = {argument.name: argument.default for argument in ARGUMENTS}
 LOSS_GRADIENT = Name("loss_gradient")
+_VALUES = {"abs(theta)": "|v_p|", "theta^2": "v_p^2", "theta": "v_p", "1": ""}
 
 
-class Checker(Protocol):
-    """What this module needs of the checker of expressions."""
-
-    scope: Scope
-    findings: Findings
-
-    def facts(self, expr: Expr) -> Facts:
-        """The facts of any expression."""
-
-    def keywords(self, call: Call, allowed: list[str]) -> bool:
-        """Report keywords that are unknown or given twice."""
-
-
-def path_facts(checker: Checker, call: Call) -> Facts:
-    """Check every argument of a ``paths`` call.
-
-    Its axes are [output] with ``output = each``, plus [sample] where un-averaged data is read.
-    """
-    if call.args:
-        example = "write paths(edge = abs(theta))"
-        checker.findings.error("PKC110", "paths() takes named arguments only", call.args[0].span, "which argument?", example)
-    checker.keywords(call, list(DEFAULTS))
+def _facts(checker: Checker, call: Call) -> Facts:
+    """[output] with ``output = each``, plus [sample] where un-averaged data is read."""
     given = dict(call.kwargs)
     edge = _edge(checker, given.get("edge"))
-    choices = {
-        key: _choice(checker, key, given[key]) for key in ("gates", "pools", "norms", "products", "constants") if key in given
-    }
+    words = [a for a in ARGUMENTS if a.name in ("gates", "pools", "norms", "products", "constants")]
+    choices = {a.name: _choice(checker, a, given[a.name]) for a in words if a.name in given}
     run = any(choices.get(key, "").startswith("data") for key in ("gates", "pools", "norms"))
     entries = _input(checker, given.get("input"))
     ends = _output(checker, given.get("output"))
@@ -55,6 +102,11 @@ def path_facts(checker: Checker, call: Call) -> Facts:
     return replace(both, axes=axes, edges=edges, data=both.data or run, varies=False)
 
 
+def edge_given(given: Mapping[str, Expr], lets: Mapping[str, Expr]) -> str:
+    """The edge of a functional with these arguments."""
+    return edge_of(given["edge"], lets) if "edge" in given else DEFAULTS["edge"]
+
+
 def _edge(checker: Checker, expr: Expr | None) -> str:
     if expr is None:
         return DEFAULTS["edge"]
@@ -63,25 +115,25 @@ def _edge(checker: Checker, expr: Expr | None) -> str:
     if edge or facts.axes is None:
         return edge
     message = f"'{print_expr(expr)}' is not an edge"
-    checker.findings.error("PKC105", message, expr.span, f"must be {', '.join(EDGES[:-1])} or 1", "write edge = abs(theta)")
+    checker.error("PKC105", message, expr.span, f"must be {', '.join(EDGES[:-1])} or 1", "write edge = abs(theta)")
     return ""
 
 
-def _choice(checker: Checker, key: str, expr: Expr) -> str:
+def _choice(checker: Checker, argument: Argument, expr: Expr) -> str:
     """The word given, ``data^2`` included; '' after an error."""
-    if key == "gates" and expr == Binary("^", Name("data"), Number(2)):
+    key, squared = argument.name, argument.name == "gates"
+    if squared and expr == Binary("^", Name("data"), Number(2)):
         return "data^2"
-    rows = words.rows("value", key)
-    row = next((w for w in rows if expr == Name(w.name)), None)
-    if row is not None and row.due:
-        return row.name
-    known = [w.name for w in rows if w.due] + (["data^2"] if key == "gates" else [])
-    if row is not None:
-        checker.findings.later(row, expr.span, f"write {key} = {known[0]}")
+    value = next((v for v in argument.values if expr == Name(v.name)), None)
+    if value is not None and value.due:
+        return value.name
+    known = argument.names + (["data^2"] if squared else [])
+    if value is not None:
+        checker.later(Word(value.name, "value", (key,), value.doc), expr.span, f"write {key} = {known[0]}")
         return ""
-    close = words.suggest(print_expr(expr), known)
+    close = suggest(print_expr(expr), known)
     note = f"did you mean '{close}'?" if close else f"write {key} = {known[0]}"
-    checker.findings.error("PKC105", f"{key} = {print_expr(expr)}", expr.span, f"must be {' | '.join(known)}", note)
+    checker.error("PKC105", f"{key} = {print_expr(expr)}", expr.span, f"must be {' | '.join(known)}", note)
     return ""
 
 
@@ -92,7 +144,7 @@ def _input(checker: Checker, expr: Expr | None) -> Facts:
     if facts.axes is None or "input" in facts.axes:
         return facts
     message = f"input = {print_expr(expr)} has no axis of the input, it is {show_axes(facts.axes)}"
-    checker.findings.error("PKC111", message, expr.span, "must be ones, or have [input]", "write input = mean(data)")
+    checker.error("PKC111", message, expr.span, "must be ones, or have [input]", "write input = mean(data)")
     return Facts(None, data=facts.data)
 
 
@@ -103,10 +155,6 @@ def _output(checker: Checker, expr: Expr | None) -> Facts:
         return Facts(frozenset({"output"}))
     if expr == LOSS_GRADIENT:
         return Facts(frozenset(), data=True)
-    row = words.find(expr.value, "value", "output") if isinstance(expr, Name) else None
-    if row is not None and not row.due:
-        checker.findings.later(row, expr.span, "write output = ones")
-        return Facts(None)
     facts = checker.facts(expr)
     if facts.axes is None:
         return facts
@@ -114,5 +162,75 @@ def _output(checker: Checker, expr: Expr | None) -> Facts:
         return replace(facts, axes=frozenset())
     message = f"output = {print_expr(expr)} is {show_axes(facts.axes)}"
     note = f"write output = sum({print_expr(expr)}, over = sample)" if facts.axes == {"sample", "output"} else "write output = ones"
-    checker.findings.error("PKC111", message, expr.span, "must be ones, each, or have the axis [output]", note)
+    checker.error("PKC111", message, expr.span, "must be ones, each, or have the axis [output]", note)
     return Facts(None, data=facts.data)
+
+
+# what it is -------------------------------------------------------------------------------------------------------------
+
+
+def path_mass(writer: Writer, call: Call, edge: str) -> Mass:
+    """The path mass through entry i of a functional."""
+    given = dict(call.kwargs)
+    value = _VALUES[edge]
+    positive = edge != "theta"
+    factors = ["n_ip"] + ([value] if value else [])
+    entry = given.get("input", Name("ones"))
+    if entry != Name("ones"):
+        text = writer.text(entry, "")
+        factors.append(f"{text}[s(p)]" if isinstance(entry, Name | Call) else f"({text})[s(p)]")
+        positive = positive and writer.not_negative(entry)
+    ends = _gates_and_ends(writer, given)
+    positive = positive and given.get("output", Name("ones")) in (Name("ones"), Name("each"))
+    return Mass(f"sum over paths p through i of {' '.join([*factors, *ends])}", positive, call)
+
+
+def _gates_and_ends(writer: Writer, given: Mapping[str, Expr]) -> list[str]:
+    factors = ["a_p"] if print_expr(given.get("gates", Name("open"))) != "open" else []
+    end = given.get("output", Name("ones"))
+    return factors if end in (Name("ones"), Name("each")) else [*factors, f"({writer.text(end, '')})[k(p)]"]
+
+
+def _meaning(writer: Writer, call: Call) -> str:
+    given = dict(call.kwargs)
+    factors = [_VALUES[edge_given(given, writer.lets)] or "1"]
+    if given.get("input", Name("ones")) != Name("ones"):
+        factors.append(f"({writer.text(given['input'], '')})[s(p)]")
+    return f"sum over paths p of {' '.join([*factors, *_gates_and_ends(writer, given)])}"
+
+
+def argument_lines(call: Call) -> list[str]:
+    """One line for each argument that is not the default, apart from the edge."""
+    free = {"input": "the weight of input entry s(p)", "output": "the weight of output k(p)"}
+    lines = []
+    for key, expr in call.kwargs:
+        shown = print_expr(expr)
+        if key == "edge" or shown == DEFAULTS[key]:
+            continue
+        values = next(argument.values for argument in ARGUMENTS if argument.name == key)
+        meaning = next((v.doc for v in values if v.name == shown), free.get(key, ""))
+        if key == "gates":
+            squared = " squared" if shown == "data^2" else ""
+            meaning = f"a_p is the product of the{squared} slopes of its gates, over their gains"
+        lines.append(f"{key} = {shown}: {meaning}")
+    return lines
+
+
+def _letters(calls: Sequence[Call]) -> list[str]:
+    lines = [line for call in calls for line in argument_lines(call)]
+    return ["v_p = c_p times the product of the weights on p, at theta * mask", *lines]
+
+
+FUNCTIONS = (
+    Function(
+        name="paths",
+        doc="a path functional: the sum over all paths of the product of their edges",
+        example="paths(edge = abs(theta))",
+        facts=_facts,
+        count=None,
+        arguments=ARGUMENTS,
+        moves=True,
+        meaning=_meaning,
+        letters=_letters,
+    ),
+)

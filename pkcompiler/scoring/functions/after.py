@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lang.ast import Expr, Name, Number
+from pkcompiler.lang.ast import Call, Expr, Name, Number
 from pkcompiler.predict.initial import seeded
+from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.terms import Term
 from pkcompiler.scoring.total_loss import share
 from pkcompiler.scoring.workspace import Leaf, Workspace, length
 from pkcompiler.tangent.function import computing
@@ -189,3 +191,12 @@ class _Unrolled(torch.autograd.Function):
         start = list(ctx.saved_tensors)
         weights = ctx.run.plain(start)
         return (None, *torch.autograd.grad(weights, start, ends, create_graph=True, allow_unused=True))
+
+
+def _value(evaluation: Evaluation, call: Call) -> Term:
+    """The number at the weights after training, evaluated on its own samples."""
+    work, leaf = trained(evaluation.work, dict(call.kwargs), evaluation.draws)
+    return evaluation.on_leaf((evaluation.elsewhere(work).evaluate(call.args[0]), leaf))
+
+
+VALUES: dict[str, Binding] = {"after": _value}

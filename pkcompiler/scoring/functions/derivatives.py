@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.lang.ast import Call
+from pkcompiler.lang.functions.second import as_grad
+from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import STORED, SWITCH, Leaf, Workspace
 
@@ -67,3 +70,11 @@ def refusing() -> Iterator[None]:
             f"torch cannot differentiate the model twice: {said}",
             "choose a pass without second derivatives, e.g. snip, or write the model with other operators",
         ) from error
+
+
+def _hvp(evaluation: Evaluation, call: Call) -> Term:
+    functional, by = as_grad(call).args
+    return evaluation.grad(functional, by)
+
+
+VALUES: dict[str, Binding] = {"grad": lambda evaluation, call: evaluation.grad(*call.args), "hvp": _hvp}

@@ -22,10 +22,12 @@ from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.frontend.precision import in_precision
 from pkcompiler.ir.weights import fan_in
 from pkcompiler.lang.ast import Call, Expr, Name, Number
+from pkcompiler.lang.check.facts import resolve
 from pkcompiler.paths.sources import data_inputs, data_position, table_rows
 from pkcompiler.predict.initial import drawn
+from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.streams import Draw
-from pkcompiler.scoring.terms import Term
+from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import SWITCH, Leaf, Workspace
 
 # initial weights --------------------------------------------------------------------------------------------------------
@@ -148,11 +150,6 @@ class _Observing(TorchFunctionMode):
             raise fail("PKC565", "statistics of a BatchNorm need two values or more per channel", note) from error
 
 
-def of_one_sample(term: Term) -> Term:
-    """A path functional whose input is one sample [1, ...], with the axis of the samples."""
-    return term if "sample" in term.axes else Term(term.axes | {"sample"}, term.tensor.unsqueeze(0), term.exponent)
-
-
 def data_term(work: Workspace) -> Term:
     """``data`` as ``model(data)`` reads it: integers, too."""
     tensor: Tensor = work.need_data()[data_position(work.captured.call.flat)]
@@ -173,3 +170,40 @@ def shifted(work: Workspace, value: Term) -> tuple[dict[str, Tensor], Leaf]:
             fixed, switch = t.detach(), switches[name]
             weights[name] = fixed * switch.detach() + (t - fixed) + (switch - switch.detach()) * fixed
     return weights, Leaf(SWITCH, switches, {}, {name: torch.ones_like(t) for name, t in switches.items()})
+
+
+# bindings ---------------------------------------------------------------------------------------------------------------
+
+
+def _noise(evaluation: Evaluation, call: Call) -> Term:
+    """Every noise() that is written is one draw, wherever and however often it is read."""
+    number, draw, work = evaluation.number_of(call), evaluation.draws, evaluation.work
+    given = dict(call.kwargs)
+    if given.get("axes") == Name("param"):
+        return Term(PARAM, noise_like_parameters(work.theta, draw, number))
+    count = given.get("count")
+    size = int(count.value) if isinstance(count, Number) else None
+    return Term(frozenset({"sample", "input"}), noise_like_input(work.captured, work.dtype, size, draw, number))
+
+
+def _model(evaluation: Evaluation, call: Call) -> Term:
+    given, work = dict(call.kwargs), evaluation.work
+    x = _entries(evaluation, call.args[0])
+    buffers: Mapping[str, Tensor] = {}
+    if "statistics" in given:
+        observed = resolve(given["statistics"], evaluation.lets)
+        buffers = evaluation.once(observed, lambda input: statistics(work, _entries(evaluation, input)))
+    if "theta" in given:
+        weights, leaf = shifted(work, evaluation.evaluate(given["theta"]))
+    else:
+        weights = work.effective()
+        leaf = work.weights_leaf(weights)
+    return evaluation.on_leaf((model_output(work, x, weights, buffers), leaf))
+
+
+def _entries(evaluation: Evaluation, input: Expr) -> Term:
+    """What the model is run on."""
+    return data_term(evaluation.work) if resolve(input, evaluation.lets) == Name("data") else evaluation.evaluate(input)
+
+
+VALUES: dict[str, Binding] = {"noise": _noise, "model": _model}

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.lang.ast import Call, Name
+from pkcompiler.lang.check.facts import resolve
+from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
+from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.total_loss import alone
 from pkcompiler.scoring.workspace import Workspace
 from pkcompiler.tangent.function import TangentMap, Theta, computing
@@ -75,3 +79,11 @@ def _map(function: Any, theta: dict[str, Tensor], samples: Sequence[Any]) -> Tan
     with torch.no_grad(), computing():
         rows = one(theta, tuple(t[0] for t in units)).numel()
     return TangentMap(one, theta, units, rows)
+
+
+def _value(evaluation: Evaluation, call: Call) -> Term:
+    of, by = (resolve(arg, evaluation.lets) for arg in call.args)
+    return Term(PARAM, squares(evaluation.work, of == Name("losses"), by_mask=by == Name("mask")))
+
+
+VALUES: dict[str, Binding] = {"squares": _value}

@@ -9,6 +9,9 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, raise_all
+from pkcompiler.lang.ast import Call
+from pkcompiler.lang.functions.orders import KERNELS
+from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.functions.walks.live import crossed
 from pkcompiler.scoring.functions.walks.order import order_of
 from pkcompiler.scoring.functions.walks.walker import Walker
@@ -58,3 +61,11 @@ def _check(weights: dict[str, Tensor]) -> None:
         for name, w in weights.items()
         if not bool((torch.isfinite(w) & (w >= 0)).all())
     )
+
+
+def _value(evaluation: Evaluation, call: Call) -> Term:
+    whole = dict(call.kwargs).get("keep") == KERNELS
+    return visits(evaluation.work, evaluation.evaluate(call.args[0]), evaluation.draws, whole=whole)
+
+
+VALUES: dict[str, Binding] = {"walks": _value}

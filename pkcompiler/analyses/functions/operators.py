@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +26,8 @@ class Operator:
 
     kernel: Any
     beside: Any = None
-    _figures: dict[str, Measured] = field(default_factory=dict)
+    _trace: Measured | None = None
+    _frobenius: Measured | None = None
     _eigenvalues: Tensor | None = None
 
     @property
@@ -48,32 +50,32 @@ class Operator:
             self._eigenvalues = self.kernel.eigenvalues(min(k, self.kernel.size))
         return self._eigenvalues[:k]
 
-    def figure(self, name: str) -> Measured:
-        """``trace``, ``frobenius``, ``effective_rank``, ``stable_rank``; of kernels on data also ``condition``, ``alignment``,
-        ``stable_step``, ``bound``."""
-        if name not in self._figures:
-            self._figures[name] = self._compute(name)
-        return self._figures[name]
+    def trace(self) -> Measured:
+        """The trace, computed once."""
+        if self._trace is None:
+            self._trace = self.kernel.trace()
+        return self._trace
 
-    def _compute(self, name: str) -> Measured:
-        if name in ("effective_rank", "stable_rank"):
-            return self._rank(name)
-        if name == "bound":
-            bound: Measured = (self.beside or self.kernel).bound()
-            return bound
-        methods = {"condition": "condition_number", "stable_step": "largest_stable_step"}
-        found: Measured = getattr(self.kernel, methods.get(name, name))()
-        return found
+    def frobenius(self) -> Measured:
+        """The Frobenius norm, computed once."""
+        if self._frobenius is None:
+            self._frobenius = self.kernel.frobenius()
+        return self._frobenius
 
-    def _rank(self, name: str) -> Measured:
-        """From the trace and the Frobenius norm, or the largest eigenvalue, which are read elsewhere as well."""
-        trace = self.figure("trace")
+    def effective_rank(self) -> Measured:
+        """The trace squared by the Frobenius norm squared."""
+        return self._ratio(self.frobenius, 2)
+
+    def stable_rank(self) -> Measured:
+        """The trace by the largest eigenvalue."""
+        return self._ratio(lambda: Measured(float(self.eigenvalues(1)[0]), self.exponent, status=self.status), 1)
+
+    def _ratio(self, below: Callable[[], Measured], power: int) -> Measured:
+        """A power of the trace by another figure."""
+        trace = self.trace()
         if not trace.mantissa:
             return not_predicted("the operator is zero")
-        if name == "stable_rank":
-            beside, power = Measured(float(self.eigenvalues(1)[0]), self.exponent, status=self.status), 1
-        else:
-            beside, power = self.figure("frobenius"), 2
+        beside = below()
         ratio = scaled_float((trace.mantissa / beside.mantissa) ** power, power * (trace.exponent - beside.exponent))
         errors = [power * ratio * m.error / m.mantissa for m in (trace, beside) if m.error is not None]
         error = sum(e**2 for e in errors) ** 0.5 if errors else None

@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
+from pkcompiler.analyses.functions.figure import Binding, Figures, Mark
 from pkcompiler.analyses.source import Source
-from pkcompiler.lang.ast import Pass, Schedule, Stage
+from pkcompiler.lang.ast import Call, Name, Pass, Schedule, Stage, Text
+from pkcompiler.lang.functions.collapse import largest_compression
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.measured import Measured
 from pkcompiler.pruning.collapse import Collapsed
@@ -77,3 +79,14 @@ def _run(source: Source, pass_: Pass, steps: list[int]) -> Run:
     schedule = Schedule(pass_.name, source.seed, None, stages, "", ((pass_.name, pass_),))
     evidence = Evidence(source.data, source.loss, source.batch, source.initialise)
     return Run(source.capture, plan_of(schedule=schedule), source.dtype, evidence, state=source.tensors)
+
+
+def _value(figures: Figures, call: Call) -> dict[str, Measured]:
+    named, until = call.args[0], largest_compression(call)
+    assert isinstance(named, Name | Text) and until is not None
+    found, ended = collapse(figures.source, figures.pass_named(named.value), until)
+    figures.mark(call, Mark("bound", ended))
+    return found
+
+
+VALUES: dict[str, Binding] = {"collapse": _value}

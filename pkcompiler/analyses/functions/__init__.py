@@ -1,0 +1,1 @@
+"""What the functions of an analysis compute, one file a theme."""

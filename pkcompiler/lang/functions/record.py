@@ -1,0 +1,186 @@
+"""What a function of the language is: one record, which the checker, ``pkc explain`` and whoever reads expressions look up.
+
+The records are in the files of this folder, by theme, and in ``table.py`` all together. What a function computes is bound to its
+name in ``scoring/functions/`` (of an analysis: ``analyses/functions/``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pkcompiler.diagnostics import Span
+from pkcompiler.lang.ast import Call, Expr, Name, Number
+from pkcompiler.lang.check.facts import Facts, Scope
+from pkcompiler.lang.functions.closed import Product
+from pkcompiler.lang.rows import Word, suggest
+from pkcompiler.lang.syntax.format import print_expr
+
+
+class Checker(Protocol):
+    """What a record needs of the checker of expressions."""
+
+    scope: Scope
+
+    @property
+    def functions(self) -> Mapping[str, Function]:
+        """The table of all functions."""
+
+    def facts(self, expr: Expr) -> Facts:
+        """The facts of any expression."""
+
+    def operand(self, expr: Expr) -> Facts:
+        """The facts of an expression that is computed with."""
+
+    def error(self, code: str, message: str, span: Span | None, label: str, note: str) -> None:
+        """Report an error; ``note`` is what to do."""
+
+    def later(self, word: Word, span: Span | None, note: str = "") -> None:
+        """Report a word that is not in this version."""
+
+
+class Writer(Protocol):
+    """What a record needs of the writer of formulas."""
+
+    @property
+    def lets(self) -> Mapping[str, Expr]:
+        """What names stand for."""
+
+    def text(self, expr: Expr, index: str = "_i") -> str:
+        """An expression in the usual letters: its entry ``index``, or with '' the whole of it."""
+
+    def operand(self, expr: Expr, index: str) -> str:
+        """The same, in brackets where it stands within an operation."""
+
+    def product(self, expr: Expr) -> Product | None:
+        """The closed form of an expression, where it has one."""
+
+    def not_negative(self, expr: Expr) -> bool:
+        """Whether an expression is surely not negative, by its form."""
+
+    def moves(self, expr: Expr) -> bool:
+        """Whether grad would see theta in it, or what is computed from it."""
+
+    def holds_derivative(self, expr: Expr) -> bool:
+        """Whether grad would see a derivative in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A word that an argument may be. ``due = False``: known, not in this version."""
+
+    name: str
+    doc: str
+    due: bool = True
+
+
+COMPUTED = ("edge", "input", "output", "number", "weights", "samples")
+"""The kinds of arguments that are expressions; all others are words and literals."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """An argument with a name. ``kind``: which values it takes."""
+
+    name: str
+    kind: str
+    doc: str
+    default: str = ""
+    values: tuple[Value, ...] = ()
+    required: bool = False
+
+    @property
+    def names(self) -> list[str]:
+        """The words that it may be in this version."""
+        return [value.name for value in self.values if value.due]
+
+    def chosen(self, checker: Checker, expr: Expr) -> str:
+        """The word that is given; '' after an error."""
+        known = self.names
+        if isinstance(expr, Name) and expr.value in known:
+            return expr.value
+        close = suggest(print_expr(expr), known)
+        note = f"did you mean '{close}'?" if close else f"write {self.name} = {known[0]}"
+        checker.error("PKC105", f"{self.name} = {print_expr(expr)}", expr.span, f"must be {' | '.join(known)}", note)
+        return ""
+
+
+def never(*given: Any) -> bool:
+    return False
+
+
+def always(*given: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """One function. What most functions are is the default of a field."""
+
+    name: str
+    doc: str
+    example: str
+    facts: Callable[[Checker, Call], Facts]
+    """The facts of a call with the right number of arguments: its axes, what grad sees of it, what it reads."""
+    count: int | None = 1
+    """How many arguments without a name it takes; None: it looks at its arguments itself."""
+    arguments: tuple[Argument, ...] = ()
+    names_pass: bool = False
+    """Its argument without a name is the name of a pass."""
+    analysis: bool = False
+    """It stands in an analysis alone, and its value is a figure: a constant for grad."""
+
+    # What grad sees of it, and whose entries it is made of.
+    moves: bool = False
+    """It is computed from theta, whatever its arguments are."""
+    derives: bool = False
+    """It is a derivative."""
+    constant: bool = False
+    """Its argument is a constant for grad."""
+    entrywise: bool = False
+    """Entry i of its value is made of entry i of its arguments alone."""
+    entries: Callable[[Call], bool] = never
+    """Whether a call surely has one value per parameter entry, whatever its arguments are."""
+    reads_all: Callable[[Call, Callable[[Expr], bool]], bool] = never
+    """Whether one entry stands on all others; given the call, and whether grad would see a derivative in an expression."""
+    anew: bool = False
+    """It has another value at other weights, and is known there: ``after`` may read it."""
+    drawn: bool = False
+    """It is drawn anew in every repetition."""
+    by_layer: str = ""
+    """Why its values of different parameters cannot be compared, where they cannot."""
+
+    # What pkc explain says of it.
+    text: Callable[[Writer, Call, str], str | None] = lambda writer, call, index: None
+    """A call in the usual letters; None: as it is written."""
+    product: Callable[[Writer, Call], Product | None] = lambda writer, call: None
+    """A call in closed form, where it has one."""
+    not_negative: Callable[[Writer, Call], bool] = never
+    score: tuple[str, Callable[[Writer, Call], list[str]]] | None = None
+    """Of a call that is the whole score: its formula, and the lines below it."""
+    legend: str = ""
+    """A line below every formula in which it occurs."""
+    lines: Callable[[Sequence[Call]], list[str]] = lambda calls: []
+    """Lines for all of its calls in a pass."""
+    meaning: Callable[[Writer, Call], str | None] = lambda writer, call: None
+    """What a call that is a whole line of an analysis is; None: its text."""
+    letters: Callable[[Sequence[Call]], list[str]] = lambda calls: []
+    """Lines for its calls that are whole lines of an analysis."""
+
+    def read(self, call: Call) -> tuple[Expr, ...]:
+        """The arguments of a call that are expressions: all but names of passes, words and literals."""
+        computed = {a.name for a in self.arguments if a.kind in COMPUTED}
+        words = {a.name: [Name(value.name) for value in a.values] for a in self.arguments}
+        named = tuple(value for key, value in call.kwargs if key in computed and value not in words[key])
+        return named if self.names_pass else (*call.args, *named)
+
+
+def as_argument(checker: Checker, call: Call) -> Facts:
+    """The facts of a function that changes every entry by itself: those of its argument."""
+    return checker.operand(call.args[0])
+
+
+def is_count(expr: Expr, most: int) -> bool:
+    """Whether an expression is a whole number from 1 to ``most``."""
+    return isinstance(expr, Number) and expr.unit == "" and expr.value == int(expr.value) and 1 <= expr.value <= most

@@ -1,0 +1,56 @@
+"""What the value of a function is computed from: its call, and the evaluation in which it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, TypeVar
+
+from pkcompiler.lang.ast import Call, Expr
+from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.terms import Term
+from pkcompiler.scoring.workspace import Leaf, Workspace
+
+T = TypeVar("T")
+
+
+class Evaluation(Protocol):
+    """What the bindings of functions need of an evaluator."""
+
+    work: Workspace
+    seed: int
+
+    @property
+    def lets(self) -> Mapping[str, Expr]:
+        """What names stand for."""
+
+    @property
+    def draws(self) -> Draw:
+        """Where random numbers come from."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether nothing is derived through what is evaluated."""
+
+    def evaluate(self, expr: Expr) -> Term:
+        """The value of an expression."""
+
+    def detached(self, expr: Expr) -> Term:
+        """The value of an expression, a constant for grad."""
+
+    def grad(self, functional: Expr, by: Expr) -> Term:
+        """The derivative [param] of a number."""
+
+    def on_leaf(self, made: tuple[Term, Leaf]) -> Term:
+        """A value that was computed from the tensors of a leaf, through which grad goes."""
+
+    def number_of(self, call: Call) -> int:
+        """Which of the draws that are written a call is, from 0 in the order of evaluation."""
+
+    def once(self, expr: Expr, compute: Callable[[Expr], T]) -> T:
+        """What is computed of an expression, once for every one that is written."""
+
+    def elsewhere(self, work: Workspace) -> Evaluation:
+        """The evaluation of the same names with another workspace."""
+
+
+Binding = Callable[[Evaluation, Call], Term]

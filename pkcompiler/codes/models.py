@@ -97,8 +97,9 @@ CODES: dict[str, str] = {
     ),
     "PKC279": (
         "The forward changes state that a lowered network would not: an attribute that is no buffer (a counter, a list), a masked "
-        "parameter, a buffer that gets another shape, or, where it changes the output, what a class, a global name or an enclosing "
-        "function holds. Buffers are kept (register_buffer); apply_masks keeps the class. "
+        "parameter, a buffer that gets another shape or is one tensor with another, the .data of a tensor, or, where it changes the "
+        "output, what a class, a global name or an enclosing function holds; or the graph has other outputs or buffers than the "
+        "model in three calls at the example. Buffers are kept (register_buffer); apply_masks keeps the class. "
         "A constant that the first call fills is no change after a call: model(x), then lower."
     ),
     "PKC301": "Two values or two slots of a graph have the same name.",

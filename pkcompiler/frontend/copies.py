@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,10 @@ from pkcompiler import usercode
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_all, remark
 
 CORRECT = "correct its __deepcopy__ or __setstate__: the copy must be the model"
+WHOLE = (
+    "analyse and prune the model before fully_shard(model), which keeps the masks that it has",
+    "or compute the masks of a whole model of its class and weights: pkcompiler.apply_masks(model, masks)",
+)
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 LEFT_TO_TORCH = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 
@@ -72,6 +77,10 @@ def _without_values(names: list[str], why: str, remedy: str) -> Diagnostic:
 
 def _uncopyable(model: nn.Module, error: Exception) -> PkcError:
     """``PKC213`` of a model without a copy: the module and the attribute that refuse, and the user's line."""
+    if _is_sharded(model):
+        return fail(
+            "PKC213", "the model is sharded over processes, of which torch gives no copy, and analyses work on a copy", *WHOLE
+        )
     place = usercode.user_line(error)
     where = next(_refusing(model), f"'{type(model).__name__}'")
     return fail(
@@ -82,6 +91,12 @@ def _uncopyable(model: nn.Module, error: Exception) -> PkcError:
         span=None if place is None else usercode.span_of(*place),
         label="raised here",
     )
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Whether ``fully_shard`` or ``FullyShardedDataParallel`` holds the model; nothing is before their module has been imported."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and any(isinstance(m, fsdp.FSDPModule | fsdp.FullyShardedDataParallel) for m in model.modules())
 
 
 def _refusing(model: nn.Module) -> Iterator[str]:

@@ -51,7 +51,7 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
         those that a :class:`pkcompiler.Pruned` was made with. What the example leaves out stays at its default in every call.
     :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
         needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273), state that a graph cannot keep (PKC279), also of classes
-        and global names as far as it shows in the output of two calls, or two recordings, one after the other.
+        and global names as far as it shows in two recordings, or, with ``example_inputs``, in three calls in each mode.
     """
     raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)

@@ -13,9 +13,11 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from pkcompiler import prune
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.lowering import apply_masks, lower, remove_masks
 from pkcompiler.lowering.apply import replace_masks
+from pkcompiler.training import load_schedule
 from tests.lowering.lower_models import random_masks
 
 
@@ -189,7 +191,19 @@ def taken_off_after_sharding() -> None:
     assert whole(net.head.weight.detach())[~masks["head.weight"]].all()
 
 
+def analysed_after_sharding() -> None:
+    net = shard(build()[0])
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    schedule = load_schedule("schedule s { prune magnitude { sparsity = 80% at = epochs(1..2) } }")
+    x = torch.ones(1, 2, 3)
+    for act in (lambda: schedule.cycles(net, optimizer, x, epochs=3), lambda: prune(net, x, "magnitude", density=0.5)):
+        with pytest.raises(PkcError, match=r"PKC213.*is sharded over processes") as error:
+            act()
+        assert "before fully_shard" in str(error.value) and "__deepcopy__" not in str(error.value)
+
+
 CASES = (
+    analysed_after_sharding,
     flat_without_names,
     taken_off_after_sharding,
     masked_before_sharding,

@@ -97,7 +97,7 @@ CODES: dict[str, str] = {
     ),
     "PKC279": (
         "The forward changes state that a lowered network would not: an attribute that is no buffer (a counter, a list), a masked "
-        "parameter, a buffer that gets another shape or is one tensor with another, the .data of a tensor, or, where it changes the "
+        "parameter, a buffer that gets another shape or is one tensor with another, .data of a tensor, or, where it shows in the "
         "output, what a class, a global name or an enclosing function holds; or the graph has other outputs or buffers than the "
         "model in three calls at the example. Buffers are kept (register_buffer); apply_masks keeps the class. "
         "A constant that the first call fills is no change after a call: model(x), then lower."

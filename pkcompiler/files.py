@@ -234,6 +234,30 @@ def special(path: str | Path) -> str | None:
     return next((kind for is_one, kind in KINDS if is_one(mode)), None)
 
 
+def hidden(path: str | Path) -> str | None:
+    """The system's own words where nobody can tell what lies at a path: a folder on the way may not be entered. Else None."""
+    try:
+        os.stat(path)
+    except PermissionError as error:
+        return reason(error)
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def barred(path: str | Path) -> str | None:
+    """What keeps a file from being read, as a sentence: it is none, or protected. None where nothing does, or nothing is there."""
+    if (kind := special(path)) is not None:
+        return f"'{path}' is {kind}, and no file"
+    try:
+        with open(path, "rb"):
+            return None
+    except PermissionError as error:
+        return f"'{path}' cannot be read: {reason(error)}"
+    except (OSError, ValueError):
+        return None
+
+
 def sha256_of(path: Path) -> str:
     """The sha256 of a file's bytes in hexadecimal, read in pieces of 1 MiB."""
     digest = sha256()
@@ -281,6 +305,8 @@ def _finite(text: str) -> float:
 
 def read_object(path: Path) -> dict[str, Any] | None:
     """The JSON object of a file; None where there is none, or something else."""
+    if special(path) is not None:
+        return None
     try:
         found = parse_json(path.read_bytes())
     except (OSError, ValueError):

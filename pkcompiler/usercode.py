@@ -20,7 +20,7 @@ from traceback import walk_tb
 from types import ModuleType, TracebackType
 
 from pkcompiler.diagnostics import PkcError, Span, fail
-from pkcompiler.files import special
+from pkcompiler.files import barred
 from pkcompiler.usermodules import importable, is_installed
 from pkcompiler.userstreams import lent
 
@@ -107,7 +107,8 @@ def _literal(value: str) -> object:
 def import_spec(spec: UserSpec) -> ModuleType:
     """Run the file afresh, or import the module; its folder is importable meanwhile, what it prints goes to stderr.
 
-    Raises ``PKC242`` where nothing lies there (with the nearest file) and ``PKC243`` for what the user's code raises.
+    Raises ``PKC242`` where nothing lies there (with the nearest file) or what cannot be read, ``PKC243`` for what the user's code
+    raises.
     """
     return _run_file(spec) if spec.is_file else _import_module(spec)
 
@@ -203,6 +204,8 @@ def blaming(doing: str) -> Iterator[None]:
 
 def _run_file(spec: UserSpec) -> ModuleType:
     path = Path(spec.place)
+    if (fault := barred(path)) is not None:
+        raise fail("PKC242", fault, "give a Python file that can be read")
     if not os.path.isfile(path):
         raise _no_file(path)
     name = f"pkc_user_{path.stem}_{sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
@@ -242,8 +245,6 @@ def _find(place: str) -> ModuleSpec | None:
 def _no_file(path: Path) -> PkcError:
     if not os.path.isdir(path.parent):
         return fail("PKC242", f"there is no folder '{path.parent}'", f"run 'ls {path.parent.parent}'")
-    if (kind := special(path)) is not None:
-        return fail("PKC242", f"'{path}' is {kind}, and no file", "give a Python file")
     beside = [found.name for found in path.parent.glob("*.py")]
     hint = nearest(path.name, beside, FILES) or f"the folder '{path.parent}' holds no Python file"
     return fail("PKC242", f"there is no file '{path}'", hint)

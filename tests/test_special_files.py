@@ -15,6 +15,7 @@ from torch import nn
 import pkcompiler
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.files import sweep
+from pkcompiler.study.store import TOKEN
 from tests.cli_support import home, pkc
 
 __all__ = ["home"]
@@ -34,7 +35,9 @@ READS = {
     "weights": ("x.pt", ("analyze", "mlp.py", "--weights", "x.pt"), "PKC640"),
     "data": ("x.npz", (*PRUNE, "--pass", "snip", "--data", "x.npz"), "PKC662"),
     "manifest": ("manifest.json", ("show", "."), "PKC627"),
+    "data of a study": ("x.npz", ("study", "s.pkc"), "PKC662"),
 }
+STUDY = 'study s { model = "mlp.py"  passes = snip  density = 50%  seeds = 0..0  train = "mlp.py:train"  DATA }'
 
 
 KINDS = ["a pipe", "a socket", "a device"]
@@ -54,6 +57,7 @@ def made(path: Path, kind: str) -> None:
 @pytest.mark.parametrize(("what", "kind"), [(w, k) for w in READS for k in KINDS if (w, k) != LINKED])
 def test_what_is_no_file_is_refused(home: Path, what: str, kind: str) -> None:
     name, arguments, code = READS[what]
+    (home / "s.pkc").write_text(STUDY.replace("DATA", 'data = dataset("x.npz", per_class = 1)'))
     made(home / name, kind)
     result = pkc(*arguments)
     assert result.exit_code == 1 and f"error[{code}]" in result.stderr and kind in result.stderr, result.output
@@ -67,6 +71,20 @@ def test_a_checkpoint_that_is_no_file(home: Path, kind: str) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(PkcError, match=f"PKC456.*{kind}"):
         schedule.cycles(model, optimizer, torch.ones(1, 3), epochs=2, steps_per_epoch=1, checkpoint="c", resume=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["lock", "cells/a.json"])
+def test_a_file_of_a_study_that_is_none(home: Path, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "s.pkc").write_text(STUDY.replace("snip  ", "magnitude  ").replace("DATA", ""))
+    (home / "out" / "cells").mkdir(parents=True)
+    (home / "out" / "lock").write_text(TOKEN)
+    (home / "out" / name).unlink(missing_ok=True)
+    monkeypatch.chdir((home / "out" / name).parent)
+    made(Path(Path(name).name), kind)
+    monkeypatch.chdir(home)
+    result = pkc("study", "s.pkc", "-o", "out")
+    assert result.exit_code == 1 and "error[PKC481]" in result.stderr and f"out/{name}'" in result.stderr, result.output
 
 
 def test_left_over_files_that_are_none_are_left(home: Path) -> None:

@@ -6,6 +6,7 @@ older artifact waits in it, as ``older``, until that is done.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Collection
 from contextlib import suppress
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from pkcompiler.artifact.manifest import FORMAT, KNOWN, MANIFEST
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
-from pkcompiler.files import bears, elsewhere, is_temporary
+from pkcompiler.files import barred, bears, elsewhere, is_temporary, reason
 
 RECIPE, STATE, COMMAND, COLLAPSE = "recipe.json", "state.safetensors", "command", "collapse"
 LOCK, OLDER, PARTIAL = "lock", "older", ".partial"
@@ -84,6 +85,8 @@ def check_partial(partial: Path) -> None:
         raise fail("PKC621", f"'{partial}' is no unfinished run: it is a {_kind(partial)}", remedy)
     if name := stranger(partial, ARTIFACT | RUN):
         raise fail("PKC621", f"'{partial}' is no unfinished run: it holds '{name}'", remedy)
+    if (fault := barred(partial / LOCK)) is not None:
+        raise fail("PKC621", fault, remedy)
     if not bears(partial / LOCK, TOKEN) and not _only_empty_lock(partial):
         raise fail("PKC621", f"'{partial}' is no unfinished run: no run has made it", remedy)
 
@@ -100,6 +103,17 @@ def occupant(out: Path) -> PkcError | None:
     return None
 
 
+def require_movable(out: Path) -> None:
+    """Raise ``PKC620`` where an artifact may not be moved away, so that no run can replace it."""
+    if not os.access(place_of(out), os.W_OK):
+        raise immovable(out, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), "replaced")
+
+
+def immovable(out: Path, error: OSError, what: str) -> PkcError:
+    """``PKC620`` of what lies at ``out``, and cannot be ``read`` or ``replaced``."""
+    return fail("PKC620", f"'{out}' cannot be {what}: {reason(error)}", elsewhere("change its permissions, or give another folder"))
+
+
 def rename_into_place(partial: Path, out: Path, *, replace: bool = True) -> None:
     """Give a finished folder its name; an older artifact there is replaced. What lies there is looked at once more.
 
@@ -112,7 +126,11 @@ def rename_into_place(partial: Path, out: Path, *, replace: bool = True) -> None
         with suppress(FileNotFoundError):
             place.rmdir()
     else:
-        os.rename(place, older)
+        try:
+            os.rename(place, older)
+        except PermissionError as error:
+            note = f"the result is whole, in '{partial}': change the permissions, and the same command ends the run"
+            raise fail("PKC620", f"'{out}' cannot be replaced: {reason(error)}", note) from None
         if stranger(older, ARTIFACT | RUN):  # it came between the look and the renaming
             os.rename(older, place)
             _require_replaceable(out, partial, replace)

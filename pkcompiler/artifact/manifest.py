@@ -13,7 +13,7 @@ from typing import Any
 
 from pkcompiler import schema
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all, typed_or_called
-from pkcompiler.files import parse_json, reason, sha256_of, special
+from pkcompiler.files import hidden, parse_json, reason, sha256_of, special
 from pkcompiler.pruning.recipe import recipe_hash
 
 MANIFEST = "manifest.json"
@@ -145,6 +145,8 @@ def _unlike(path: Path, expected: str) -> str:
 
 
 def _no_artifact(folder: Path) -> PkcError:
+    if (why := hidden(folder / MANIFEST)) is not None:
+        return fail("PKC624", f"'{folder}' cannot be read: {why}", "give a folder that can be read")
     if not os.path.exists(folder):
         beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{MANIFEST}")) if os.path.isdir(folder.parent) else []
         hint = (

@@ -172,12 +172,20 @@ def begin(out: Path, recipe: Mapping[str, Any], *, force: bool = False, fresh: b
 
 def _complete(out: Path, recipe: Mapping[str, Any], force: bool) -> bool:
     """Whether the artifact at ``out`` is the one that is wanted; False where there is none, or it is to be replaced."""
+    try:
+        return _is_wanted(out, recipe, force)
+    except PermissionError as error:
+        raise folder.immovable(out, error, "read") from None
+
+
+def _is_wanted(out: Path, recipe: Mapping[str, Any], force: bool) -> bool:
     place = place_of(out)
     if folder.is_vacant(place):
         return False
     if force and (error := folder.occupant(out)):
         raise error
     if force:
+        folder.require_movable(out)
         return False
     if not (place / MANIFEST).is_file():
         raise fail("PKC621", f"'{out}' exists and is no artifact; it is left as it is", "give another folder: -o DIR")

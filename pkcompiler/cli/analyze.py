@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ def analyze(
     --with adds analyses: of the Path Kernel, the NTK on data, loss curves, layer collapse, or of your own files. MODEL is a model
     spec, or the folder of an artifact, whose printed graph, weights and masks are read (no code of it runs).
     """
-    from pkcompiler.cli.artifacts import finished
+    from pkcompiler.cli.artifacts import finished, is_artifact
 
     finished(Path(model))
     chosen = analyses.chosen(with_, data, loss)
@@ -74,7 +73,7 @@ def analyze(
     pages.prepare(html, plot)
     from pkcompiler.driver.analyse import analyse, analyse_artifact
 
-    artifact = os.path.isfile(Path(model) / "manifest.json")
+    artifact = is_artifact(model)
     if artifact:
         found = analyse_artifact(model, chosen, options["seed"])
     else:

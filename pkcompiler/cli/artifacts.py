@@ -47,6 +47,18 @@ def compare(artifacts: tuple[str, ...], json_file: str | None, html: str | None)
         pages.deliver_comparison(html, found)
 
 
+def is_artifact(model: str) -> bool:
+    """Whether a MODEL is the folder of an artifact. Raises ``PKC624`` where nobody can tell, for it may not be entered."""
+    from pkcompiler.diagnostics import fail
+    from pkcompiler.files import hidden
+    from pkcompiler.usercode import FILE_SPEC
+
+    manifest = Path(model) / "manifest.json"
+    if FILE_SPEC.fullmatch(model) is None and (why := hidden(manifest)) is not None:
+        raise fail("PKC624", f"'{model}' cannot be read: {why}", "give a model.py, or the folder of an artifact that can be read")
+    return os.path.isfile(manifest)
+
+
 def finished(folder: Path) -> None:
     """Raise ``PKC624`` where there is only an unfinished run of an artifact."""
     from pkcompiler.artifact.folder import partial_of

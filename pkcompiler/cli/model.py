@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -42,11 +40,12 @@ def opened(model: str, output: str | None, **options: Any) -> Opened:
 
     :raises PkcError: a spec, input, weight file or operator that cannot be used
     """
+    from pkcompiler.cli.artifacts import is_artifact
     from pkcompiler.cli.output import say
     from pkcompiler.diagnostics import fail
     from pkcompiler.driver.open import open_model
 
-    if os.path.isfile(Path(model) / "manifest.json"):
+    if is_artifact(model):
         raise fail(
             "PKC242",
             f"'{model}' is the folder of an artifact, and this command takes a model: a .py file or a module",

@@ -29,10 +29,13 @@ def prepare(html: str | None, plot: str | None) -> None:
     from pathlib import Path
 
     from pkcompiler.diagnostics import fail
+    from pkcompiler.files import hidden
     from pkcompiler.show.extra import need
 
     if html is not None:
         need("bokeh", "--html")
+        if (why := hidden(Path(html).parent)) is not None:
+            raise fail("PKC634", f"'{html}' cannot be written: {why}", "name a file that can be written")
         if not os.path.isdir(Path(html).parent):
             raise fail(
                 "PKC634", f"'{html}' cannot be written: there is no folder '{Path(html).parent}'", f"mkdir -p {Path(html).parent}"

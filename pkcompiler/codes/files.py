@@ -8,7 +8,7 @@ CODES: dict[str, str] = {
     "PKC612": "A file of the language cannot be rewritten: it or its folder is protected, or the disk is full.",
     "PKC613": "A report cannot be written: its folder is missing or protected, or the disk is full.",
     "PKC614": "The path graph of an artifact of format version 1 says no gains of its gates, which path functionals need.",
-    "PKC620": "A folder or a file of a run cannot be written.",
+    "PKC620": "A folder or a file of a run cannot be written, or what lies where the artifact would go cannot be read or moved.",
     "PKC621": (
         "Something that no run has written lies where the artifact would go, or where its unfinished run works (DIR.partial). It "
         "is never overwritten or deleted, not by --force either: of an artifact that is replaced only its own files go."
@@ -18,7 +18,7 @@ CODES: dict[str, str] = {
         "data, the dtype, the device, the number of threads and the versions. The message names what differs."
     ),
     "PKC623": "Another process writes the same artifact right now. Its lock ends with it.",
-    "PKC624": "The folder is no artifact: it has no manifest.json, which is written last.",
+    "PKC624": "The folder is no artifact (it has no manifest.json, which is written last), or it cannot be read.",
     "PKC625": "The artifact was written by a newer version, in a format that this one cannot know.",
     "PKC626": (
         "Files of the artifact are missing, are symbolic links (none is followed), or are not those that were written: their "

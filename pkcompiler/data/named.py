@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.files import special
+from pkcompiler.files import barred
 from pkcompiler.modes import in_own_modes
 
 Pair = tuple[Any, Tensor]
@@ -86,8 +86,8 @@ NAMED: dict[str, Callable[[], Pair]] = {"digits": _digits, "mnist5k": _mnist5k}
 
 
 def _npz(path: Path) -> Pair:
-    if (kind := special(path)) is not None:
-        raise fail("PKC662", f"'{path}' is {kind}, and no file", f"save it as one: np.savez('{path.stem}-data.npz', x=x, y=y)")
+    if (fault := barred(path)) is not None:
+        raise fail("PKC662", fault, f"give a file that can be read: np.savez('{path.stem}-data.npz', x=x, y=y)")
     if not os.path.isfile(path):
         beside = [file.name for file in path.parent.glob("*.npz")] if os.path.isdir(path.parent) else []
         raise fail(

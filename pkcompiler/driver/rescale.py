@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.driver.open import Opened
-from pkcompiler.files import deliver
+from pkcompiler.files import deliver, hidden
 from pkcompiler.pruning.provenance import state_of
 from pkcompiler.rescaling.rescale import Rescaled, rescale_captured
 
@@ -34,6 +34,8 @@ def refuse_file(file: Path, force: bool) -> None:
             f"'{file}' is no {SUFFIX} file",
             f"give one: -o {file.with_suffix(SUFFIX) if file.name else file / f'rescaled{SUFFIX}'}",
         )
+    if (why := hidden(file)) is not None:
+        raise fail("PKC543", f"'{file}' cannot be written: {why}", "give a file that can be written: -o FILE")
     if not os.path.isdir(file.parent):
         raise fail("PKC543", f"there is no folder '{file.parent}' for '{file.name}'", f"make it: mkdir -p '{file.parent}'")
     if os.path.isdir(file):

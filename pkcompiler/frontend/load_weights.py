@@ -14,7 +14,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_all
-from pkcompiler.files import special
+from pkcompiler.files import barred
 from pkcompiler.usercode import FILES, nearest
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
@@ -60,8 +60,8 @@ def _read(path: Path) -> object:
         raise fail(
             "PKC640", f"'{path}' is not a weights file", f"expected one of {' '.join(SUFFIXES)}", "try --weights model.safetensors"
         )
-    if (kind := special(path)) is not None:
-        raise fail("PKC640", f"'{path}' is {kind}, and no file", "give a file of weights: --weights model.safetensors")
+    if (fault := barred(path)) is not None:
+        raise fail("PKC640", fault, "give a file of weights that can be read: --weights model.safetensors")
     if not os.path.isfile(path):
         beside = [file.name for file in path.parent.glob("*") if file.suffix in SUFFIXES] if os.path.isdir(path.parent) else []
         raise fail("PKC640", f"there is no file '{path}'", nearest(path.name, beside, FILES) or f"run 'ls {path.parent}'")

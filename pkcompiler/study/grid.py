@@ -14,7 +14,7 @@ import torch
 
 from pkcompiler import __version__
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
-from pkcompiler.files import sha256_of
+from pkcompiler.files import barred, sha256_of
 from pkcompiler.lang.ast import Analysis, DataSpec, Pass, Schedule, Study
 from pkcompiler.lang.plan import Plan, plan_of, require_data
 from pkcompiler.lang.syntax.format import print_expr
@@ -196,13 +196,15 @@ def data_place(data: DataSpec, folder: Path) -> str:
     place, colon, name = data.source.partition(":")
     if not place.endswith((".npz", ".py")) or Path(place).is_absolute():
         return data.source
-    return str((folder / place).resolve()) + colon + name
+    return str((folder / place).absolute()) + colon + name  # a link keeps its own name, which says what it is
 
 
 def data_facts(data: DataSpec, where: str) -> dict[str, Any]:
     """What determines the data: the spec, and the bytes of a file; of a factory, :func:`with_samples`. Raises ``PKC662``."""
     facts: dict[str, Any] = {"spec": print_expr(data_expr(data))}
     if where.endswith(".npz"):
+        if (fault := barred(where)) is not None:
+            raise fail("PKC662", fault, "give a file that can be read", span=data.span)
         if not os.path.isfile(where):
             raise fail("PKC662", f"there is no file '{where}'", "paths of a study are relative to its file", span=data.span)
         facts["sha256"] = sha256_of(Path(where))

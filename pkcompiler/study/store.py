@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.files import bears, json_text, locked, make_folder, read_object, sha256_of, write_whole
+from pkcompiler.files import barred, bears, json_text, locked, make_folder, read_object, sha256_of, special, write_whole
 from pkcompiler.pruning.recipe import recipe_hash
 from pkcompiler.schema import problem
 
@@ -76,6 +76,8 @@ def hold(out: Path) -> IO[str]:
 
     Raises ``PKC481`` for a folder that no study has made, ``PKC623`` where another process is at work there, and OSError.
     """
+    if os.path.lexists(out) and (fault := barred(out / LOCK)) is not None:
+        raise fail("PKC481", fault, "give another folder: -o DIR")
     if strange := _strange(out):
         raise fail("PKC481", f"'{out}' is no folder of a study: there is '{strange}'", "give another folder: -o DIR")
     make_folder(out)
@@ -90,8 +92,11 @@ def hold(out: Path) -> IO[str]:
 
 def _strange(out: Path) -> str:
     """What shows that a folder is not a study's; '' where it is one, or may become one."""
-    if not os.path.lexists(out) or bears(out / LOCK, TOKEN):
+    if not os.path.lexists(out):
         return ""
+    if bears(out / LOCK, TOKEN):
+        cells = os.listdir(out / CELLS) if os.path.isdir(out / CELLS) else []
+        return next((str(out / CELLS / name) for name in sorted(cells) if special(out / CELLS / name) is not None), "")
     if not out.is_dir():
         return str(out)
     names = sorted(os.listdir(out))

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._contextlib import context_decorator
 
+from pkcompiler.diagnostics import fail, typed_or_called
+
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 Kind = TypeVar("Kind", bound=type)
@@ -42,6 +44,28 @@ def own_modes() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         torch.backends.mha.set_fastpath_enabled(False)
         yield
+
+
+@contextmanager
+def keeping_default_device(whose: str) -> Iterator[None]:
+    """Inside, the user's code may not change torch's default device, on which everything after it would be made (``PKC248``)."""
+    before = torch.get_default_device()
+    try:
+        yield
+    finally:
+        now = _default_device()
+        if now != str(before):
+            torch.set_default_device(None if before.type == "cpu" else before)
+            moves = typed_or_called("--device of pkc prune moves the model", "model.to(device) moves the model")
+            message = f"{whose} sets torch's default device to {now}, for this whole process"
+            raise fail("PKC248", message, f"leave out torch.set_default_device; {moves}")
+
+
+def _default_device() -> str:
+    try:
+        return str(torch.get_default_device())
+    except (RuntimeError, AssertionError):  # torch makes a tensor to find out
+        return "one that is not there"
 
 
 def in_own_modes(entry: Callable[Given, Result]) -> Callable[Given, Result]:

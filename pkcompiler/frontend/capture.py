@@ -19,7 +19,7 @@ from pkcompiler.frontend.hooks import hooked_parameters
 from pkcompiler.frontend.inputs import Inputs
 from pkcompiler.frontend.lift.lift import lift_program
 from pkcompiler.frontend.lift.lifted import Lifted
-from pkcompiler.frontend.one_sample import one_sample
+from pkcompiler.frontend.one_sample import one_sample, refuse_counting
 from pkcompiler.frontend.precision import cast, check_dtype, in_order, is_ready, refuse_complex, state_of
 from pkcompiler.frontend.stops import gradient_stops
 from pkcompiler.ir.types import PathGraph
@@ -137,6 +137,8 @@ def capture(
         model = in_order(faithful_in(model, example_inputs, dtype))
     call = bind_copy(given, model, example_inputs, output, dtype)
     program = export_program(model, call)
+    if not program.batched and not program.recorded:
+        refuse_counting(model, call)
     if not program.batched and example_batch(call.flat) > 1 and (alone := one_sample(model, call, program.recorded)):
         call, program = alone, export_program(model, alone, free=False)
     make_equal(program)

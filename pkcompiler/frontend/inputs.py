@@ -107,12 +107,26 @@ def as_inputs(value: object, label: str = "example_inputs") -> Inputs:
     return Inputs(args=tuple(parts.values()))
 
 
-def no_values(tensor: Tensor) -> str:
-    """Why nothing can be computed from a tensor, '' where it can: on the meta device, sparse, or of no sample at all."""
+def not_plain(tensor: Tensor) -> str:
+    """Why a tensor is no plain table of numbers, '' where it is: on the meta device, nested, quantised, or sparse."""
     if tensor.is_meta:
         return "is on the meta device and holds no values"
-    if tensor.layout != torch.strided:
-        return f"is sparse ({tensor.layout})"
+    if tensor.is_nested:
+        return "is nested: its rows are tensors of their own"
+    if tensor.is_quantized:
+        return f"is quantised ({tensor.dtype})"
+    return "" if tensor.layout == torch.strided else f"is sparse ({tensor.layout})"
+
+
+def plainly(tensor: Tensor) -> str:
+    """How a tensor that is :func:`not_plain`, and has values, is written as one that is."""
+    return ".to_padded_tensor(0)" if tensor.is_nested else ".dequantize()" if tensor.is_quantized else ".to_dense()"
+
+
+def no_values(tensor: Tensor) -> str:
+    """Why nothing can be computed from a tensor, '' where it can: :func:`not_plain`, or of no sample at all."""
+    if why := not_plain(tensor):
+        return why
     return f"has shape {tuple(tensor.shape)}, and no sample" if tensor.dim() and not len(tensor) else ""
 
 
@@ -120,7 +134,7 @@ def with_values(tensor: Tensor, otherwise: str) -> str:
     """What to give instead of a tensor with :func:`no_values`; ``otherwise`` of one without samples."""
     if tensor.is_meta:
         return f"give a tensor that holds values, e.g. torch.zeros({tuple(tensor.shape)}, dtype={tensor.dtype})"
-    return "give a dense tensor: x.to_dense()" if tensor.layout != torch.strided else otherwise
+    return f"give a plain tensor: x{plainly(tensor)}" if not_plain(tensor) else otherwise
 
 
 def guess_input(module: nn.Module) -> InputSpec | None:

@@ -43,6 +43,11 @@ def non_finite(module: nn.Module) -> tuple[tuple[str, str], ...]:
     return tuple((name, role) for name, tensor, role in named if bool(odd_entries(name, tensor, role).any()))
 
 
+def not_finite(name: str, role: str) -> Diagnostic:
+    """The ``PKC405`` of a parameter, buffer or constant."""
+    return Diagnostic("PKC405", f"{role} '{name}' holds NaN or infinite values", notes=("load other weights, or initialise it",))
+
+
 def odd_entries(name: str, tensor: Tensor, role: str) -> Tensor:
     """Where a tensor holds a NaN or an infinity. Beside parameters and running statistics -inf is no fault: masks of attention are
     written with it."""

@@ -102,6 +102,7 @@ class Trace:
     shapes: Mapping[str, Any]  # node -> tuple[Dim, ...] | int | Batch | list of those
     dtypes: Mapping[str, str]  # of a node with several results: that of the first
     known: Mapping[str, Tensor | None]  # data-free nodes -> value at batch 1, on the CPU (None: it differs from sample to sample)
+    counting: frozenset[str] = frozenset()  # data-free nodes that are the same for every sample, and other at another batch size
 
 
 def trace(program: Program, flat: Sequence[Any], keep: frozenset[str]) -> Trace:
@@ -118,7 +119,8 @@ def trace(program: Program, flat: Sequence[Any], keep: frozenset[str]) -> Trace:
     tensors = {name: v[0] if isinstance(v, tuple | list) and v else v for name, v in first.items()}
     dtypes = {name: DTYPES.get(v.dtype, str(v.dtype)) for name, v in tensors.items() if isinstance(v, Tensor)}
     known = {n: _one_sample(first[n], last[n], shapes[n]) for n in keep if isinstance(first.get(n), Tensor)}
-    return Trace(shapes, dtypes, known)
+    counting = {n for n, found in known.items() if found is None and all(_is_even(run[n], shapes[n]) for run in (first, last))}
+    return Trace(shapes, dtypes, known, frozenset(counting))
 
 
 def _shape(value: Any) -> Any:
@@ -149,17 +151,28 @@ def _unify_dim(a: Any, b: Any) -> Any:
 
 def _one_sample(a: Tensor, b: Tensor, shape: tuple[Dim, ...]) -> Tensor | None:
     """A data-free tensor at batch 1, on the CPU, or None when it is not the same for every sample."""
-    batched = [i for i, dim in enumerate(shape) if isinstance(dim, Batch)]
-    small = a
-    for i in batched:
-        dim = shape[i]
-        assert isinstance(dim, Batch)
-        small = small.narrow(i, 0, dim.factor)
-    for other in (a, b):
-        repeats = [other.shape[i] // small.shape[i] if small.shape[i] else 1 for i in range(small.dim())]
-        if not torch.equal(small.repeat(repeats) if repeats else small, other) and not _both_nan(small.repeat(repeats), other):
-            return None
-    return small.clone().cpu()
+    small = _first(a, shape)
+    return small.clone().cpu() if _repeats(small, a) and _repeats(small, b) else None
+
+
+def _is_even(tensor: Tensor, shape: tuple[Dim, ...]) -> bool:
+    """Whether a tensor is the same for every sample at one batch size."""
+    return _repeats(_first(tensor, shape), tensor)
+
+
+def _first(tensor: Tensor, shape: tuple[Dim, ...]) -> Tensor:
+    """Of one sample."""
+    for i, dim in enumerate(shape):
+        if isinstance(dim, Batch):
+            tensor = tensor.narrow(i, 0, dim.factor)
+    return tensor
+
+
+def _repeats(small: Tensor, other: Tensor) -> bool:
+    """Whether ``other`` is ``small`` over and over."""
+    repeats = [other.shape[i] // small.shape[i] if small.shape[i] else 1 for i in range(small.dim())]
+    whole = small.repeat(repeats) if repeats else small
+    return torch.equal(whole, other) or _both_nan(whole, other)
 
 
 def _both_nan(a: Tensor, b: Tensor) -> bool:

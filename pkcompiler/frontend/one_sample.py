@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from pkcompiler.frontend.export import Call, evaluating, example_batch
+from pkcompiler.diagnostics import fail
+from pkcompiler.frontend.export import Call, evaluating, example_batch, repeat_batch
+from pkcompiler.frontend.lift.unplaced import LEAVE_OUT
 
 SAME = 1e-4
 """Largest relative difference between one sample's output alone and among others (float32 adds up in another order)."""
@@ -22,19 +26,51 @@ def one_sample(model: nn.Module, call: Call, recorded: bool) -> Call | None:
     then takes the branches that it takes alone.
     """
     size = example_batch(call.flat)
-    rows = tuple(i for i, t in enumerate(call.flat) if isinstance(t, Tensor) and t.dim() and t.shape[0] == size)
     with evaluating(model):
-        if not _is_separate(model, call, rows, size):
+        if not _is_separate(model, call, size):
             return None
-        alone = replace(call, flat=tuple(t[:1].clone() if i in rows else t for i, t in enumerate(call.flat)))
+        alone = replace(call, flat=tuple(t[:1].clone() if i in _rows(call) else t for i, t in enumerate(call.flat)))
         if _runs_alone(model, call, alone, recorded):
             return alone
-    return replace(alone, copies=size, copied=rows)
+    return replace(alone, copies=size, copied=_rows(call))
 
 
-def _is_separate(model: nn.Module, call: Call, rows: tuple[int, ...], size: int) -> bool:
+def refuse_counting(model: nn.Module, call: Call) -> None:
+    """Raise ``PKC201`` where how many samples a model is given changes what it computes for one of them.
+
+    The example's first sample is given alone, as often as the example has samples, and once more. Numbers of samples that the
+    model does not take say nothing, nor do those at which samples depend on each other, or results have other shapes.
+    """
+    size, outputs = example_batch(call.flat), dict[int, Tensor]()
+    with evaluating(model):
+        for count in sorted({1, size, size + 1}):
+            among = replace(call, flat=repeat_batch(call.flat, count))
+            try:
+                if count == 1 or _is_separate(model, among, count):
+                    with torch.no_grad():
+                        outputs[count] = among.run(model, among.flat)
+            except Exception as error:  # whatever a model raises at a number of samples that it is not made for
+                logging.getLogger(__name__).debug("no run at %d samples: %s", count, error)
+    first = {count: t[: t.shape[0] // count] for count, t in outputs.items() if t.dim() and not t.shape[0] % count}
+    for (count, one), (more, other) in pairwise(first.items()):
+        if one.shape == other.shape and not _close(one, other):
+            raise fail(
+                "PKC201",
+                f"the model computes with the number of samples (len(x), x.shape[0]), and a sample's output must be its own: "
+                f"one sample's output is another where it is given {count} and {more} times",
+                LEAVE_OUT,
+            )
+
+
+def _rows(call: Call) -> tuple[int, ...]:
+    """Which of the flat inputs have a sample in each row."""
+    size = example_batch(call.flat)
+    return tuple(i for i, t in enumerate(call.flat) if isinstance(t, Tensor) and t.dim() and t.shape[0] == size)
+
+
+def _is_separate(model: nn.Module, call: Call, size: int) -> bool:
     """Whether the derivatives of the first sample's output by all other samples are 0 along the model's own run."""
-    leaves = {i: call.flat[i].detach().clone().requires_grad_() for i in rows if call.flat[i].is_floating_point()}
+    leaves = {i: call.flat[i].detach().clone().requires_grad_() for i in _rows(call) if call.flat[i].is_floating_point()}
     with torch.enable_grad():
         output = call.run(model, [leaves.get(i, t) for i, t in enumerate(call.flat)])
         if not output.dim() or output.shape[0] % size:
@@ -58,4 +94,8 @@ def _runs_alone(model: nn.Module, call: Call, alone: Call, recorded: bool) -> bo
     first = among[: among.shape[0] // example_batch(call.flat)]
     if single.shape != first.shape:
         return False
-    return recorded or torch.allclose(single, first, rtol=SAME, atol=SAME * float(first.abs().max()) if first.numel() else 0.0)
+    return recorded or _close(single, first)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=SAME, atol=SAME * float(other.abs().max()) if other.numel() else 0.0)

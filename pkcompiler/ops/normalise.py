@@ -8,6 +8,8 @@ from pkcompiler.ir.maps import Batch, Constant, Fixed, InvSqrt, Literal, Merge, 
 from pkcompiler.ops.shape import permuted
 from pkcompiler.ops.table import Known, Path, Ref, Use, path_op
 
+BATCH_STATISTICS = "a BatchNorm without running statistics depends on the batch"
+
 
 def affine(use: Use) -> Ref:
     """gamma / sqrt(var + eps) * (x - mean) + beta, per channel."""
@@ -55,7 +57,7 @@ def batch_norm_inference(use: Use) -> Ref | list[Ref]:
 @path_op("aten.batch_norm.default")
 def batch_norm(use: Use) -> Ref:
     if use["training"] or use["running_mean"] is None:
-        raise use.unsupported("a BatchNorm without running statistics depends on the batch")
+        raise use.unsupported(BATCH_STATISTICS)
     return affine(use)
 
 

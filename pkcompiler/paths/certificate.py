@@ -17,7 +17,7 @@ from pkcompiler.frontend.export import Program, evaluating, example_batch
 from pkcompiler.frontend.lift.classify import is_floating, op_name
 from pkcompiler.frontend.lift.gate import region_function, region_nodes, value_and_slope_at_zero
 from pkcompiler.frontend.lift.lifted import Lifted, Record
-from pkcompiler.frontend.load_weights import non_finite
+from pkcompiler.frontend.load_weights import non_finite, not_finite
 from pkcompiler.frontend.observed import ProgramRun, run_inputs
 from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Frozen, Gate, Normalise
@@ -27,7 +27,6 @@ from pkcompiler.paths.autograd import DerivativeRun, certificate_three, derivati
 from pkcompiler.paths.record import inverse_deviation, observe, slopes
 from pkcompiler.paths.scaled import times_power
 from pkcompiler.paths.semiring import Settings
-from pkcompiler.paths.sources import not_finite
 from pkcompiler.paths.sweep import Sweep
 
 TOLERANCE = 1e-9

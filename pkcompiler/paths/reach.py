@@ -114,7 +114,7 @@ def without_bias(op: Op) -> Op:
 
 def lit(outputs: Tensor, wanted: Mapping[str, Any]) -> dict[str, Tensor]:
     """For each tensor: which of its entries a path to an output crosses or begins at (boolean)."""
-    if not outputs.requires_grad:
+    if not outputs.requires_grad or not wanted:
         return {name: torch.zeros_like(t, dtype=torch.bool) for name, t in wanted.items()}
     grads = torch.autograd.grad(outputs.sum(), list(wanted.values()), allow_unused=True, retain_graph=True)
     pairs = zip(wanted.items(), grads, strict=True)

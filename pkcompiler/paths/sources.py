@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +15,8 @@ from torch.utils import _pytree as pytree
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.export import Call
-from pkcompiler.frontend.inputs import no_values, with_values
-from pkcompiler.frontend.load_weights import odd_entries
+from pkcompiler.frontend.inputs import no_values, not_plain, plainly, with_values
+from pkcompiler.frontend.load_weights import not_finite, odd_entries
 from pkcompiler.ir.maps import Batch, Embed, Reindex
 from pkcompiler.ir.types import PathGraph, Value
 from pkcompiler.ir.walk import marked
@@ -33,14 +34,23 @@ def check_masks(graph: PathGraph, masks: Mapping[str, Tensor] | None) -> None:
     check_mask_shapes({s.name: s.type.shape for s in graph.parameters}, masks)
 
 
+def plain_masks(graph: PathGraph, masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """Masks that fit (:func:`check_masks`) as boolean tensors on the CPU, without a history."""
+    check_masks(graph, masks)
+    return {name: mask.detach().bool().cpu() for name, mask in (masks or {}).items()}
+
+
 def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, Tensor] | None) -> None:
     """The same from the parameters' shapes by name, where there is no graph."""
     found = []
     for name, mask in (masks or {}).items():
         if name not in known:
-            found.append(Diagnostic("PKC401", f"a mask is given for '{name}', which is no parameter of the model"))
-        elif mask.is_meta or mask.layout != torch.strided:
-            found.append(Diagnostic("PKC401", f"the mask of '{name}' {no_values(mask)}", notes=("use a boolean mask with values",)))
+            notes = (f"these are: {first_few(difflib.get_close_matches(name, known, 4) or list(known))}",) if known else ()
+            message = f"a mask is given for '{name}', which names no floating parameter that the model computes with"
+            found.append(Diagnostic("PKC401", message, notes=notes))
+        elif why := not_plain(mask):
+            remedy = "use a boolean mask with values" if mask.is_meta else f"use a plain one: masks['{name}']{plainly(mask)} != 0"
+            found.append(Diagnostic("PKC401", f"the mask of '{name}' {why}", notes=(remedy,)))
         elif tuple(mask.shape) != known[name]:
             found.append(Diagnostic("PKC401", f"the mask of '{name}' has shape {tuple(mask.shape)}, the parameter {known[name]}"))
         elif mask.is_complex() or not bool(((mask == 0) | (mask == 1)).all()):
@@ -58,11 +68,6 @@ def check_finite(graph: PathGraph, tensors: Mapping[str, Tensor]) -> None:
         for s, odd in zip(stored, numbers(odd_entries(s.name, tensors[s.name], s.role).any() for s in stored), strict=True)
         if odd
     )
-
-
-def not_finite(name: str, role: str) -> Diagnostic:
-    """The ``PKC405`` of a parameter, buffer or constant."""
-    return Diagnostic("PKC405", f"{role} '{name}' holds NaN or infinite values", notes=("load other weights, or initialise it",))
 
 
 def check_tensors(graph: PathGraph, tensors: Any) -> None:

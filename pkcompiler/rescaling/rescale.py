@@ -15,10 +15,9 @@ from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.frontend.faithful import faithful_copy
-from pkcompiler.frontend.load_weights import non_finite
+from pkcompiler.frontend.load_weights import non_finite, not_finite
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.functional import static_batch
-from pkcompiler.paths.sources import not_finite
 from pkcompiler.rescaling.minimise import Balanced, balance
 from pkcompiler.rescaling.objective import Figures, Objective, diagonal_of
 from pkcompiler.rescaling.preserved import deviations, require_preserved

@@ -18,7 +18,7 @@ from pkcompiler.frontend.capture import bind_copy, cast_inputs
 from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.export import Call, bind_call
 from pkcompiler.frontend.faithful import faithful_in
-from pkcompiler.frontend.load_weights import non_finite
+from pkcompiler.frontend.load_weights import non_finite, not_finite
 from pkcompiler.frontend.precision import refuse_complex
 from pkcompiler.paths.semiring import settings
 from pkcompiler.paths.sources import (
@@ -26,7 +26,6 @@ from pkcompiler.paths.sources import (
     first_sample,
     flat_samples,
     is_batched,
-    not_finite,
     require_samples,
     samples_of,
 )
@@ -143,12 +142,12 @@ def network(
     raise_all(not_finite(name, role) for name, role in non_finite(module))
     call = _call(model, module, x, example_inputs, dtype)
     named = dict(module.named_parameters())
-    check_mask_shapes({n: tuple(p.shape) for n, p in named.items()}, masks)
+    check_mask_shapes({n: tuple(p.shape) for n, p in named.items() if p.is_floating_point()}, masks)
     given = {n: m.to(named[n].device, dtype) for n, m in (masks or {}).items()}
     theta = {n: p.detach() for n, p in named.items() if p.requires_grad}
     if not theta:
         raise fail("PKC526", "no parameter of the model requires grad", "model.requires_grad_(True) makes all of them count")
-    fixed = {n: p.detach() * given.get(n, 1) for n, p in named.items() if n not in theta}
+    fixed = {n: p.detach() * given[n] if n in given else p.detach() for n, p in named.items() if n not in theta}
     flat = tuple(flat_samples(call, (x,)))
     n = next(len(t) for t in flat if is_batched(t))
     probe = Network(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, n, ())
@@ -200,6 +199,8 @@ def inputs_of(data: Any) -> Any:
     x = samples_of(data)
     if not isinstance(x, Tensor | tuple | list | Mapping):
         raise fail("PKC505", f"data holds a {type(x).__name__}", "expected a pair (x, y) of tensors, or x alone")
+    if not any(isinstance(t, Tensor) for t in pytree.tree_leaves(x)):
+        raise fail("PKC505", f"data holds a {type(x).__name__} without a tensor", "expected a pair (x, y) of tensors, or x alone")
     for t in pytree.tree_leaves(x):
         if isinstance(t, Tensor) and (not t.dim() or not len(t)):
             raise fail("PKC526", f"the data have shape {tuple(t.shape)}, and no sample", "dimension 0 runs over the samples")

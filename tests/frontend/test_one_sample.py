@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -41,13 +42,6 @@ class Fixed(Plain):
         return super().forward(x.reshape(5, 4)).reshape(5, 2)
 
 
-class Sized(Plain):
-    """The same where there are several samples; one alone is scaled."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if len(x) == 5 else 3 * x)
-
-
 class Mixing(Plain):
     """The mean over the rows is taken off; the size of the input is asked for, which fixes it."""
 
@@ -56,7 +50,7 @@ class Mixing(Plain):
         return self.b(h - h.mean(0)) if x.sum() > 0 else h
 
 
-CASES = [(Branching, 1), (Branching, 2), (Branching, 5), (Fixed, 5), (Sized, 5)]
+CASES = [(Branching, 1), (Branching, 2), (Branching, 5), (Fixed, 5)]
 
 
 @pytest.mark.parametrize(("kind", "batch"), CASES)
@@ -133,3 +127,59 @@ def test_instance_norms_are_of_one_sample(batch: int) -> None:
     images = torch.zeros(batch, 1, 5, 5)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.InstanceNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(18, 2))
     assert pkc.path_functional(model, images, edge="1").count == 9 * 18 * 2 + 18 * 2 + 2
+
+
+class Counting(Plain):
+    """The number of samples enters the output as a value."""
+
+    def __init__(self, combine: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.combine = combine
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.combine(super().forward(x), x)
+
+
+COUNTED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "h * x.shape[0]": lambda h, x: h * x.shape[0],
+    "h / len(x)": lambda h, x: h / len(x),
+    "h * float(len(x))": lambda h, x: h * float(len(x)),
+    "h * torch.tensor(len(x))": lambda h, x: h * torch.tensor(len(x)),
+    "h / x.shape[0] ** 0.5": lambda h, x: h / x.shape[0] ** 0.5,
+    "h / math.sqrt(len(x))": lambda h, x: h / math.sqrt(len(x)),
+    "h * (x.shape[0] // 2)": lambda h, x: h * (x.shape[0] // 2 + 1),
+    "h + x.numel()": lambda h, x: h + x.numel(),
+    "add(alpha)": lambda h, x: torch.add(h, h, alpha=x.shape[0]),
+    "slope": lambda h, x: F.leaky_relu(h, 1 / x.shape[0]),
+    "full": lambda h, x: h * torch.full((2,), x.shape[0]),
+    "full rows": lambda h, x: h * torch.full((x.shape[0], 1), x.shape[0]),
+    "recorded": lambda h, x: h / (h.var(-1, keepdim=True) + x.shape[0]).sqrt(),
+    "bound": lambda h, x: h.clamp(max=x.shape[0]),
+    "a sum of ones": lambda h, x: h / torch.ones_like(x[:, 0]).sum(),
+    "scaled alone": lambda h, x: h if len(x) > 1 else 3 * h,
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2, 4])
+@pytest.mark.parametrize("name", COUNTED)
+def test_whatever_computes_with_the_number_of_samples_is_refused(name: str, batch: int) -> None:
+    with pytest.raises(pkc.PkcError) as caught:
+        pkc.lift(Counting(COUNTED[name]), SAMPLES[:batch])
+    (found,) = caught.value.diagnostics
+    assert found.code == "PKC201" and "number of samples" in found.message and "x.shape[0]" in found.notes[-1]
+
+
+SHAPED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "view": lambda h, x: h.view(len(x), -1),
+    "view, free": lambda h, x: h.view(x.shape[0], h.numel() // x.shape[0]),
+    "ones": lambda h, x: h * torch.ones(x.shape[0], 1),
+    "one by one": lambda h, x: torch.cat([h[i : i + 1] for i in range(len(x))]),
+    "split": lambda h, x: h[: x.shape[0]].expand(x.shape[0], 2),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", SHAPED)
+def test_shapes_may_hold_the_number_of_samples(name: str, batch: int) -> None:
+    found = pkc.path_functional(Counting(SHAPED[name]), SAMPLES[:batch])
+    assert found.value == pytest.approx(pkc.path_functional(Plain(), SAMPLES).value, rel=1e-12)

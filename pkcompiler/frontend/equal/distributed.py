@@ -52,7 +52,7 @@ class Part:
     @property
     def shape(self) -> tuple[Any, ...]:
         """Of its values, without leading ones."""
-        own = tuple(meta(self.node).shape) if isinstance(self.node, fx.Node) else ()
+        own = sides(self.node)
         shape = self.view.after if self.view and own == self.view.before else own
         return shape[next((i for i, n in enumerate(shape) if n != 1), len(shape)) :]
 
@@ -61,7 +61,7 @@ class Part:
 
     def made(self, place: fx.Node) -> Any:
         """The node that has its values, before ``place``."""
-        own = tuple(meta(self.node).shape) if isinstance(self.node, fx.Node) else ()
+        own = sides(self.node)
         if self.view is None or own != self.view.before:
             return self.node
         shape = [int(n) for n in self.view.after]
@@ -93,11 +93,16 @@ def factored(node: fx.Node) -> None:
                 return
 
 
+def sides(node: Any) -> tuple[Any, ...]:
+    """The shape of what a node gives, () of numbers."""
+    return tuple(getattr(meta(node), "shape", ())) if isinstance(node, fx.Node) else ()
+
+
 def is_whole(term: Term, factor: Part) -> bool:
     """Whether a factor depends on data and has the shape of its term."""
     whole, node = term.whole.node, factor.node
     nodes = isinstance(whole, fx.Node) and isinstance(node, fx.Node) and not is_free(node)
-    return nodes and tuple(meta(whole).shape) == tuple(meta(node).shape)
+    return nodes and sides(whole) == sides(node)
 
 
 def terms(part: Part, sign: int) -> Iterator[Term]:

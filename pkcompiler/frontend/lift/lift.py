@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import fx
@@ -15,12 +15,14 @@ from pkcompiler.frontend.lift.builder import Builder
 from pkcompiler.frontend.lift.classify import Classes, classify, is_complex, op_name
 from pkcompiler.frontend.lift.computed import Formula, label
 from pkcompiler.frontend.lift.entrywise import NoGate, declared_gate
-from pkcompiler.frontend.lift.gate import Described, describe_gate
+from pkcompiler.frontend.lift.gate import Described, describe_gate, region_nodes
 from pkcompiler.frontend.lift.lifted import OBSERVED, Lifted, Record
 from pkcompiler.frontend.lift.names import origin_of
-from pkcompiler.frontend.lift.unplaced import frozen_end, idle_gate, unplaced
+from pkcompiler.frontend.lift.unplaced import BATCH_SIZE, frozen_end, idle_gate, unplaced
 from pkcompiler.frontend.lift.use import OperatorUse, Unsupported, short
-from pkcompiler.frontend.observed import trace
+from pkcompiler.frontend.load_weights import not_finite
+from pkcompiler.frontend.observed import behind, trace
+from pkcompiler.frontend.sizes import reads_size, sized_numbers
 from pkcompiler.ir.computed import print_formula
 from pkcompiler.ir.maps import Constant, Frozen, Gate, Merge, Product, Reindex, Resample
 from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
@@ -46,6 +48,7 @@ class _Lifter:
     def __init__(self, builder: Builder, classes: Classes, gates: frozenset[str]) -> None:
         self.builder, self.classes, self.gates = builder, classes, gates
         self.program, self.seen = builder.program, builder.seen
+        self.sized = sized_numbers(self.program.module.graph)
         self.errors: dict[str, Diagnostic] = {}
         self.behind: dict[str, list[str]] = {}
         self.read_as_gates: set[str] = set()
@@ -179,10 +182,26 @@ class _Lifter:
             case "known":
                 return self.known(node, shape)
             case "observed":
+                if at := next((n for n in self.observed_behind(node) if reads_size(n, self.sized)), None):
+                    return self.counts(at)
                 return Observed(node.name, self.classes.observed[node], op_name(node), tuple(shape or ()))
         if node in self.classes.computed:
             return self.computed(node)
         return self.translate(node)
+
+    def counts(self, node: fx.Node) -> Any:
+        """What computes with the number of samples stands for an error."""
+        return self.stand_in(node, unplaced(self.builder, node, origin_of(node, PREFIX), BATCH_SIZE))
+
+    def observed_behind(self, node: fx.Node) -> Iterator[fx.Node]:
+        """An observed node, and those that it is computed from."""
+        stack, seen = [node], set()
+        while stack:
+            here = stack.pop()
+            if here not in seen and self.classes.kinds[here] == "observed":
+                seen.add(here)
+                stack.extend(here.all_input_nodes)
+                yield here
 
     def computed(self, node: fx.Node) -> Any:
         """A computed weight: a slot of its own, and the slots that it is made of. Every use inside of it counts as read."""
@@ -231,8 +250,10 @@ class _Lifter:
         self.builder.types[label] = self.inputs[-1].type
         return Path(label, shape) if self.classes.kinds[node] == "path" else Index(label, shape)
 
-    def known(self, node: fx.Node, shape: Any) -> Known | Observed:
+    def known(self, node: fx.Node, shape: Any) -> Any:
         tensor = self.seen.known.get(node.name)
+        if node.name in self.seen.counting:
+            return self.counts(node)
         return Observed(node.name, "factor", op_name(node), shape) if tensor is None else Known(tensor, shape)
 
     def unplaced_behind(self, result: str) -> list[Diagnostic]:
@@ -259,6 +280,9 @@ class _Lifter:
         name, region = op_name(node), self.classes.regions.get(node)
         if complex_operand := next((n for n in (*self.operands(node), node) if is_complex(n)), None):
             return self.complex(complex_operand, use)
+        inside = region_nodes(node, region.root) if region and region.bent else [node]
+        if any(reads_size(n, self.sized) for n in inside):
+            raise use.unsupported(BATCH_SIZE)
         if region and region.bent:
             return self.gate(node, region.root, use)
         if name in PASS_THROUGH:
@@ -302,8 +326,16 @@ class _Lifter:
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise use.unsupported(f"it cannot be differentiated: {first}") from error
         if described is None:
+            if odd := self.odd_buffer(region_nodes(node, root)):
+                raise Unsupported(not_finite(odd, "buffer"))
             raise use.unsupported("it is not finite at 0, so it has no slope there")
         return self.emit_gate(node, use, root, *described)
+
+    def odd_buffer(self, nodes: Iterable[fx.Node]) -> str | None:
+        """The first buffer that these operators read, directly or changed, and that holds NaN or an infinity."""
+        known = (n for node in nodes for n in node.all_input_nodes if self.classes.kinds[n] == "known")
+        names = (self.program.buffers[n.name] for k in known for n in sorted(behind(k)) if n.name in self.program.buffers)
+        return next((name for name in names if not bool(self.program.tensors[name].isfinite().all())), None)
 
     def emit_gate(self, node: fx.Node, use: OperatorUse, root: fx.Node, gate: Gate, slope: float) -> Path:
         result = use.emit(gate, use.operand(root))

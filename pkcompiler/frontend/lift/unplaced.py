@@ -16,10 +16,12 @@ from pkcompiler.frontend.lift.names import origin_of, user_frame
 from pkcompiler.ir.text import print_op
 from pkcompiler.ir.types import Origin
 from pkcompiler.ops.gates import is_random
+from pkcompiler.ops.normalise import BATCH_STATISTICS
 from pkcompiler.ops.table import Path, Ref, Stored
 from pkcompiler.usercode import nearest
 
 BATCH_SIZE = "it computes with the number of samples (x.shape[0]), and a sample's output must be its own"
+LEAVE_OUT = "leave x.shape[0] out of what forward computes; sums and means over the samples belong into the loss"
 
 
 def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagnostic:
@@ -37,11 +39,13 @@ def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagn
 
 
 def _advice(node: fx.Node, why: str) -> list[str]:
-    """What continues where no entry and no gate can: random draws, complex numbers, the number of samples."""
+    """What continues where no entry and no gate can: random draws, complex numbers, the number of samples, their mean."""
     if is_random(node.target, node.args):
         return ["draw random numbers in training only: put it behind `if self.training:`"]
     if why == BATCH_SIZE:
-        return ["leave x.shape[0] out of what forward computes; sums and means over the samples belong into the loss"]
+        return [LEAVE_OUT]
+    if why == BATCH_STATISTICS:
+        return ["give it statistics of its own: track_running_stats=True, and a few batches in training mode"]
     if is_complex(node) or any(is_complex(n) for n in tensor_operands(node)):
         return ["write it with real tensors, e.g. a rotation as (a * cos - b * sin, a * sin + b * cos)"]
     return []

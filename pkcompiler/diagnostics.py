@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,9 @@ from unicodedata import east_asian_width
 
 LINE = 160
 """Columns of a source line that are shown."""
+
+WORD, TEXT = 400, 2000
+"""Characters of a word, and of a message, that are shown: what is longer is nobody's own sentence."""
 
 BETWEEN = ("pkcompiler", "contextlib", "torch")
 """The packages whose frames lie between a warning and the line of the user's that leads to it."""
@@ -33,6 +37,8 @@ class Diagnostic:
     """One finding: its code (``PKC103``), one line of message, where, a label for the caret line, and ``help:`` notes.
 
     ``severity`` is ``"error"`` or ``"warning"``; only errors are raised and only errors make ``pkc check`` exit with 1.
+
+    What messages quote comes from files and models of others: it is made :func:`quotable` here, for every way out.
     """
 
     code: str
@@ -41,6 +47,11 @@ class Diagnostic:
     label: str = ""
     notes: tuple[str, ...] = ()
     severity: str = "error"
+
+    def __post_init__(self) -> None:
+        for name, text in (("message", self.message), ("label", self.label)):
+            object.__setattr__(self, name, quotable(text))
+        object.__setattr__(self, "notes", tuple(map(quotable, self.notes)))
 
 
 class PkcError(Exception):
@@ -70,7 +81,11 @@ def _shown(diagnostic: Diagnostic) -> list[str]:
         return []
     line, column, *_ = position(diagnostic.span)
     text, indent, carets = excerpt(diagnostic.span)
-    return [f"  --> {diagnostic.span.file}:{line}:{column}", f"  | {text}", f"  | {indent}{carets} {diagnostic.label}".rstrip()]
+    return [
+        f"  --> {quotable(diagnostic.span.file)}:{line}:{column}",
+        f"  | {text}",
+        f"  | {indent}{carets} {diagnostic.label}".rstrip(),
+    ]
 
 
 def fail(code: str, message: str, *notes: str, span: Span | None = None, label: str = "") -> PkcError:
@@ -123,6 +138,17 @@ def excerpt(span: Span) -> tuple[str, str, str]:
 def printable(text: str) -> str:
     """Tabs become four blanks; what a terminal might obey becomes a replacement character."""
     return "".join(c if c.isprintable() else "    " if c == "\t" else "" if c == "\r" else "\ufffd" for c in text)
+
+
+def quotable(text: str) -> str:
+    """:func:`printable`, with every word and the whole cut in the middle where they are too long."""
+    if len(text) > WORD:
+        text = re.sub(rf"\S{{{WORD + 1},}}", lambda word: _cut(word[0], WORD), text)
+    return printable(_cut(text, TEXT))
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most * 3 // 4]}...{text[3 + most * 3 // 4 - most :]}"
 
 
 def _columns(text: str) -> int:

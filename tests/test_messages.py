@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import errno
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 import pkcompiler
 from pkcompiler import files
-from pkcompiler.diagnostics import PkcError, Remark, on_the_command_line, remark, typed_or_called
+from pkcompiler.diagnostics import TEXT, Diagnostic, PkcError, Remark, Span, on_the_command_line, remark, typed_or_called
 from pkcompiler.show import html
 from pkcompiler.training.checkpoint import Checkpoint
 
@@ -200,3 +201,24 @@ def test_the_help_for_a_link_in_an_artifact_copies_what_it_points_to(tmp_path: P
     help = told(lambda: pkcompiler.load(folder), "PKC626")
     subprocess.run(["/bin/sh", "-c", help.partition(": ")[2]], cwd=tmp_path, check=True)
     assert pkcompiler.load(tmp_path / "NEW").kept == pruned.kept
+
+
+@pytest.mark.parametrize("text", ["a\x1b[31mb", "x" * 5000, "x " * 9000, "\x9b2J", "\u202eab", "tab\tend"])
+def test_what_messages_quote_is_safe_and_short(text: str) -> None:
+    span = Span(f"{text}.pkc", text, 0, len(text))
+    error = PkcError(Diagnostic("PKC628", f"there is '{text}' here", span, text, (f"leave out {text}",)))
+    assert all(line.isprintable() for line in str(error).split("\n")) and len(str(error)) < 5 * TEXT
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_names_as_long_as_any_of_ones_own_are_shown_whole() -> None:
+    path = "/".join(["folder"] * 40)
+    assert path in str(PkcError(Diagnostic("PKC620", f"cannot write '{path}'")))
+
+
+def test_a_line_of_a_graph_is_shown_around_its_fault() -> None:
+    text = pkcompiler.ir.text.print_graph(pkcompiler.lift(nn.Linear(2, 2), torch.ones(1, 2)))
+    for long in ("relu" * 30_000, "%x, " * 30_000):
+        with pytest.raises(PkcError) as caught:
+            pkcompiler.parse_graph(text.replace("dense %x", f"dense {long}"))
+        assert len(str(caught.value)) < 30_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,14 @@ from pkcompiler import schema
 from pkcompiler.artifact.manifest import GRAPH, MASKS, REPORT, SCHEDULE
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_all
 from pkcompiler.files import parse_json
+from pkcompiler.frontend.load_weights import odd_entries
+from pkcompiler.frontend.observed import DTYPES
+from pkcompiler.ir.to_graph import read_graph
+from pkcompiler.ir.types import Slot
 from pkcompiler.pruning.recipe import state_hash
 
 REMEDY = "make the artifact anew"
+WORDS = {word: dtype for dtype, word in DTYPES.items()}
 
 
 def read_text(folder: Path, name: str) -> str:
@@ -64,9 +69,17 @@ def read_report(text: str, folder: Path, manifest: Mapping[str, Any]) -> dict[st
     return found
 
 
-def check_contents(folder: Path, manifest: Mapping[str, Any], masks: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Masks, weights, manifest and recipe say the same. Raises ``PKC628`` with everything in which they do not."""
-    found = [*_masks(manifest, masks, weights), *_recipe(folder, manifest, weights)]
+def check_contents(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    masks: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor],
+    constants: Mapping[str, Tensor],
+) -> None:
+    """Masks, weights, graph, manifest and recipe say the same. Raises ``PKC628`` with everything in which they do not."""
+    stored = {**weights, **constants}
+    unmasked = [s for s in _slots(folder) if s.role != "computed" and s.name not in masks]
+    found = [*_masks(manifest, masks, weights), *_recipe(folder, manifest, weights), *_unmasked(unmasked, stored)]
     raise_all(Diagnostic("PKC628", f"{problem} (in '{folder}')", notes=(REMEDY,)) for problem in found)
 
 
@@ -87,6 +100,36 @@ def _masks(manifest: Mapping[str, Any], masks: Mapping[str, Tensor], weights: Ma
             yield f"the weight {shown} is not finite and real throughout, in 16 bits or more ({weights[name].dtype})"
 
 
+def _slots(folder: Path) -> tuple[Slot, ...]:
+    """What the printed graph declares; nothing where it cannot be read, which reading the graph itself tells of."""
+    try:
+        return read_graph(read_text(folder, GRAPH), GRAPH).graph.slots
+    except PkcError:
+        return ()
+
+
+def _unmasked(slots: Iterable[Slot], tensors: Mapping[str, Tensor]) -> Iterator[str]:
+    """Each tensor that the graph reads without a mask is there, in the slot's shape, of its kind of numbers, and as finite as a run
+    demands; what no path reads is the user's own, whatever it holds."""
+    for slot in slots:
+        shown, tensor = f"the {slot.role} '{slot.name[:60]}'", tensors.get(slot.name)
+        if tensor is None or tuple(tensor.shape) != slot.type.shape:
+            yield f"{shown} has no tensor of its shape"
+        elif kind_of(WORDS.get(slot.type.dtype)) != kind_of(tensor.dtype):
+            yield f"{shown} is {tensor.dtype}, and '{GRAPH}' declares {slot.type.dtype}"
+        elif tensor.is_floating_point() and tensor.dtype.itemsize < 2:
+            yield f"{shown} is not in 16 bits or more ({tensor.dtype})"
+        elif bool(odd_entries(slot.name, tensor, slot.role).any()):
+            yield f"{shown} is not finite throughout"
+
+
+def kind_of(dtype: torch.dtype | None) -> str:
+    """Which numbers a type of elements holds: tensors of one kind can be loaded into each other, others lose what they say."""
+    if dtype is None or dtype == torch.bool:
+        return str(dtype)
+    return "floating" if dtype.is_floating_point else "complex" if dtype.is_complex else "whole"
+
+
 def _is_finite(weight: Tensor) -> bool:
     """Whether a weight is real and finite throughout, of a type that torch computes with: not of one byte or less (float8)."""
     return weight.is_floating_point() and weight.dtype.itemsize > 1 and bool(weight.isfinite().all())
@@ -99,13 +142,11 @@ def _said(row: Mapping[str, Any]) -> str:
 def _recipe(folder: Path, manifest: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Iterator[str]:
     """The files are those that the recipe names by their hashes."""
     recipe = manifest["recipe"]
-    model = recipe.get("model")
-    made = model if isinstance(model, dict) else {}
-    if made.get("weights", state := state_hash(weights)) != state:
+    if recipe["model"]["weights"] != state_hash(weights):
         yield "the weights are not those that the recipe names"
-    if made.get("graph", graph := manifest["files"][GRAPH]) != graph:
+    if recipe["model"]["graph"] != manifest["files"][GRAPH]:
         yield f"'{GRAPH}' is not the path graph that the recipe names"
-    if "schedule" in recipe and recipe["schedule"] != read_text(folder, SCHEDULE):
+    if recipe["schedule"] != read_text(folder, SCHEDULE):
         yield f"'{SCHEDULE}' is not the schedule of the recipe"
 
 

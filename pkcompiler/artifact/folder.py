@@ -12,9 +12,9 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from pkcompiler.artifact.manifest import FORMAT, KNOWN, MANIFEST
+from pkcompiler.artifact.manifest import FORMAT, KNOWN, MANIFEST, README, README_BEGINS
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
-from pkcompiler.files import barred, bears, elsewhere, is_temporary, reason
+from pkcompiler.files import barred, bears, elsewhere, is_temporary, read_object, reason, sha256_of
 
 RECIPE, STATE, COMMAND, COLLAPSE = "recipe.json", "state.safetensors", "command", "collapse"
 LOCK, OLDER, PARTIAL = "lock", "older", ".partial"
@@ -98,7 +98,7 @@ def occupant(out: Path) -> PkcError | None:
         return None
     if not _is_folder(place) or not _says_format(place):
         return fail("PKC621", f"'{out}' exists and is no artifact; it is left as it is", remedy)
-    if name := stranger(place, ARTIFACT | RUN):
+    if name := _foreign(place):
         return fail("PKC621", f"'{out}' holds '{name}', which no run has written; it is left as it is", f"move it, or {remedy}")
     return None
 
@@ -112,6 +112,25 @@ def require_movable(out: Path) -> None:
 def immovable(out: Path, error: OSError, what: str) -> PkcError:
     """``PKC620`` of what lies at ``out``, and cannot be ``read`` or ``replaced``."""
     return fail("PKC620", f"'{out}' cannot be {what}: {reason(error)}", elsewhere("change its permissions, or give another folder"))
+
+
+def _foreign(place: Path) -> str | None:
+    """What is not ours in an artifact: the first :func:`stranger`, or a README.txt that somebody has written into.
+
+    Its text is ours where it has the hash in the manifest; under a manifest that cannot be read, where it begins as ours do.
+    """
+    if name := stranger(place, ARTIFACT | RUN):
+        return name
+    if not os.path.lexists(place / README):
+        return None
+    files = (read_object(place / MANIFEST) or {}).get("files")
+    written = files.get(README) if isinstance(files, dict) else None
+    ours = (
+        (place / README).read_bytes().startswith(README_BEGINS.encode())
+        if written is None
+        else sha256_of(place / README) == written
+    )
+    return None if ours else README
 
 
 def rename_into_place(partial: Path, out: Path, *, replace: bool = True) -> None:
@@ -131,7 +150,7 @@ def rename_into_place(partial: Path, out: Path, *, replace: bool = True) -> None
         except PermissionError as error:
             note = f"the result is whole, in '{partial}': change the permissions, and the same command ends the run"
             raise fail("PKC620", f"'{out}' cannot be replaced: {reason(error)}", note) from None
-        if stranger(older, ARTIFACT | RUN):  # it came between the look and the renaming
+        if _foreign(older):  # it came between the look and the renaming
             os.rename(older, place)
             _require_replaceable(out, partial, replace)
     os.rename(partial, place)

@@ -25,6 +25,7 @@ SCHEMA = "artifact/manifest.schema.json"
 
 MASKS, WEIGHTS, CONSTANTS = "masks.safetensors", "weights.safetensors", "constants.safetensors"
 SCHEDULE, GRAPH, REPORT, README = "schedule.pkc", "graph.pkir", "report.json", "README.txt"
+README_BEGINS = "A sparse network: "
 NEEDED = (MASKS, WEIGHTS, SCHEDULE, GRAPH, REPORT, README)
 SPARSE = "sparse.safetensors"
 KNOWN = (*NEEDED, CONSTANTS, SPARSE)

@@ -12,17 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pkcompiler.arguments import checked, methods_checked
-from pkcompiler.artifact.contents import check_contents, read_report, read_tensors, read_text
+from pkcompiler.artifact.contents import WORDS, check_contents, kind_of, read_report, read_tensors, read_text
 from pkcompiler.artifact.folder import UNTIDIED
 from pkcompiler.artifact.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, anew, check_files, read_manifest
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.files import reason
 from pkcompiler.frontend.copies import copied_unseen
 from pkcompiler.frontend.faithful import faithful_copy
-from pkcompiler.frontend.observed import DTYPES
 from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.parse import parse_graph
@@ -91,8 +91,7 @@ class Artifact:
             for s in stored
             if s.name not in found or tuple(found[s.name].shape) != tuple(s.type.shape)
         )
-        dtypes = {word: dtype for dtype, word in DTYPES.items()}
-        return {s.name: found[s.name].to(dtypes[s.type.dtype]) for s in stored}
+        return {s.name: found[s.name].to(WORDS[s.type.dtype]) for s in stored}
 
     @property
     def schedule(self) -> str:
@@ -146,17 +145,23 @@ class Artifact:
 
     def _with_weights(self, model: nn.Module) -> nn.Module:
         expected = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
-        wrong = [n for n in self.weights if n not in expected or expected[n].shape != self.weights[n].shape]
+        wrong = [n for n, t in self.weights.items() if n not in expected or _kind(expected[n]) != _kind(t)]
         wrong += [n for n in expected if n not in self.weights]
         if wrong:
             made = self.manifest["model"]
             raise fail(
                 "PKC629",
-                f"the model is not the one that was pruned: {len(wrong)} tensors differ in name or shape, such as '{wrong[0]}'",
+                f"the model is not the one that was pruned: {len(wrong)} tensors differ in name, shape or kind of numbers, "
+                f"such as '{wrong[0]}'",
                 f"build the same {made.get('class', 'model')}" + (f": {made['spec']}" if made.get("spec") else ""),
             )
         model.load_state_dict(dict(self.weights), strict=True)
         return model
+
+
+def _kind(tensor: Tensor) -> tuple[torch.Size, str]:
+    """What a tensor and one that is loaded into it have in common."""
+    return tensor.shape, kind_of(tensor.dtype)
 
 
 @checked
@@ -175,7 +180,7 @@ def load(path: str | Path) -> Artifact:
         constants = read_tensors(folder, CONSTANTS) if CONSTANTS in manifest["files"] else {}
     except OSError as error:
         raise fail("PKC624", f"'{folder}' cannot be read: {reason(error)}", "give a folder that can be read") from None
-    check_contents(folder, manifest, masks, weights)
+    check_contents(folder, manifest, masks, weights, constants)
     found = Artifact(folder, manifest, masks, weights, constants, tuple(name for name in extra if name not in UNTIDIED))
     _ = found.report, found.schedule  # read now, so that what is wrong with them is said now
     return found

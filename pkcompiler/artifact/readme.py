@@ -7,6 +7,7 @@ from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from pkcompiler import __version__
+from pkcompiler.artifact.manifest import README_BEGINS
 from pkcompiler.pruning.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def readme(pruned: Pruned, origin: Provenance, constants: bool) -> str:
     made = f"{model['class']}" + (f" ({model['spec']})" if model.get("spec") else "")
     passes = ", ".join(dict.fromkeys(p.name for p in pruned.plan.passes))
     return f"""\
-A sparse network: {made}, pruned by {passes}.
+{README_BEGINS}{made}, pruned by {passes}.
 {pruned.kept:,} of {pruned.total:,} weights are kept ({pruned.density:.4%}). Written by pkcompiler {__version__}.
 {_arbitrary(pruned)}
 masks.safetensors      bool tensors by parameter name, True = kept

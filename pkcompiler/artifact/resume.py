@@ -46,6 +46,7 @@ Found = Literal["new", "resumed", "complete"]
 @dataclass(slots=True)
 class Work:
     """The folder of a run. ``found``: what lay there. ``after``: the state to go on from; ``spent``: seconds of earlier runs.
+    ``partial``: where the run works.
 
     Its methods raise ``PKC620`` where nothing can be written; what was there before is there then.
     """
@@ -55,12 +56,12 @@ class Work:
     found: Found = "new"
     after: Round | None = None
     spent: float = 0.0
+    partial: Path = field(init=False)
     _next: float = 0.0
     _lock: list[IO[str]] = field(default_factory=list)
 
-    @property
-    def partial(self) -> Path:
-        return partial_of(self.out)
+    def __post_init__(self) -> None:
+        self.partial = partial_of(self.out)  # once: what comes to lie at ``out`` meanwhile moves no run
 
     def checkpoint(self, state: Round, seconds: float, *, now: bool = False) -> None:
         """Write the state after a round; at most every second unless ``now``."""

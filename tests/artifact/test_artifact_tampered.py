@@ -13,11 +13,13 @@ import jsonschema
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 import pkcompiler
 from benchmarks.attack import artifacts as attack
 from pkcompiler import schema
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.pruning.recipe import state_hash
 from tests.cli_support import SCHEMA, pkc, pruned
 
 __all__ = ["pruned"]
@@ -150,11 +152,98 @@ WEIGHT = "1.weight"
     ],
 )
 def test_weights_are_finite_real_and_of_their_shape(copied: Path, value: Any, said: str) -> None:
-    weights = load_file(copied / WEIGHTS)
-    save_file({**weights, WEIGHT: value(weights[WEIGHT]).contiguous()}, copied / WEIGHTS)
-    edit(copied, "manifest.json", lambda m: m["recipe"]["model"].pop("weights"))
+    stored(copied, WEIGHT, value)
     code, message = refused(copied)
     assert code == "PKC628" and said in message
+
+
+def stored(folder: Path, name: str, value: Callable[[Tensor], Tensor]) -> None:
+    """One tensor of the weights is another one, and every hash is right."""
+    weights = load_file(folder / WEIGHTS)
+    save_file({**weights, name: value(weights[name]).contiguous()}, folder / WEIGHTS)
+    changed = state_hash(load_file(folder / WEIGHTS))
+    attack.seal(folder)
+    edit(folder, "manifest.json", lambda m: m["recipe"]["model"].update(weights=changed), sealed=False)
+    resealed(folder)
+
+
+def resealed(folder: Path) -> None:
+    """The manifest as it is, with the hashes of its recipe and of itself."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["recipe_sha256"] = attack.digest(manifest["recipe"])
+    manifest["sha256"] = attack.digest({key: value for key, value in manifest.items() if key != "sha256"})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda b: b * torch.nan, "finite"),
+        (lambda b: b + torch.inf, "finite"),
+        (lambda b: b.to(torch.complex64) + 3j, "complex64"),
+        (lambda b: b.to(torch.int32), "int32"),
+        (lambda b: b > 0, "bool"),
+        (lambda b: b.to(torch.float8_e4m3fn), "16 bits"),
+        (lambda b: b[:2], "shape"),
+    ],
+)
+def test_what_has_no_mask_is_checked_as_well(copied: Path, value: Callable[[Tensor], Tensor], said: str) -> None:
+    stored(copied, "1.bias", value)
+    code, message = refused(copied)
+    assert code == "PKC628" and said in message and "'1.bias'" in message
+
+
+class Own(nn.Module):
+    """Buffers that no path reads: a count, a NaN, and complex numbers; and a mask of -inf that one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.l = nn.Linear(4, 4)
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("unset", torch.full((2,), torch.nan))
+        self.register_buffer("phases", torch.ones(2, dtype=torch.complex64) * 1j)
+        self.register_buffer("forbidden", torch.tensor([0.0, 0.0, 0.0, -torch.inf]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(self.l(x) + self.forbidden, -1)
+
+
+def test_what_the_model_was_is_read_again_whatever_its_buffers_hold(tmp_path: Path) -> None:
+    model = Own()
+    pkcompiler.prune(model, torch.ones(1, 4), "magnitude", density=0.5).save(tmp_path / "a")
+    artifact = pkcompiler.load(tmp_path / "a")
+    applied = artifact.apply(Own())
+    for name, buffer in model.named_buffers():
+        assert torch.equal(dict(applied.named_buffers())[name].nan_to_num(), buffer.nan_to_num())
+    stored(tmp_path / "a", "phases", lambda t: t.real)
+    with pytest.raises(PkcError) as caught:
+        pkcompiler.load(tmp_path / "a").apply(Own())
+    assert caught.value.diagnostics[0].code == "PKC629" and "'phases'" in caught.value.diagnostics[0].message
+
+
+RECIPES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "empty": (lambda m: m.update(recipe={}), "'recipe' lacks 'model'"),
+    "model": (lambda m: m["recipe"].update(model=None), "'recipe'.model is None"),
+    "model of nothing": (lambda m: m["recipe"].update(model={}), "'recipe'.model lacks 'weights'"),
+    "weights": (lambda m: m["recipe"]["model"].update(weights=3), "weights is 3"),
+    "graph": (lambda m: m["recipe"]["model"].pop("graph"), "lacks 'graph'"),
+    "versions": (lambda m: m["recipe"].update(versions=3), "'recipe'.versions is 3"),
+    "a version": (lambda m: m["recipe"]["versions"].update(torch=[1]), "versions.torch is [1]"),
+    "dtype": (lambda m: m["recipe"].update(dtype=[]), "'recipe'.dtype is []"),
+    "data": (lambda m: m["recipe"].update(data=[1]), "'recipe'.data is [1]"),
+    "threads": (lambda m: m["recipe"].update(threads="2"), "'recipe'.threads is '2'"),
+    "schedule": (lambda m: m["recipe"].update(schedule=None), "'recipe'.schedule is None"),
+    "long name": (lambda m: m["recipe"].update({"x" * 5000: 1}), "5,000 characters"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_entry_of_a_recipe_is_checked(copied: Path, name: str) -> None:
+    change, said = RECIPES[name]
+    edit(copied, "manifest.json", change, sealed=False)
+    resealed(copied)
+    code, message = refused(copied)
+    assert code == "PKC627" and said in message and len(message) < 500
 
 
 @pytest.mark.parametrize("dtype", [d for d in attack.DTYPES if d not in ("F32", "I64")])
@@ -172,10 +261,7 @@ def test_the_recipe_names_schedule_graph_and_weights(copied: Path, name: str) ->
     recipe = manifest["recipe"]
     attack.seal(copied)
     edit(copied, "manifest.json", lambda m: m.update(recipe=recipe), sealed=False)
-    manifest = json.loads((copied / "manifest.json").read_text())
-    manifest["recipe_sha256"] = attack.digest(recipe)
-    manifest["sha256"] = attack.digest({key: value for key, value in manifest.items() if key != "sha256"})
-    (copied / "manifest.json").write_text(json.dumps(manifest))
+    resealed(copied)
     code, message = refused(copied)
     assert code == "PKC628" and f"'{name}'" in message
 
@@ -189,6 +275,20 @@ def test_a_link_is_refused_as_one(copied: Path, name: str) -> None:
     (copied / name).symlink_to(copied.parent / "elsewhere")
     code, message = refused(copied)
     assert code == ("PKC627" if name == "manifest.json" else "PKC626") and "symbolic link" in message
+
+
+@pytest.mark.parametrize("name", ["zz\x1b[31mzz", "n" * 5000, "n " * 9000])
+def test_names_of_tensors_are_quoted_safely_and_shortly(copied: Path, name: str) -> None:
+    weights = load_file(copied / WEIGHTS)
+    save_file({**weights, name: torch.ones(3)}, copied / WEIGHTS)
+    changed = state_hash(load_file(copied / WEIGHTS))
+    attack.seal(copied)
+    edit(copied, "manifest.json", lambda m: m["recipe"]["model"].update(weights=changed), sealed=False)
+    resealed(copied)
+    with pytest.raises(PkcError) as caught:
+        pkcompiler.load(copied).apply(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)))
+    text = str(caught.value)
+    assert text.replace("\n", "").isprintable() and len(text) < 5000 and caught.value.diagnostics[0].code == "PKC629"
 
 
 def test_escapes_of_a_manifest_and_a_schedule_stay_in_them(copied: Path) -> None:

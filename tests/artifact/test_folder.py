@@ -82,6 +82,36 @@ def test_what_fills_the_folder_during_the_run_stays(home: Path, monkeypatch: pyt
     assert sorted(p.name for p in home.iterdir() if p.name != "__pycache__") == ["mine", "mlp.py", "out", "two.pkc"]
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_link_that_comes_during_the_run_moves_nothing(home: Path, monkeypatch: pytest.MonkeyPatch, force: bool) -> None:
+    whole = folder.rename_into_place
+
+    def linked(partial: Path, out: Path, **options: bool) -> None:
+        thesis(home / "theirs")
+        out.symlink_to("theirs")
+        whole(partial, out, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "rename_into_place", linked)
+        said = refused("PKC621", *PRUNE, "-o", "out", *["--force"] * force)
+    assert "the result is whole, in 'out.partial'" in said and listing(home / "theirs") == ["thesis.tex"]
+    (home / "out").unlink()
+    assert pkc(*PRUNE, "-o", "out").exit_code == 0 and pkcompiler.load("out").kept == 413
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_readme_that_somebody_has_written_into_keeps_its_artifact(home: Path, pruned: Path, sealed: bool) -> None:
+    shutil.copytree(pruned / "a", home / "out")
+    readme = home / "out" / "README.txt"
+    readme.write_text("my own notes\n" if not sealed else readme.read_text() + "my own notes\n")
+    if not sealed:
+        (home / "out" / "manifest.json").write_text('{"format": "pkcompiler artifact", "files": ')
+    assert "'README.txt'" in refused("PKC621", *PRUNE, "-o", "out", "--force")
+    assert "my own notes" in readme.read_text()
+    readme.unlink()
+    assert pkc(*PRUNE, "-o", "out", "--force").exit_code == 0 and pkcompiler.load("out").kept == 413
+
+
 def test_what_comes_between_the_look_and_the_renaming_stays(home: Path, pruned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(pruned / "a", home / "out")
     rename = os.rename

@@ -54,6 +54,7 @@ LAYERS = (
 BESIDE = {
     ("data", "lang"),
     ("arguments", "diagnostics"),
+    ("modes", "diagnostics"),
     ("files", "diagnostics"),
     ("resources", "diagnostics"),
     ("render", "diagnostics"),

@@ -64,7 +64,7 @@ CODES: dict[str, str] = {
     ),
     "PKC246": "The file or module has no such name.",
     "PKC247": "What the spec names, or what its factory returned, is not a torch.nn.Module.",
-    "PKC248": "The file sets torch's default device for the whole process. --device moves the model instead.",
+    "PKC248": "The file, or forward, sets torch's default device for the whole process. --device moves the model instead.",
     "PKC250": (
         "An input is given as [NAME=][DTYPE:]SHAPE, batch first: 1x3x32x32, int64:1x128, mask=bool:1x16. The dtype is float32 "
         "by default."

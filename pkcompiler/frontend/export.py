@@ -23,7 +23,7 @@ from pkcompiler.frontend.inputs import no_values, with_values
 from pkcompiler.frontend.plain import drop_tokens, make_plain
 from pkcompiler.frontend.precision import computing_in, defaults, state_of
 from pkcompiler.frontend.uncallable import uncallable
-from pkcompiler.modes import usable
+from pkcompiler.modes import keeping_default_device, usable
 from pkcompiler.ops.decompose import decompositions
 from pkcompiler.ops.quotients import ZeroRows
 from pkcompiler.userstreams import silenced
@@ -163,7 +163,7 @@ def bind_call(model: nn.Module, example_inputs: Any, output: str | int | None = 
     except (PkcError, KeyboardInterrupt):
         raise
     except BaseException as error:  # sys.exit() in forward, too
-        raise uncallable(model, flat, error) from error
+        raise uncallable(model, (args, kwargs), error) from error
     names = _output_names(result)
     leaves = pytree.tree_leaves(result)
     index = _choose_output(leaves, names, output)
@@ -223,13 +223,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside; every module's own mode afterwards, and the buffers that it wrote into as they were.
 
     So are embeddings that limit the norms of their rows when these are read.
+
+    Raises ``PKC248`` where forward sets the default device.
     """
     modes = {m: m.training for m in model.modules()}
     limited = [m.weight for m in modes if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None]
     kept = [(t, t._version, t.detach().clone()) for t in (*model.buffers(), *limited) if not t.is_inference()]
     model.eval()
     try:
-        yield
+        with keeping_default_device("forward"):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -20,6 +19,7 @@ from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.copies import refuse_valueless
 from pkcompiler.frontend.precision import defaults
+from pkcompiler.modes import keeping_default_device
 from pkcompiler.usercode import UserSpec
 
 RESERVED = ("example_inputs", "loss")
@@ -51,7 +51,7 @@ def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), see
     """
     parsed = usercode.parse_spec(spec)
     set_seed(seed)
-    with _no_default_device(parsed):
+    with keeping_default_device(f"'{parsed.place}'"):
         python = usercode.import_spec(parsed)
         source = usercode.source_of(python)
         name = parsed.name or _choose(python, source, parsed, args)
@@ -60,27 +60,6 @@ def load_model(spec: str, args: Mapping[str, object] = MappingProxyType({}), see
     built = isinstance(getattr(python, name), nn.Module)
     digest, dtype = usercode.source_hash(source), torch.get_default_dtype()
     return LoadedModel(module, parsed.stem, parsed.text, source, python, digest, name, built, dtype)
-
-
-@contextmanager
-def _no_default_device(spec: UserSpec) -> Iterator[None]:
-    """Inside, the user's code may not change torch's default device, on which everything after it would be made (``PKC248``)."""
-    before = torch.get_default_device()
-    try:
-        yield
-    finally:
-        now = _default_device()
-        if now != str(before):
-            torch.set_default_device(None if before.type == "cpu" else before)
-            message = f"'{spec.place}' sets torch's default device to {now}, for this whole process"
-            raise fail("PKC248", message, "leave out torch.set_default_device; --device of pkc prune moves the model")
-
-
-def _default_device() -> str:
-    try:
-        return str(torch.get_default_device())
-    except (RuntimeError, AssertionError):  # torch makes a tensor to find out
-        return "one that is not there"
 
 
 def rebuilt(loaded: LoadedModel, args: Mapping[str, object], seed: int) -> nn.Module:

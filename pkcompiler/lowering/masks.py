@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.diagnostics import Diagnostic, fail, first_few, raise_all
+from pkcompiler.frontend.inputs import not_plain, plainly
 from pkcompiler.lowering.placed import FULLY_SHARD, flat_fault, has_memory, is_flat, is_placed, keeps_flat, local
 
 
@@ -160,8 +161,8 @@ def _counted(names: Sequence[str], one: str, many: str) -> str:
 
 
 def _kind(mask: object) -> str:
-    if isinstance(mask, Tensor) and mask.is_meta:
-        return "on the meta device, without values"
+    if isinstance(mask, Tensor) and (why := not_plain(mask)):
+        return why.removeprefix("is ")
     return str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
 
 
@@ -169,14 +170,15 @@ def _remedy(name: str, mask: object) -> str:
     """What makes a mask of what was given for one, where something does."""
     given = f"masks[{name!r}]"
     if isinstance(mask, Tensor):
-        return "give a mask with values" if mask.is_meta else f"{given} = {given} != 0"
+        plain = plainly(mask) if not_plain(mask) else ""
+        return "give a mask with values" if mask.is_meta else f"{given} = {given}{plain} != 0"
     if hasattr(mask, "__array__") or isinstance(mask, list):
         return f"{given} = torch.as_tensor({given}) != 0"
     return "give a torch.bool tensor of the parameter's shape"
 
 
 def _is_mask(mask: object) -> bool:
-    return isinstance(mask, Tensor) and mask.dtype == torch.bool and not mask.is_meta
+    return isinstance(mask, Tensor) and mask.dtype == torch.bool and not not_plain(mask)
 
 
 def _conflicts(canonical: Mapping[str, str], masks: Mapping[str, Tensor]) -> Iterator[Diagnostic]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
-from pkcompiler.diagnostics import Diagnostic, PkcError
+from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.ir.walk import forward
+from pkcompiler.paths.topology import has_path
 
 if TYPE_CHECKING:
     from pkcompiler.pruning.state import Round
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
 def operations_connect(graph: PathGraph, gone: frozenset[str]) -> bool:
     """Whether an input reaches the output through operations whose weights are not all pruned (necessary, and quick)."""
     return any(forward(graph, lambda _: True, lambda op, read: getattr(op.map, "weight", None) not in gone and any(read)))
+
+
+def check_connected(graph: PathGraph, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a model of which no path leads anywhere before a weight is pruned, as a side of a parameter is 0: ``PKC402``."""
+    hollow = [f"'{s.name}' {tuple(tensors[s.name].shape)}" for s in graph.parameters if not tensors[s.name].numel()]
+    if hollow and not has_path(graph, tensors):
+        what = f"no path leads from an input to an output before a weight is pruned: {first_few(hollow)}"
+        raise fail("PKC402", f"{what} hold{'s' if len(hollow) == 1 else ''} no entry", "give their layers inputs and outputs")
 
 
 def count(mask: Tensor) -> int:

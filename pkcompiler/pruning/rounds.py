@@ -16,9 +16,9 @@ from pkcompiler.lang.ast import Pass, Stage
 from pkcompiler.lang.check.curves import density_at
 from pkcompiler.lang.functions.seen import reads_all
 from pkcompiler.lang.plan import SWAP, Plan, no_data, regrowing
-from pkcompiler.paths.sources import check_finite, check_masks
+from pkcompiler.paths.sources import check_finite, plain_masks
 from pkcompiler.paths.topology import has_path
-from pkcompiler.pruning.collapse import collapse, count, empty, operations_connect
+from pkcompiler.pruning.collapse import check_connected, collapse, count, empty, operations_connect
 from pkcompiler.pruning.feasible import check_aim, check_producible
 from pkcompiler.pruning.met import check_given, check_order, missed
 from pkcompiler.pruning.progress import shown
@@ -77,7 +77,8 @@ class Run:
 
     def foresee(self, masks: Mapping[str, Tensor]) -> None:
         """Refuse what these masks cannot lead to, before any work: ``PKC423`` and ``PKC424``."""
-        check_masks(self.captured.graph, masks)
+        check_connected(self.captured.graph, self.captured.tensors)
+        masks = plain_masks(self.captured.graph, masks)
         if masks:
             check_given(self.aims[0], masks)
         lower = self.plan.schedule.lower
@@ -121,8 +122,8 @@ class Run:
         A stage whose requirement a round would break stops short of it, at the least that still meets it; the rest of its rounds
         change nothing. Raises ``PKC423`` where not even the masks at the beginning meet that of the first stage.
         """
-        check_masks(self.captured.graph, masks)
-        current: Masks = dict(after.masks) if after else {n: m.bool().cpu() for n, m in (masks or {}).items()}
+        masks = plain_masks(self.captured.graph, masks)
+        current: Masks = dict(after.masks if after else masks)
         last, ground = after, after.ground if after else Ground()
         for i, (aim, pass_) in enumerate(zip(self.aims, self.plan.passes, strict=True)):
             if after and i < after.stage:
@@ -131,7 +132,7 @@ class Run:
             aim = replace(aim, found=aim.found.under(current))
             ground = before.ground if before else ground.next(self.plan.stages, self.plan.passes, i, current)
             start, met = self._start(aim, current, masks, i, before), self._met(aim, current, i, before)
-            stage = _Stage(self, i, aim, pass_, start=start, stopped=met, ground=ground, given=masks or {})
+            stage = _Stage(self, i, aim, pass_, start=start, stopped=met, ground=ground, given=masks)
             stage.by_position = before.by_position if before else 0
             for k in range((before.round if before else 0) + 1, stage.rounds + 1):
                 state = stage.round(k, current)

@@ -146,12 +146,14 @@ class _Pass:
     def _held(self) -> dict[str, Tensor]:
         """The values that are a parameter that walks hop along, as functions of its edges."""
         made = carried(self.graph.ops)
-        held: dict[str, Scaled] = {}
-        for op in self.graph.ops:
-            if made.get(op.name) in self.hopped:
-                found = self.plain.apply(op, [held[name] for name in op.inputs], self.edges)
-                held[op.name] = self.plain.arithmetic.settle(found)
-        return {name: value.tensor for name, value in held.items()}
+
+        def step(op: Op, read: list[Any]) -> Scaled | None:
+            if made.get(op.name) not in self.hopped:
+                return None
+            return self.plain.arithmetic.settle(self.plain.apply(op, read, self.edges))
+
+        walked = values(self.graph, lambda _: None, step)
+        return {name: value.tensor for name, value in walked if value is not None}
 
     def _fed(self, op: Op, inputs: list[Tensor], free: list[Tensor | None]) -> Tensor:
         match op.map:
@@ -181,20 +183,18 @@ class _Pass:
         wanted = factors(self.graph)
         if not wanted & set(made):
             return {}
-        held: dict[str, Tensor] = {}
-        for op in self.graph.ops:
-            if op.name not in made:
-                continue
+
+        def step(op: Op, read: list[Any]) -> Tensor | None:
             match op.map:
-                case Source():
+                case Source() if op.name in made:
                     slot = self.tensors[made[op.name]]
-                    held[op.name] = torch.arange(1, slot.numel() + 1, dtype=torch.float64).reshape(*slot.shape, 1)
-                case Reindex():
-                    held[op.name] = _moved(op.map, held[op.inputs[0]], self.batch, self.tensors)
-                case _:
-                    held[op.name] = held[op.inputs[0]]
-        tables = {n: t.flatten(0, -2).numpy().astype(np.int64) - 1 for n, t in held.items() if n in wanted}
-        return {n: Stored(made[n], table) for n, table in tables.items()}
+                    return torch.arange(1, slot.numel() + 1, dtype=torch.float64).reshape(*slot.shape, 1)
+                case Reindex() if op.name in made:
+                    return _moved(op.map, read[0], self.batch, self.tensors)
+            return read[0] if op.name in made else None
+
+        tables = ((n, table) for n, table in values(self.graph, lambda _: None, step) if table is not None and n in wanted)
+        return {n: Stored(made[n], table.flatten(0, -2).numpy().astype(np.int64) - 1) for n, table in tables}
 
 
 def _moved(map: Reindex, table: Tensor, batch: int, slots: Mapping[str, Tensor]) -> Tensor:

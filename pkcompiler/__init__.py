@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pkcompiler.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pkcompiler.analyses.analysis_report import AnalysisReport
     from pkcompiler.analyses.run import run_analysis
@@ -83,8 +85,6 @@ _HOME = {
     "run_analysis": "analyses.run",
     "score": "scoring.score",
 }
-
-__version__ = "0.1.0"
 
 __all__ = [
     "NTK",

@@ -47,6 +47,7 @@ LAYERS = (
         "userstreams",
         "modes",
         "arguments",
+        "version",
     ),
 )
 """From top to bottom. Neighbours on a line know nothing of each other, but for the foundations and what BESIDE names."""
@@ -68,7 +69,7 @@ BESIDE = {
 UPWARDS = {("pruning/state.py", "artifact")}
 """The one import of a layer above: a result that writes itself."""
 
-TORCHLESS = ("ir", "lang", "diagnostics", "files", "resources", "codes", "render", "markup", "arguments")
+TORCHLESS = ("ir", "lang", "diagnostics", "files", "resources", "codes", "render", "markup", "arguments", "version")
 
 AT_HOME = {
     "lark": ("ir/syntax.py", "lang/syntax/parse.py"),

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
-from pkcompiler import __version__
 from pkcompiler.artifact.manifest import README_BEGINS
 from pkcompiler.pruning.provenance import Provenance
+from pkcompiler.version import __version__
 
 if TYPE_CHECKING:
     from pkcompiler.pruning.state import Pruned

@@ -18,10 +18,10 @@ from typing import Any
 
 import click
 
-from pkcompiler import __version__
 from pkcompiler.cli.output import FORMATS, TYPED, Lost, failed, losses, misused, results_apart, say
 from pkcompiler.cli.streams import abandon, kept, stdout
 from pkcompiler.diagnostics import Diagnostic, PkcError, on_the_command_line
+from pkcompiler.version import __version__
 
 COMMANDS = {
     "prune": "prune",

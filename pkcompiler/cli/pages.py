@@ -143,7 +143,7 @@ def _provenance(**known: Any) -> tuple[tuple[str, str], ...]:
     """Where a page comes from; nothing of it changes from run to run."""
     import torch
 
-    from pkcompiler import __version__
+    from pkcompiler.version import __version__
 
     listed = {**known, "command": typed(), "version": f"pkcompiler {__version__}, torch {torch.__version__.partition('+')[0]}"}
     return tuple((label, str(text)) for label, text in listed.items() if text is not None)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pkcompiler import __version__
+from pkcompiler.version import __version__
 
 LABELS = {
     "model.source": "the model's source file",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pkcompiler.show.nodes import shorten
-from pkcompiler.show.plots import blank, save
+from pkcompiler.show.pictures import blank, save
 from pkcompiler.show.theme import LIGHT
 
 NAMED = 12

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pkcompiler.show.page import Heat
+from pkcompiler.show.pictures import blank, save
 from pkcompiler.show.theme import LIGHT, ramp
 
 if TYPE_CHECKING:
@@ -32,8 +33,6 @@ def write_heat_map(path: str | Path, kernel: ExplicitKernel) -> None:
 
     Raises ``PKC632`` where matplotlib is missing, ``PKC633`` for an unknown format, ``PKC634`` where the file cannot be written.
     """
-    from pkcompiler.show.plots import save
-
     shown = heat_of(kernel)
     save(Path(path), lambda: drawn(shown))
 
@@ -81,8 +80,6 @@ def figure(shown: Heat) -> Any:
 def drawn(shown: Heat) -> Any:
     """For files: the same by matplotlib, with a colour bar."""
     from matplotlib.colors import LinearSegmentedColormap
-
-    from pkcompiler.show.plots import blank
 
     count, largest = len(shown.labels), peak(shown) or 1.0
     made, axes = blank(7.2, 6.4)

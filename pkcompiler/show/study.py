@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from pkcompiler.show.plots import blank, save
+from pkcompiler.show.pictures import blank, save
 from pkcompiler.show.theme import LIGHT
 
 Row = Mapping[str, Any]

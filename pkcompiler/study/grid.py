@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from pkcompiler import __version__
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.files import barred, sha256_of
 from pkcompiler.lang.ast import Analysis, DataSpec, Pass, Schedule, Study
@@ -21,6 +20,7 @@ from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.syntax.print_schedule import data_expr
 from pkcompiler.study.code_files import placed, source_hashes
 from pkcompiler.usercode import parse_spec
+from pkcompiler.version import __version__
 
 FORMAT = 1
 DENSE = "dense"

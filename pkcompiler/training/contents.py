@@ -11,7 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import Any, get_type_hints
 
 import numpy as np
 import torch
@@ -21,25 +21,23 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from pkcompiler.arguments import fits, words
 from pkcompiler.pruning.state import Round
+from pkcompiler.training.driven import Driven
 from pkcompiler.training.position import Position, Reading
 from pkcompiler.training.recipe import is_setting
 from pkcompiler.training.run_state import Trained
 from pkcompiler.training.visit import Visit
-
-if TYPE_CHECKING:
-    from pkcompiler.training.cycles import Cycles
 
 KEYS = ("recipe", "number", "back", "finished", "position", "round", "masks", "initial", "visits", "snapshots", "state")
 WORDS = 624
 """Of a Mersenne Twister, Python's and numpy's."""
 
 
-def problem(tree: Mapping[str, Any], run: Cycles) -> str:
+def problem(tree: Mapping[str, Any], run: Driven) -> str:
     """The first thing in a checkpoint that this run cannot have written; '' where there is none."""
     return next(_problems(tree, run), "")
 
 
-def _problems(tree: Mapping[str, Any], run: Cycles) -> Iterator[str]:
+def _problems(tree: Mapping[str, Any], run: Driven) -> Iterator[str]:
     yield from _keys(tree, KEYS, "it")
     moments = [*run.agenda.rewinds]
     if not _whole(tree["number"], 1) or not isinstance(tree["finished"], bool) or not _is_moment(tree["back"], [None, *moments]):
@@ -59,7 +57,7 @@ def _problems(tree: Mapping[str, Any], run: Cycles) -> Iterator[str]:
         yield from _state(entry[1]["state"], run.trained, f"snapshots[{i}].state")
 
 
-def _rounds(tree: Mapping[str, Any], run: Cycles) -> Iterator[str]:
+def _rounds(tree: Mapping[str, Any], run: Driven) -> Iterator[str]:
     """The visits are those of the schedule, in its order, and the last round is that of the last visit."""
     visits, last, due = tree["visits"], tree["round"], run.agenda.appointments
     if not isinstance(visits, list) or len(visits) > len(due) or (tree["finished"] and len(visits) < len(due)):
@@ -82,7 +80,7 @@ def _rounds(tree: Mapping[str, Any], run: Cycles) -> Iterator[str]:
             yield f"round: {wrong}"
 
 
-def _position(found: Any, run: Cycles, place: str) -> Iterator[str]:
+def _position(found: Any, run: Driven, place: str) -> Iterator[str]:
     yield from _keys(found, [f.name for f in fields(Position)], place)
     if not _whole(found["epoch"], 0) or found["epoch"] > run.epochs or not _whole(found["step"], 0):
         yield f"{place} is epoch {_shown(found['epoch'])}, step {_shown(found['step'])} of {run.epochs} epochs"
@@ -100,7 +98,7 @@ def _position(found: Any, run: Cycles, place: str) -> Iterator[str]:
         yield from _random(reading["before"], run.trained, f"{where}.before")
 
 
-def _masks(found: Any, run: Cycles, place: str) -> Iterator[str]:
+def _masks(found: Any, run: Driven, place: str) -> Iterator[str]:
     shapes = {n: p.shape for n, p in run.trained.model.named_parameters(remove_duplicate=False)}
     if not isinstance(found, dict):
         yield f"{place} is {_shown(found)}, expected masks by name"

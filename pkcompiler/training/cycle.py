@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.modes import methods_in_own_modes
+from pkcompiler.training.driven import Driven
 from pkcompiler.training.position import Midway, Position, Reading
 from pkcompiler.training.randomness import random_state, set_random_state
 from pkcompiler.training.visit import Visit
-
-if TYPE_CHECKING:
-    from pkcompiler.training.cycles import Cycles
 
 Batch = TypeVar("Batch")
 
@@ -30,7 +28,7 @@ class Cycle:
     In the body of the loop, call :meth:`step` after every ``optimizer.step()`` and :meth:`epoch_end` last.
     """
 
-    def __init__(self, run: Cycles, number: int) -> None:
+    def __init__(self, run: Driven, number: int) -> None:
         self.number = number
         self._run = run
         self._open = False
@@ -156,8 +154,8 @@ class Cycle:
             )
 
     def _require_open(self, call: str) -> None:
-        if not self._open or self._run.current is not self:
-            where = "before the first epoch or after the end of one" if self._run.current is self else "of a cycle that has ended"
+        if not self._open or not self._run.is_current(self):
+            where = "before the first epoch or after the end of one" if self._run.is_current(self) else "of a cycle that has ended"
             raise _misused(f"{call} {where}", LOOP)
 
 

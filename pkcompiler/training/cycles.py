@@ -77,6 +77,10 @@ class Cycles:
         self.current = Cycle(self, self.number)
         return self.current
 
+    def is_current(self, cycle: object) -> bool:
+        """Whether a cycle is the one that runs."""
+        return self.current is cycle
+
     def restore_random(self) -> None:
         """Before the first epoch of a cycle: what was drawn since the cycle was asked for does not count."""
         if self._random is not None:

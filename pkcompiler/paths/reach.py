@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.ir.maps import Conv, Dense, Frozen, Normalise, Product, Scale, Softmax, Source
-from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.walk import forward
 from pkcompiler.paths.exponents import Boolean
 from pkcompiler.paths.reindex import concrete
@@ -80,14 +80,11 @@ class Fed:
         sources = unit_sources(self.graph, self.batch, self.any.settings.dtype)
         sources = {name: t.requires_grad_() for name, t in sources.items()}
 
-        def start(value: Value) -> tuple[Scaled, Scaled]:
-            return Scaled(sources[value.name]), Scaled(sources[value.name])
-
         def step(op: Op, inputs: list[tuple[Scaled, Scaled]]) -> tuple[Scaled, Scaled]:
             full = self.any.step(op, [x for x, _ in inputs], edges)
             return full, self.any.settled(op, self._from_input(op, inputs, edges))
 
-        full, fed = forward(self.graph, start, step)[0]
+        full, fed = forward(self.graph, lambda value: (Scaled(sources[value.name]),) * 2, step)[0]
         return sources, full.tensor, fed.tensor
 
     def _from_input(self, op: Op, inputs: list[tuple[Scaled, Scaled]], edges: Mapping[str, Tensor]) -> Scaled:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pkcompiler.ir.graphs import data_dependent, factors
 from pkcompiler.ir.maps import Frozen, Product, Reindex, Source
-from pkcompiler.ir.types import Op, PathGraph, Value
+from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.walk import values
 from pkcompiler.ir.weights import carried, joinings, multiplied
 from pkcompiler.paths.exponents import Boolean
@@ -134,14 +134,13 @@ class _Pass:
         if not wanted:
             return {}
 
-        def start(value: Value) -> Scaled:
-            return Scaled(torch.zeros_like(sources[value.name]))
-
-        def step(op: Op, inputs: list[Scaled]) -> Scaled:
-            return self.plain.arithmetic.settle(self.reach.apply(op, inputs, self.bare))
+        def step(op: Op, inputs: list[Tensor]) -> Tensor:
+            made = self.reach.apply(op, [Scaled(x) for x in inputs], self.bare)
+            return self.plain.arithmetic.settle(made).tensor
 
         with torch.no_grad():
-            return {name: value.tensor for name, value in values(self.graph, start, step) if name in wanted}
+            walked = values(self.graph, lambda value: torch.zeros_like(sources[value.name]), step)
+            return {name: value for name, value in walked if name in wanted}
 
     def _held(self) -> dict[str, Tensor]:
         """The values that are a parameter that walks hop along, as functions of its edges."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import networkx as nx
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -178,3 +180,63 @@ def test_the_rules_can_be_broken(tmp_path: Path) -> None:
     assert not allowed("paths", "pruning")
     assert not allowed("ir", "lang")
     assert allowed("cli", "ir")
+
+
+ITSELF = {
+    frozenset({"ir.types", "ir.text", "ir.notebook", "ir.uses"}),
+    frozenset({"report.rows", "report.layout", "report.notebook"}),
+    frozenset({"pruning.state", "artifact.write", "artifact.readme"}),
+    frozenset({"symbolic.closed", "symbolic.depth", "symbolic.growth", "symbolic.latex", "symbolic.text"}),
+}
+"""The circles that there are: nouns that print or write themselves."""
+
+
+def module(file: Path) -> str:
+    name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+    return name.removesuffix("__init__").rstrip(".") or "pkcompiler"
+
+
+def arrows() -> dict[str, set[str]]:
+    """Which modules each module imports, at its top, inside of functions and for types alone."""
+    known = {module(file) for file in files()}
+    used: dict[str, set[str]] = {}
+    for file in files():
+        names = (name.removeprefix("pkcompiler.") for name in imports(file) if name.startswith("pkcompiler."))
+        used[module(file)] = {name if name in known else name.rpartition(".")[0] for name in names} & known - {module(file)}
+    return used
+
+
+def test_nothing_imports_in_a_circle_but_what_prints_itself() -> None:
+    circles = {frozenset(found) for found in nx.strongly_connected_components(nx.DiGraph(arrows())) if len(found) > 1}
+    assert circles == ITSELF
+
+
+def test_no_package_is_too_large() -> None:
+    sizes = Counter(file.parent for file in files())
+    assert {label(folder): size for folder, size in sizes.items() if size > 25} == {}
+
+
+ONE_MEANING = {
+    *("analyze", "rescale", "study", "schedule", "language", "files", "target", "compare", "certify", "prune", "open"),
+    *("computed", "collapse", "evaluate", "groups", "notebook", "parse", "products", "recipe", "run", "text", "objective"),
+}
+"""Names of files that occur twice with one meaning, beside those of the functions of the language and of their values."""
+
+
+def test_no_name_of_a_file_has_two_meanings() -> None:
+    places: dict[str, set[str]] = {}
+    for file in files():
+        places.setdefault(file.stem, set()).add(file.parent.relative_to(PACKAGE).as_posix())
+    twice = {name for name, found in places.items() if len({p for p in found if not re.search(r"\bfunctions\b", p)}) > 1}
+    assert twice - {"__init__"} <= ONE_MEANING
+
+
+@pytest.mark.parametrize("file", files(), ids=label)
+def test_no_function_takes_more_than_six_by_position(file: Path) -> None:
+    """Public entries aside, which a caller knows by their words."""
+    taken = {
+        node.name: [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: given for name, given in taken.items() if len(given) > 6} == {}

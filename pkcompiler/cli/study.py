@@ -33,7 +33,7 @@ SHOWN = 5
 @click.option("--dry-run", is_flag=True, help="Say which cells there are and which are done; run and write nothing.")
 @click.option("--plot", is_flag=True, help="Draw the figures into the study's folder, as PNG and SVG.")
 def study(
-    file: str, out: str | None, jobs: int | None, threads: int | None, device: str, retry_failed: bool, dry_run: bool, plot: bool
+    file: str, *, out: str | None, jobs: int | None, threads: int | None, device: str, retry_failed: bool, dry_run: bool, plot: bool
 ) -> None:
     """Run a study: every pass at every target with every seed, trained.
 

@@ -78,7 +78,7 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
             ) from reason
         evaluation, training, batch = export_modes(root, args, kwargs)
         refuse_parted(root, (evaluation, training), (args, kwargs))
-        return _assemble(root, checked, fills, evaluation, training, batch, Recorded.of(root, args, kwargs))
+        return _assemble(root, checked, fills, evaluation, training, static_batch=batch, recorded=Recorded.of(root, args, kwargs))
     if same_program(evaluation, training):
         return _assemble(root, checked, fills, None, training)
     return _assemble(root, checked, fills, evaluation, training)
@@ -90,6 +90,7 @@ def _assemble(
     fills: Mapping[str, Tensor],
     evaluation: Trace | None,
     training: Trace,
+    *,
     static_batch: int | None = None,
     recorded: Recorded | None = None,
 ) -> Lowered | ModePair:

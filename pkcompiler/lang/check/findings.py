@@ -28,7 +28,7 @@ class Findings:
         self.items.append(Diagnostic(code, message, span, label, (note,), "warning"))
 
     def unknown(
-        self, code: str, what: str, name: str, span: Span | None, known: list[str], label: str = "", where: str = ""
+        self, code: str, what: str, name: str, span: Span | None, known: list[str], *, label: str = "", where: str = ""
     ) -> None:
         """A word that no row of the table, and no ``let``, knows; ``known`` are the words that may stand there."""
         close = suggest(name, known)

@@ -185,7 +185,7 @@ class SettingReader:
         for key, value in kwargs:
             span = value.span
             if key not in known:
-                self.findings.unknown("PKC110", "option", key, span, known, "value of an unknown option", " of data")
+                self.findings.unknown("PKC110", "option", key, span, known, label="value of an unknown option", where=" of data")
             elif key in found:
                 self.findings.error("PKC107", f"'{key}' is given twice", span, "given before", "delete one of them")
             elif (

@@ -137,14 +137,14 @@ class Paired:
 
 
 def hops_of(
-    i: int, op: Op, found: Live, weights: Mapping[str, Floats], shapes: Mapping[str, Sequence[int]], slots: Any, whole: bool
+    i: int, op: Op, found: Live, weights: Mapping[str, Floats], shapes: Mapping[str, Sequence[int]], *, slots: Any, whole: bool
 ) -> Hop:
     """The hops across operation number ``i``. ``weights``: flat, by parameter; ``whole``: whole kernels are visited."""
     match op.map:
         case Dense(slot) | Conv(slot) | Embed(slot):
             inside = (found.shapes[op.inputs[0]], found.fed[op.inputs[0]])
             outside = (found.shapes[op.name], found.ends[op.name])
-            return Along(Weighted(op.map, slot, weights[slot], shapes[slot], inside, outside, whole))
+            return Along(Weighted(op.map, slot, weights[slot], shapes[slot], inside, outside, kernels=whole))
         case Product():
             return _paired(op, op.map, found, weights)
         case Reindex() | Resample() | Window():

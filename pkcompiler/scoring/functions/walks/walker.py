@@ -51,7 +51,7 @@ class Walker:
         held: dict[str, Any] = {n: t.detach().cpu() for n, t in tensors.items()}
         for i, op in enumerate(graph.ops):
             if op.inputs and not isinstance(op.map, Source | Frozen) and self.live.ends[op.name].any():
-                self.hops[i] = hops_of(i, op, self.live, flat, shapes, held, whole)
+                self.hops[i] = hops_of(i, op, self.live, flat, shapes, slots=held, whole=whole)
         self.output = graph.outputs[0]
         self.made = {op.name: i for i, op in enumerate(graph.ops)}
         self.used: dict[str, list[tuple[int, int]]] = {}

@@ -50,6 +50,7 @@ class Weighted:
         shape: Sequence[int],
         inside: tuple[Sequence[int], Bits],
         outside: tuple[Sequence[int], Bits],
+        *,
         kernels: bool,
     ) -> None:
         self.slot, self.weight, self.whole = slot, weight, kernels

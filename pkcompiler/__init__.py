@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pkcompiler.predict.mean_trace import Prediction, predict_trace
     from pkcompiler.pruning.state import Pruned
     from pkcompiler.report.analyze import analyze
-    from pkcompiler.report.rows import Report
+    from pkcompiler.report.report import Report
     from pkcompiler.rescaling.rescale import Rescaled, rescale
     from pkcompiler.scoring.score import Scores, score
     from pkcompiler.structure.coupling import channel_groups
@@ -57,7 +57,7 @@ _HOME = {
     "Polynomials": "symbolic.polynomials",
     "Prediction": "predict.mean_trace",
     "Pruned": "pruning.state",
-    "Report": "report.rows",
+    "Report": "report.report",
     "Rescaled": "rescaling.rescale",
     "Scores": "scoring.score",
     "TrainingSchedule": "training.schedule",

@@ -12,7 +12,7 @@ from torch import Tensor
 from pkcompiler.artifact.read import Artifact
 from pkcompiler.modes import in_own_modes
 from pkcompiler.report.analyze import analyze_graph
-from pkcompiler.report.rows import Report
+from pkcompiler.report.report import Report
 
 
 @dataclass(frozen=True, slots=True)

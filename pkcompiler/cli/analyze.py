@@ -14,7 +14,7 @@ from pkcompiler.cli.output import deliver_json, put
 
 if TYPE_CHECKING:
     from pkcompiler.analyses.analysis_report import AnalysisReport
-    from pkcompiler.report.rows import Report
+    from pkcompiler.report.report import Report
     from pkcompiler.symbolic import ClosedForms
 
 
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     help="How many, in the page: 10 by default, 0 to leave the spectrum out.",
 )
 def analyze(
+    *,
     json_file: str | None,
     with_: tuple[str, ...],
     data: str | None,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pkcompiler.driver.analyse import Analysed
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.kernel.explicit import ExplicitKernel
-    from pkcompiler.report.rows import Report
+    from pkcompiler.report.report import Report
     from pkcompiler.symbolic import ClosedForms
 
 EIGENVALUES = 10
@@ -96,11 +96,12 @@ def _spectrum(
     from pkcompiler.diagnostics import PkcError
     from pkcompiler.kernel.path_kernel import kernel_of
     from pkcompiler.paths.semiring import settings
+    from pkcompiler.selection.quantity import flops
     from pkcompiler.show.results import spectrum_of
 
     if eigenvalues == 0 or not graph.parameters:
         return None
-    size = multiply_adds(graph)
+    size = flops(graph, {}).whole
     if eigenvalues is None and size > LARGE:
         say(f"no spectrum: {size:.1e} multiply-adds a sample, and it takes hundreds of passes; --eigenvalues 10 asks for it")
         return None
@@ -122,21 +123,6 @@ def _paths(
 
     count = report.totals["paths"].value
     return explicit(graph, tensors, masks) if isinstance(count, int) and 0 < count <= MOST_PATHS else None
-
-
-def multiply_adds(graph: PathGraph) -> int:
-    """Of one sample in its convolutions and dense layers."""
-    from math import prod
-
-    from pkcompiler.ir.maps import Conv, Dense
-
-    total = 0
-    for op in graph.ops:
-        if isinstance(op.map, Conv | Dense):
-            weight = [int(d) for d in graph.slot(op.map.weight).type.shape if isinstance(d, int)]
-            result = prod(d for d in op.result.type.shape if isinstance(d, int))
-            total += result * prod(weight[1:])
-    return total
 
 
 def _provenance(**known: Any) -> tuple[tuple[str, str], ...]:

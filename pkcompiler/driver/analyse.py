@@ -18,7 +18,7 @@ from pkcompiler.driver.open import Opened, objective_of
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.lang.ast import Analysis
 from pkcompiler.report.analyze import analyze_graph
-from pkcompiler.report.rows import Report
+from pkcompiler.report.report import Report
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from pkcompiler.lowering.buffers import Buffers, called, is_read, store_buffers,
 from pkcompiler.lowering.call import call_with, check_fixed, check_given, fetch, in_place, store
 from pkcompiler.lowering.mutations import OF_TORCH, refuse_changes, state_of
 from pkcompiler.lowering.outside import refuse_outside
-from pkcompiler.lowering.values import Member, Value
+from pkcompiler.lowering.proxies import Member, Value
 
 SCALARS = (type(None), bool, int, float, str)
 

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.lift.lifted import OBSERVED
 from pkcompiler.ir.graphs import carrying, crossed_factors, makers, parametric
 from pkcompiler.ir.maps import Constant, Frozen, Merge, Product, Reindex, Resample, Softmax, Source
 from pkcompiler.ir.types import Op, PathGraph, TensorType
+from pkcompiler.paths.exponents import Arithmetic
 from pkcompiler.paths.reindex import concrete
 from pkcompiler.paths.scaled import Scaled
+from pkcompiler.paths.semiring import Settings
 
-if TYPE_CHECKING:
-    from pkcompiler.paths.sweep import Sweep
+
+class Sums(Protocol):
+    """What frozen factors read of the sweep that they stand in."""
+
+    graph: PathGraph
+    settings: Settings
+    observed: Mapping[str, Tensor] | None
+    batch: int
+    device: torch.device
+    arithmetic: Arithmetic
+
+    def seen(self, name: str) -> Tensor:
+        """What was recorded under a name."""
+
+    def share(self, map: Softmax, shape: Sequence[int]) -> Tensor:
+        """Uniform attention."""
+
+    def multiplied(self, map: Product, left: Scaled, right: Scaled) -> Scaled:
+        """The product of two factors."""
+
+    def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
+        """One operation."""
 
 
 LINEAR = Constant | Reindex | Resample | Merge | Frozen | Source
@@ -60,7 +83,7 @@ class Factors:
     At the data the 1 of an entry is the value that the model had, with the power of the slopes, and a number is no source.
     """
 
-    sweep: Sweep
+    sweep: Sums
     known: dict[str, Scaled | None] = field(default_factory=dict)
     rest: Rest = field(init=False)
     types: dict[str, TensorType] = field(init=False)

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-from torch import Tensor
-
 from pkcompiler.diagnostics import PkcError, fail
-from pkcompiler.ir.graphs import makers
 from pkcompiler.ir.types import Op
-from pkcompiler.ir.walk import values
-
-if TYPE_CHECKING:
-    from pkcompiler.paths.sweep import Sweep
 
 
-def not_finite(sweep: Sweep, edges: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> PkcError:
-    """The ``PKC510`` of a run whose result is not finite."""
-    op = first_not_finite(sweep, edges, sources)
+def beyond_numbers(op: Op | None) -> PkcError:
+    """The ``PKC510`` of a run whose result is not finite. ``op``: the first operation that makes it so; None: the inputs do."""
     place = "at its inputs" if op is None else f"at %{op.name}" + (f" ({op.origin.source})" if op.origin.source else "")
     return fail(
         "PKC510",
@@ -26,12 +15,3 @@ def not_finite(sweep: Sweep, edges: Mapping[str, Tensor], sources: Mapping[str, 
         "a fixed factor, constant or recorded value there is infinite, NaN, or too large for the power it gets; masks that forbid "
         "by such numbers are understood in front of a softmax only",
     )
-
-
-def first_not_finite(sweep: Sweep, edges: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> Op | None:
-    """The first operation of the walk that makes anything else than finite numbers."""
-    edges = sweep.with_computed(edges)
-    made = makers(sweep.graph)
-    walked = values(sweep.graph, sweep.entering(sources), lambda op, inputs: sweep.step(op, inputs, edges))
-    wrong = (made[name] for name, value in walked if name in made and not bool(value.tensor.isfinite().all()))
-    return next(wrong, None)

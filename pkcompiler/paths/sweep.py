@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.graphs import crossed_factors
+from pkcompiler.ir.graphs import crossed_factors, makers
 from pkcompiler.ir.maps import (
     Constant,
     Conv,
@@ -37,11 +37,11 @@ from pkcompiler.ir.maps import (
     Window,
 )
 from pkcompiler.ir.types import Op, PathGraph, Value
-from pkcompiler.ir.walk import forward
+from pkcompiler.ir.walk import forward, values
 from pkcompiler.paths.computed import Made
 from pkcompiler.paths.exponents import Arithmetic, Carried
 from pkcompiler.paths.factors import Factors
-from pkcompiler.paths.finite import not_finite
+from pkcompiler.paths.finite import beyond_numbers
 from pkcompiler.paths.reindex import (
     apply_matrices,
     apply_reindex,
@@ -123,8 +123,15 @@ class Sweep:
         edges = self.with_computed(edges)
         result = forward(self.graph, self.entering(sources), lambda op, inputs: self.step(op, inputs, edges))[0]
         if not bool(result.tensor.isfinite().all()):
-            raise not_finite(self, edges, sources)
+            raise beyond_numbers(self._first_not_finite(edges, sources))
         return result
+
+    def _first_not_finite(self, edges: Mapping[str, Tensor], sources: Mapping[str, Tensor]) -> Op | None:
+        """The first operation that makes anything else than finite numbers."""
+        made = makers(self.graph)
+        walked = values(self.graph, self.entering(sources), lambda op, inputs: self.step(op, inputs, edges))
+        wrong = (made[name] for name, value in walked if name in made and not bool(value.tensor.isfinite().all()))
+        return next(wrong, None)
 
     def entering(self, sources: Mapping[str, Tensor]) -> Callable[[Value], Scaled]:
         """What a walk begins with."""

@@ -28,8 +28,8 @@ from pkcompiler.pruning.state import Pruned, Round, estimated
 from pkcompiler.pruning.target import Aim, aim_of, globbed
 from pkcompiler.pruning.zeros import Zeros
 from pkcompiler.scoring.evidence import NONE, Evidence
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.score import Scores, evaluate, workspace
-from pkcompiler.scoring.streams import Draw
 from pkcompiler.scoring.workspace import Workspace
 from pkcompiler.selection.candidates import Candidates, goal_of, pruned_frozen
 from pkcompiler.selection.select import Masks, Survivors

@@ -19,7 +19,7 @@ from pkcompiler.pruning.provenance import Provenance
 from pkcompiler.pruning.regrowth import Ground, Masks
 from pkcompiler.pruning.target import Aim
 from pkcompiler.report.analyze import analyze_graph
-from pkcompiler.report.rows import Report
+from pkcompiler.report.report import Report
 
 
 @dataclass(frozen=True, slots=True, eq=False)

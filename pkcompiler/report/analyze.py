@@ -23,7 +23,7 @@ from pkcompiler.paths.sources import check_masks, unit_sources
 from pkcompiler.paths.sweep import Sweep
 from pkcompiler.paths.topology import Topology, layers, topology, units
 from pkcompiler.report.remarks import find
-from pkcompiler.report.rows import UNDEFINED, Figure, Mass, Report, Row
+from pkcompiler.report.report import UNDEFINED, Figure, Mass, Report, Row
 
 
 @checked

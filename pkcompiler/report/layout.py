@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pkcompiler.measured import in_tens
 
 if TYPE_CHECKING:
-    from pkcompiler.report.rows import Figure, Mass, Report
+    from pkcompiler.report.report import Figure, Mass, Report
 
 LABELS = {
     "parameters": "parameters",

@@ -8,7 +8,7 @@ from pkcompiler.markup import Cell, Column, Table, escape, fragment, table
 from pkcompiler.report.layout import LABELS, percent, shown, status
 
 if TYPE_CHECKING:
-    from pkcompiler.report.rows import Report
+    from pkcompiler.report.report import Report
 
 FIRST = ("parameters", "kept", "effective_sparsity", "paths", "l2_squared", "tau")
 SHOWN = 30

@@ -21,7 +21,7 @@ from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.scoring import terms
 from pkcompiler.scoring.functions import derivatives
 from pkcompiler.scoring.functions.table import VALUES
-from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import Leaf, Workspace
 

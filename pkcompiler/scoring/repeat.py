@@ -13,7 +13,7 @@ from pkcompiler.predict.initial import seeded
 from pkcompiler.scoring import terms
 from pkcompiler.scoring.evaluate import Evaluator
 from pkcompiler.scoring.functions import noise
-from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import Workspace
 

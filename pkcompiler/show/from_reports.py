@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pkcompiler.markup import Cell, Column, Table
 from pkcompiler.report.layout import LABELS, percent, shown, status
-from pkcompiler.report.rows import Figure, Mass, Report, Row
+from pkcompiler.report.report import Figure, Mass, Report, Row
 from pkcompiler.show.heat import heat_of
 from pkcompiler.show.nodes import fold
 from pkcompiler.show.numbers import power

@@ -24,7 +24,7 @@ from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.measured import digits
 from pkcompiler.report.analyze import analyze_graph
 from pkcompiler.report.layout import percent, scientific
-from pkcompiler.report.rows import Figure, Mass, Report
+from pkcompiler.report.report import Figure, Mass, Report
 
 R_1 = Setting(edge="abs(theta)", pools="sum", constants="on")
 R_2 = Setting(edge="theta^2", pools="sum", constants="on")

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
 from pkcompiler.scoring.evidence import Evidence
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.repeat import single
 from pkcompiler.scoring.score import evaluate, score, workspace
-from pkcompiler.scoring.streams import Draw
 
 FLOATING = [
     "mlp_bias",

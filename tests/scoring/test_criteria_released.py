@@ -10,8 +10,8 @@ from pkcompiler import PkcError, prune, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
 from pkcompiler.scoring.evidence import Evidence
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.score import evaluate, workspace
-from pkcompiler.scoring.streams import Draw
 from tests.scoring import released
 from tests.scoring.test_criteria_fresh import numbers
 

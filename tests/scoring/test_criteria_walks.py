@@ -21,8 +21,8 @@ from pkcompiler.paths.topology import topology
 from pkcompiler.scoring.functions.walks.hops import Along, Relation, Same
 from pkcompiler.scoring.functions.walks.order import order_of
 from pkcompiler.scoring.functions.walks.walker import Walker, generator
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.score import score
-from pkcompiler.scoring.streams import Draw
 from pkcompiler.selection.candidates import Goal
 from tests.scoring.walks_oracle import Enumerated
 

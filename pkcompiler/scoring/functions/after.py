@@ -19,7 +19,7 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.lang.ast import Call, Expr, Name, Number
 from pkcompiler.predict.initial import seeded
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
-from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import Term
 from pkcompiler.scoring.total_loss import share
 from pkcompiler.scoring.workspace import Leaf, Workspace, length

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
 from pkcompiler.lang.ast import Call, Expr
-from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import Term
 from pkcompiler.scoring.workspace import Leaf, Workspace
 

@@ -26,7 +26,7 @@ from pkcompiler.lang.check.facts import resolve
 from pkcompiler.paths.sources import data_inputs, data_position, table_rows
 from pkcompiler.predict.initial import drawn
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
-from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import SWITCH, Leaf, Workspace
 

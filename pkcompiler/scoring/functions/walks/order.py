@@ -9,7 +9,7 @@ import numpy as np
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.scoring.functions.walks.draw import Bits, Ints
 from pkcompiler.scoring.functions.walks.walker import Walker, generator
-from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.selection.candidates import Goal
 
 SMALLEST, LARGEST = 256, 16384

@@ -15,7 +15,7 @@ from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.functions.walks.live import crossed
 from pkcompiler.scoring.functions.walks.order import order_of
 from pkcompiler.scoring.functions.walks.walker import Walker
-from pkcompiler.scoring.streams import Draw
+from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import Workspace
 

@@ -320,7 +320,10 @@ def test_text_shows_every_row_in_full():
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     captured = capture(chain(4, 8, 3), torch.zeros(1, 4), dtype=torch.float64)
-    monkeypatch.setattr("pkcompiler.cli.analyze.opened", lambda **_: SimpleNamespace(capture=lambda _: captured, name="net"))
+    monkeypatch.setattr(
+        "pkcompiler.cli.analyze.opened",
+        lambda **_: SimpleNamespace(capture=lambda _: captured, name="net", seed=0, initialise=None),
+    )
 
 
 @pytest.mark.usefixtures("opened")
@@ -342,7 +345,7 @@ def test_the_command_reads_an_artifact_without_its_model(tmp_path: Path, monkeyp
     captured = capture(chain(4, 8, 3), torch.zeros(1, 4), dtype=torch.float64)
     masks = {"0.weight": torch.arange(32).reshape(8, 4) % 3 == 0}
     artifact = SimpleNamespace(graph=captured.graph, tensors=captured.tensors, masks=masks)
-    monkeypatch.setattr("pkcompiler.artifact.read.load", lambda _: artifact)
+    monkeypatch.setattr("pkcompiler.driver.analyse.load", lambda _: artifact)
     folder = tmp_path / "pruned"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")

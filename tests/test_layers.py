@@ -160,6 +160,12 @@ def test_ir_and_language_do_without_torch(file: Path) -> None:
     assert [name for name in imports(file) if name.split(".")[0] in ("torch", "numpy")] == []
 
 
+def test_what_the_checker_finds_is_read_in_the_language_alone() -> None:
+    """Everyone else reads typed expressions (``lang/ast.py``)."""
+    readers = {label(file) for file in files() for name in imports(file) if name.startswith("pkcompiler.lang.check.facts")}
+    assert readers and all(reader.startswith("pkcompiler/lang/") for reader in readers)
+
+
 @pytest.mark.parametrize("package", AT_HOME)
 def test_a_package_is_imported_at_home_only(package: str) -> None:
     users = [file.relative_to(PACKAGE).as_posix() for file in files() if package in {name.split(".")[0] for name in imports(file)}]

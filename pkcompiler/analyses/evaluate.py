@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +11,7 @@ from pkcompiler.analyses.functions.figure import Figure, Mark
 from pkcompiler.analyses.functions.operators import Operator
 from pkcompiler.analyses.functions.table import VALUES
 from pkcompiler.analyses.source import Source
-from pkcompiler.lang.ast import Analysis, Binary, Call, Expr, Name, Pass, Unary
-from pkcompiler.lang.check.facts import resolve
+from pkcompiler.lang.ast import Analysis, Pass, Typed
 from pkcompiler.lang.functions.table import FUNCTIONS
 from pkcompiler.predict.mean_trace import Prediction, nothing, predict_trace
 from pkcompiler.scoring.evaluate import Evaluator
@@ -26,40 +24,39 @@ class AnalysisEvaluator(Evaluator):
 
     analysis: Analysis
     source: Source
-    _figures: dict[Call, Figure] = field(default_factory=dict)
-    _marks: dict[Call, Mark] = field(default_factory=dict)
-    _trained: dict[Expr, Tensor] = field(default_factory=dict)
+    _figures: dict[Typed, Figure] = field(default_factory=dict)
+    _marks: dict[Typed, Mark] = field(default_factory=dict)
+    _trained: dict[Typed, Tensor] = field(default_factory=dict)
     _prediction: Prediction | None = None
 
-    def marks(self, expr: Expr) -> list[Mark]:
+    def marks(self, node: Typed) -> list[Mark]:
         """The marks of every figure in an expression, its ``let`` names included, each once."""
-        calls = dict.fromkeys(_calls(expr, dict(self.lets), set()))
-        return [self._marks[call] for call in calls if call in self._marks]
+        return [self._marks[part] for part in node.walk() if part in self._marks]
 
-    def mark(self, call: Call, mark: Mark) -> None:
+    def mark(self, node: Typed, mark: Mark) -> None:
         """Say what the value of a call is."""
-        self._marks[call] = mark
+        self._marks[node] = mark
 
-    def call(self, call: Call) -> Term:
-        if call.function not in VALUES:
-            return Evaluator.call(self, call)
-        value = self.figure(call)
-        assert isinstance(value, Term), call.function
+    def call(self, node: Typed) -> Term:
+        if node.call.function not in VALUES:
+            return Evaluator.call(self, node)
+        value = self.figure(node)
+        assert isinstance(value, Term), node.call.function
         return value
 
-    def figure(self, expr: Expr) -> Figure:
-        """The value of a function of this table."""
-        call = resolve(expr, self.lets)
-        assert isinstance(call, Call)
-        if not FUNCTIONS[call.function].analysis:
-            return VALUES[call.function](self, call)
-        if call not in self._figures:
-            self._figures[call] = VALUES[call.function](self, call)
-        return self._figures[call]
+    def figure(self, node: Typed) -> Figure:
+        """The value of a function of an analysis."""
+        node = node.value
+        function = node.call.function
+        if not FUNCTIONS[function].analysis:
+            return VALUES[function](self, node)
+        if node not in self._figures:
+            self._figures[node] = VALUES[function](self, node)
+        return self._figures[node]
 
-    def operator(self, expr: Expr) -> Operator:
+    def operator(self, node: Typed) -> Operator:
         """The operator that an expression is."""
-        found = self.figure(expr)
+        found = self.figure(node)
         assert isinstance(found, Operator)
         return found
 
@@ -67,13 +64,13 @@ class AnalysisEvaluator(Evaluator):
         """The pass that the analysis names."""
         return dict(self.analysis.passes)[name]
 
-    def trained(self, expr: Expr) -> Tensor | None:
+    def trained(self, node: Typed) -> Tensor | None:
         """The losses [steps + 1] of training itself beside ``dynamics(...)``; None where it was not asked for."""
-        return self._trained.get(resolve(expr, self.lets))
+        return self._trained.get(node.value)
 
-    def keep_trained(self, call: Call, losses: Tensor) -> None:
+    def keep_trained(self, node: Typed, losses: Tensor) -> None:
         """Keep the losses of training itself beside a predicted curve."""
-        self._trained[call] = losses
+        self._trained[node] = losses
 
     def prediction(self) -> Prediction:
         """E[Tr Theta] per sample, at Gaussian inputs with the moments of the data where there are any."""
@@ -86,20 +83,3 @@ class AnalysisEvaluator(Evaluator):
                 model, inputs, seed=self.seed, masks=self.source.masks, initialise=self.source.initialise, **moments
             )
         return self._prediction
-
-
-def _calls(expr: Expr, lets: dict[str, Expr], seen: set[str]) -> Iterator[Call]:
-    """Every call in an expression, through ``let`` names, each of them once. Words that stand as values are no names."""
-    match expr:
-        case Name(value) if value in lets and value not in seen:
-            seen.add(value)
-            yield from _calls(lets[value], lets, seen)
-        case Unary(_, operand):
-            yield from _calls(operand, lets, seen)
-        case Binary(_, left, right):
-            yield from _calls(left, lets, seen)
-            yield from _calls(right, lets, seen)
-        case Call():
-            yield expr
-            for inner in FUNCTIONS[expr.function].read(expr):
-                yield from _calls(inner, lets, seen)

@@ -101,7 +101,7 @@ def analyse_graph(
 
 
 def _run(source: Source, analysis: Analysis, name: str) -> AnalysisReport:
-    evaluator = AnalysisEvaluator(dict(analysis.lets), source.workspace(), source.seed, analysis=analysis, source=source)
+    evaluator = AnalysisEvaluator(source.workspace(), source.seed, analysis=analysis, source=source)
     rows = tuple(row for line in analysis.reports for row in _rows(line, evaluator))
     dropped = any(not bool(m.all()) for m in source.masks.values())
     return AnalysisReport(analysis.name, name, dropped, analysis.source, analysis.doc, rows, tuple(legend(analysis)))
@@ -109,7 +109,7 @@ def _run(source: Source, analysis: Analysis, name: str) -> AnalysisReport:
 
 def _rows(line: ReportLine, evaluator: AnalysisEvaluator) -> list[Row]:
     """A line, and the measured losses under a predicted loss curve that is to be verified."""
-    row, trained = _row(line, evaluator), evaluator.trained(line.value)
+    row, trained = _row(line, evaluator), evaluator.trained(line.typed)
     if trained is None:
         return [row]
     note = "the network itself, trained by full-batch gradient descent with the same rate"
@@ -121,7 +121,7 @@ def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:
         value = _value(line, evaluator)
     except PkcError as error:
         value = _refused(error)
-    marks = evaluator.marks(line.value)
+    marks = evaluator.marks(line.typed)
     status = worst(*(m.status for m in marks))
     if isinstance(value, Measured):
         status = value.status
@@ -132,7 +132,7 @@ def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:
     notes = [note for note in dict.fromkeys(m.note for m in marks) if note]
     if isinstance(value, Measured) and value.note not in ("", *notes):
         notes.append(value.note)
-    return Row(line.label, shown_kind(line), value, status, "; ".join(notes), line_formula(line, evaluator.lets))
+    return Row(line.label, shown_kind(line), value, status, "; ".join(notes), line_formula(line, dict(evaluator.analysis.lets)))
 
 
 def _refused(error: PkcError) -> Value:
@@ -145,11 +145,11 @@ def _refused(error: PkcError) -> Value:
 
 def _value(line: ReportLine, evaluator: AnalysisEvaluator) -> Value:
     if line.axes in ({"layer"}, {"distribution"}):
-        found = evaluator.figure(line.value)
+        found = evaluator.figure(line.typed)
         assert isinstance(found, Distribution | Mapping)
         return found
-    term = evaluator.evaluate(line.value)
-    marks = evaluator.marks(line.value)
+    term = evaluator.evaluate(line.typed)
+    marks = evaluator.marks(line.typed)
     if not line.axes:
         return _number(term, term.tensor, marks)
     if term.axes == PARAM:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pkcompiler.diagnostics import Span
@@ -72,6 +73,54 @@ class Ratio:
 Expr = Number | Text | Name | Call | Unary | Binary | Range | Ratio
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Typed:
+    """A checked expression, and what was found of it. What is the same expression is the same node: a ``let`` and all that read
+    it, and what is written twice, but for what is drawn at random, which is drawn for itself wherever it is written.
+    """
+
+    expr: Expr
+    axes: frozenset[str]
+    edge: str = ""  # of path functionals: abs(theta), theta^2, theta or 1, where it is one
+    args: tuple[Typed, ...] = ()  # operands, arguments without a name; of a let, what it stands for
+    named: Mapping[str, Typed] = field(default_factory=dict)  # arguments with a name that are expressions
+    words: Mapping[str, str | float] = field(default_factory=dict)  # those that are words, and numbers as such
+    derived: bool = False  # grad would see a derivative in it
+    differs: bool = False  # it is evaluated differently where grad will see it
+    let: bool = False  # it is the name of another expression
+
+    @property
+    def value(self) -> Typed:
+        """What it stands for, through names."""
+        return self.args[0].value if self.let else self
+
+    @property
+    def call(self) -> Call:
+        """The call that it is, as written."""
+        assert isinstance(self.expr, Call)
+        return self.expr
+
+    def stands_for(self, name: str) -> bool:
+        """Whether it is a reserved name, through names."""
+        return self.value.expr == Name(name)
+
+    def walk(self) -> Iterator[Typed]:
+        """It and its parts in the order of the text, each node once."""
+        seen: set[Typed] = set()
+        left = [self]
+        while left:
+            node = left.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            yield node
+            left += reversed((*node.args, *node.named.values()))
+
+    def number(self, key: str) -> int:
+        """An argument that is a whole number."""
+        return int(self.words[key])
+
+
 @dataclass(frozen=True, slots=True)
 class Setting:
     """``setting = value, value``: one of the three shapes. ``name`` holds the span of the word alone."""
@@ -124,6 +173,7 @@ class Pass:
     doc: str
     lets: tuple[tuple[str, Expr], ...]
     score: Expr
+    typed: Typed = field(repr=False, compare=False)
     text: str  # the canonical text of this declaration (what fmt prints)
     order: str = "largest"
     rounds: int = 1
@@ -146,8 +196,12 @@ class ReportLine:
 
     label: str
     value: Expr
-    axes: frozenset[str]
+    typed: Typed = field(repr=False, compare=False)
     spread: bool = False
+
+    @property
+    def axes(self) -> frozenset[str]:
+        return self.typed.axes
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
-from pkcompiler.lang.ast import DataSpec, Expr, Pass, Schedule, Stage
+from pkcompiler.lang.ast import Call, DataSpec, Expr, Pass, Schedule, Stage
+from pkcompiler.lang.check.facts import Scope
 from pkcompiler.lang.check.stage import ON_A_MODEL, conflicts, reads_data
+from pkcompiler.lang.check.typed import Typer
 from pkcompiler.lang.functions.paths import DEFAULTS
-from pkcompiler.lang.functions.seen import BY_LAYER, calls, uncomparable
+from pkcompiler.lang.functions.seen import BY_LAYER, uncomparable
 from pkcompiler.lang.library import as_typed, find_pass, find_schedule, print_schedule
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.syntax.print_schedule import at_expr
@@ -49,9 +51,12 @@ class Plan:
     @property
     def products(self) -> dict[str, str]:
         """How the passes that sum over paths read products of activations, by the name of the pass."""
-        sums = {p.name: c for p in self.passes for c in calls((p.score,), dict(p.lets)) if c.function == "paths"}
-        given = {name: dict(call.kwargs).get("products") for name, call in sums.items()}
-        return {name: print_expr(word) if word else DEFAULTS["products"] for name, word in given.items()}
+        return {
+            pass_.name: str(node.words.get("products", DEFAULTS["products"]))
+            for pass_ in self.passes
+            for node in pass_.typed.walk()
+            if isinstance(node.expr, Call) and node.expr.function == "paths"
+        }
 
     @property
     def needs_data(self) -> bool:
@@ -129,7 +134,8 @@ def plan_of(
 
 def regrowing(stage: Stage, score: Expr) -> Pass:
     """The score of ``regrow`` as a pass."""
-    return Pass(f"{stage.pass_name}-regrow", "", "", (), score, "", needs_data=reads_data(score))
+    typed = Typer(Scope()).typed(score)
+    return Pass(f"{stage.pass_name}-regrow", "", "", (), score, typed, "", needs_data=reads_data(score))
 
 
 def refuse_training(plan: Plan) -> None:

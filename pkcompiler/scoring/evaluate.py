@@ -7,16 +7,14 @@ where the mask is 0 too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Unary
-from pkcompiler.lang.check.facts import edge_of, resolve
-from pkcompiler.lang.functions.seen import differs_under_grad, holds_derivative
+from pkcompiler.lang.ast import Binary, Call, Name, Number, Typed, Unary
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.scoring import terms
 from pkcompiler.scoring.functions import derivatives
@@ -30,9 +28,8 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Evaluator:
-    """Evaluates expressions at one mask. ``lets``: what their names stand for, ``work``: what they are evaluated with."""
+    """Evaluates typed expressions at one mask. ``work``: what they are evaluated with."""
 
-    lets: Mapping[str, Expr]
     work: Workspace
     seed: int
     _values: dict[tuple[Hashable, int], tuple[Term, list[Leaf]]] = field(default_factory=dict)
@@ -40,8 +37,8 @@ class Evaluator:
     _constant: bool = False  # inside detach(...): nothing is derived through what is evaluated
     _again: bool = False  # inside grad(...): derivatives keep their graph, and theta is a leaf
     draw: Draw | None = None  # of noise() and after(); None: those of the seed
-    _numbers: dict[int, int] = field(default_factory=dict)  # of the draws met so far, by identity, in order
-    _once: dict[int, Any] = field(default_factory=dict)  # what is computed of an expression once, by identity
+    _numbers: dict[Typed, int] = field(default_factory=dict)  # of the draws met so far, in order
+    _once: dict[Typed, Any] = field(default_factory=dict)
 
     @property
     def draws(self) -> Draw:
@@ -53,43 +50,42 @@ class Evaluator:
         """Whether nothing is derived through what is evaluated."""
         return self._constant
 
-    def number_of(self, call: Call) -> int:
+    def number_of(self, node: Typed) -> int:
         """Which of the draws that are written a call is, from 0 in the order of evaluation."""
-        return self._numbers.setdefault(id(call), len(self._numbers))
+        return self._numbers.setdefault(node, len(self._numbers))
 
-    def once(self, expr: Expr, compute: Callable[[Expr], T]) -> T:
-        """What is computed of an expression, once for every one that is written."""
-        if id(expr) not in self._once:
-            self._once[id(expr)] = compute(expr)
-        found: T = self._once[id(expr)]
+    def once(self, node: Typed, compute: Callable[[Typed], T]) -> T:
+        """What is computed of an expression once."""
+        if node not in self._once:
+            self._once[node] = compute(node)
+        found: T = self._once[node]
         return found
 
     def elsewhere(self, work: Workspace) -> Evaluator:
-        """The evaluation of the same names with another workspace."""
-        return Evaluator(self.lets, work, self.seed)
+        """The evaluation with another workspace."""
+        return Evaluator(work, self.seed)
 
-    def evaluate(self, expr: Expr) -> Term:
-        """The value of an expression that has been checked."""
-        match expr:
+    def evaluate(self, node: Typed) -> Term:
+        """The value of an expression."""
+        if node.let:
+            return self._let(node)
+        match node.expr:
             case Number(value):
                 return terms.number(value, self.work.dtype)
             case Name(name):
                 return self._name(name)
-            case Unary(operand=operand):
-                return terms.negate(self.evaluate(operand))
-            case Binary("*", factor, Call("grad", (functional, by))) | Binary("*", Call("grad", (functional, by)), factor) if (
-                not self._again and self._is_own(factor, by)
-            ):
-                return self.grad(functional, by, times_itself=True)
-            case Binary(op, left, right):
-                return terms.binary(op, self.evaluate(left), self.evaluate(right))
+            case Unary():
+                return terms.negate(self.evaluate(node.args[0]))
+            case Binary(op):
+                own = None if self._again or op != "*" else _own_derivative(*node.args)
+                if own is not None:
+                    return self.grad(own.args[0], own.args[1], times_itself=True)
+                return terms.binary(op, *(self.evaluate(arg) for arg in node.args))
             case Call():
-                return self.call(expr)
-        raise fail("PKC110", f"'{print_expr(expr)}' is no value", span=expr.span)
+                return self.call(node)
+        raise fail("PKC110", f"'{print_expr(node.expr)}' is no value", span=node.expr.span)
 
     def _name(self, name: str) -> Term:
-        if name in self.lets:
-            return self._let(name)
         match name:
             case "theta":
                 return self._stored() if self._again else Term(PARAM, self.work.theta)
@@ -105,13 +101,13 @@ class Evaluator:
                 return terms.number(self.work.count, self.work.dtype)
         raise fail("PKC103", f"'{name}' has no value here")
 
-    def _let(self, name: str) -> Term:
+    def _let(self, node: Typed) -> Term:
         """A name's value, computed once; using it again stands on the same leaves."""
-        kind = 0 if self._constant else 2 if self._again and differs_under_grad(self.lets[name], self.lets) else 1
-        key = (name, next((k for k in range(kind, 3) if (name, k) in self._values), kind))
+        kind = 0 if self._constant else 2 if self._again and node.differs else 1
+        key = (node, next((k for k in range(kind, 3) if (node, k) in self._values), kind))
         if key not in self._values:
             outer, self._leaves = self._leaves, []
-            value = self.evaluate(self.lets[name])
+            value = self.evaluate(node.args[0])
             self._values[key] = (replace(value, owned=False), self._leaves)
             self._leaves = outer
         return self._known(key)
@@ -136,9 +132,9 @@ class Evaluator:
             self._values["theta", 2] = (value, [leaf])
         return self._known(("theta", 2))
 
-    def call(self, call: Call) -> Term:
+    def call(self, node: Typed) -> Term:
         """The value of a function."""
-        return VALUES[call.function](self, call)
+        return VALUES[node.call.function](self, node)
 
     def on_leaf(self, made: tuple[Term, Leaf]) -> Term:
         """A value that was computed from the tensors of a leaf, through which grad goes."""
@@ -146,32 +142,27 @@ class Evaluator:
             self._leaves.append(made[1])
         return made[0]
 
-    def detached(self, expr: Expr) -> Term:
+    def detached(self, node: Typed) -> Term:
         """An expression's value, which grad takes as a constant: no leaf of it is kept."""
         before = list(self._leaves), self._constant, self._again
         self._constant, self._again = True, False
-        value = terms.detach(self.evaluate(expr))
+        value = terms.detach(self.evaluate(node))
         self._leaves, self._constant, self._again = before
         return value
 
     # derivatives ------------------------------------------------------------------------------------------------------
 
-    def _is_own(self, factor: Expr, by: Expr) -> bool:
-        """Whether a product is u * grad(F, u): theta dF/dtheta and its kin, which need no second pass."""
-        edge = edge_of(factor, self.lets)
-        return edge not in ("", "1") and edge == edge_of(by, self.lets)
-
-    def grad(self, functional: Expr, by: Expr, times_itself: bool = False) -> Term:
+    def grad(self, functional: Typed, by: Typed, times_itself: bool = False) -> Term:
         """The derivative [param] of a number; ``times_itself``: multiplied by what it is taken by."""
         known = ((functional, by), 2)
         if known in self._values and not times_itself:
             return self._known(known) if self._again else terms.detach(self._values[known][0])
         outer, constant, again = self._leaves, self._constant, self._again
         self._leaves, self._constant, self._again = [], False, True
-        self.work.twice = self.work.twice or holds_derivative(functional, self.lets)
+        self.work.twice = self.work.twice or functional.derived
         value = self.evaluate(functional)
         leaves, self._leaves, self._constant, self._again = self._leaves, outer, constant, again
-        wanted = "mask" if resolve(by, self.lets) == Name("mask") else edge_of(by, self.lets)
+        wanted = "mask" if by.stands_for("mask") else by.edge
         if again:
             total, below = derivatives.derivative(self.work, value, leaves, wanted)
             self._values[known] = (total, below)
@@ -186,3 +177,12 @@ class Evaluator:
         for part in parts[1:]:
             total = terms.binary("+", total, part)
         return total
+
+
+def _own_derivative(left: Typed, right: Typed) -> Typed | None:
+    """The derivative in u * grad(F, u): theta dF/dtheta and its kin, which need no second pass; None of any other product."""
+    for factor, other in ((left, right), (right, left)):
+        derivative = isinstance(other.expr, Call) and other.expr.function == "grad"
+        if derivative and factor.edge not in ("", "1") and factor.edge == other.args[1].edge:
+            return other
+    return None

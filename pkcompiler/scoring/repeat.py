@@ -54,7 +54,7 @@ def single(chosen: Pass, work: Workspace, draw: Draw) -> Term:
     if chosen.init is not None:
         here = noise.initialised(here, chosen.init, draw)
     with seeded(here.draws):
-        term = Evaluator(dict(chosen.lets), here, draw.seed, draw=draw).evaluate(chosen.score)
+        term = Evaluator(here, draw.seed, draw=draw).evaluate(chosen.typed)
     work.keep_mass(here)
     if term.axes != PARAM:
         term = Term(PARAM, {n: term.tensor.expand_as(t) for n, t in work.theta.items()}, term.exponent)

@@ -9,6 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from torch import nn
+
+import pkcompiler as pkc
 from pkcompiler.analyses.functions import table as of_analyses
 from pkcompiler.lang.functions import table as records
 from pkcompiler.lang.functions.table import FUNCTIONS
@@ -31,10 +35,10 @@ FUNCTIONS += (
 )
 """
 BINDING = """
-def _cube(evaluation, call):
-    value = evaluation.evaluate(call.args[0])
+def _cube(evaluation, node):
+    value = evaluation.evaluate(node.args[0])
     cube = terms.power(value, terms.number(3, evaluation.work.dtype))
-    return terms.absolute(cube) if dict(call.kwargs).get("bend") == Name("lost") else cube
+    return terms.absolute(cube) if node.words.get("bend") == "lost" else cube
 
 
 VALUES["cube"] = _cube
@@ -112,3 +116,13 @@ def test_a_new_word_touches_two_files(tmp_path: Path) -> None:
     assert told.pop("argument").endswith("did you mean 'bend'?")
     assert "\n  score_i = d after(cube(loss), steps = 1, lr = 0.1) / d theta_i\n" in told.pop("after")
     assert told == {"value of it": True, "argument of it": True, "derivative": True}
+
+
+def test_a_line_is_what_the_figures_in_its_named_arguments_are() -> None:
+    """Paths across a LayerNorm are approximate, and so is what the model gives at weights computed from them."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.ReLU(), nn.Linear(4, 2)).double()
+    x = torch.zeros(2, 3, dtype=torch.float64)
+    lines = 'report "paths" = R report "model" = mean(mean(model(data, theta = theta / R), over = output), over = sample)'
+    text = f'analysis a {{ source = "x" let R = paths(edge = theta^2) {lines} }}'
+    rows = pkc.run_analysis(model, x[:1], text, data=(x, torch.tensor([0, 1]))).rows
+    assert [row.status for row in rows] == ["approximate", "approximate"]

@@ -148,6 +148,20 @@ def test_published_pass_at_fresh_weights() -> None:
     close(found, {n: t.abs() for n, t in total.items()})
 
 
+def test_every_noise_that_is_written_is_a_draw_of_its_own_in_derivatives_too() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    z = "noise(count = 4)"
+
+    def scores(lets: str, first: str, second: str) -> Tensor:
+        number = "grad(sum(sum(model({})^2, over = output), over = sample), theta)"
+        body = f"{lets} score = grad(dot({number.format(first)}, detach({number.format(second)})), theta)"
+        return score(model, torch.zeros(1, 3, dtype=torch.float64), one(body))["0.weight"]
+
+    written = scores("", z, z)
+    assert torch.equal(written, scores(f"let p = {z} let q = {z}", "p", "q"))
+    assert not torch.equal(written, scores(f"let p = {z}", "p", "p"))
+
+
 def test_tokens_are_drawn_where_the_model_takes_integers() -> None:
     case = FAMILIES["embedding_sum"]()
     found = score(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pkcompiler.analyses.functions.figure import Binding, Figures, Mark
 from pkcompiler.analyses.source import Source
-from pkcompiler.lang.ast import Call, Name, Pass, Schedule, Stage, Text
+from pkcompiler.lang.ast import Name, Pass, Schedule, Stage, Text, Typed
 from pkcompiler.lang.functions.collapse import largest_compression
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.measured import Measured
@@ -81,11 +81,11 @@ def _run(source: Source, pass_: Pass, steps: list[int]) -> Run:
     return Run(source.capture, plan_of(schedule=schedule), source.dtype, evidence, state=source.tensors)
 
 
-def _value(figures: Figures, call: Call) -> dict[str, Measured]:
-    named, until = call.args[0], largest_compression(call)
+def _value(figures: Figures, node: Typed) -> dict[str, Measured]:
+    named, until = node.call.args[0], largest_compression(node.call)
     assert isinstance(named, Name | Text) and until is not None
     found, ended = collapse(figures.source, figures.pass_named(named.value), until)
-    figures.mark(call, Mark("bound", ended))
+    figures.mark(node, Mark("bound", ended))
     return found
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from pkcompiler.analyses.functions.operators import Operator
 from pkcompiler.analyses.source import Source
 from pkcompiler.analyses.values import Distribution
-from pkcompiler.lang.ast import Call, Expr, Pass
+from pkcompiler.lang.ast import Pass, Typed
 from pkcompiler.measured import Measured, Status
 from pkcompiler.predict.mean_trace import Prediction
 from pkcompiler.scoring.functions.evaluation import Evaluation
@@ -40,25 +40,25 @@ class Figures(Evaluation, Protocol):
     def pass_named(self, name: str) -> Pass:
         """The pass that an analysis names."""
 
-    def mark(self, call: Call, mark: Mark) -> None:
+    def mark(self, node: Typed, mark: Mark) -> None:
         """Say what the value of a call is."""
 
-    def operator(self, expr: Expr) -> Operator:
+    def operator(self, node: Typed) -> Operator:
         """The operator that an expression is."""
 
     def prediction(self) -> Prediction:
         """E[Tr Theta] per sample, at Gaussian inputs with the moments of the data where there are any."""
 
-    def keep_trained(self, call: Call, losses: Tensor) -> None:
+    def keep_trained(self, node: Typed, losses: Tensor) -> None:
         """Keep the losses of training itself beside a predicted curve."""
 
 
-Binding = Callable[[Figures, Call], Figure]
+Binding = Callable[[Figures, Typed], Figure]
 
 
-def as_number(figures: Figures, call: Call, found: Measured) -> Term:
+def as_number(figures: Figures, node: Typed, found: Measured) -> Term:
     """A measured number as a value, marked as what it is."""
     estimated = found.error is not None
     value = torch.tensor(found.mantissa, dtype=torch.float64, requires_grad=estimated)
-    figures.mark(call, Mark(found.status, found.note, value if estimated else None, found.error))
+    figures.mark(node, Mark(found.status, found.note, value if estimated else None, found.error))
     return Term(NUMBER, value, found.exponent)

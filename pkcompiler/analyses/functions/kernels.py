@@ -10,9 +10,7 @@ from pkcompiler.analyses.functions.figure import Binding, Figures, Mark, as_numb
 from pkcompiler.analyses.functions.operators import Operator
 from pkcompiler.analyses.values import Distribution
 from pkcompiler.kernel.path_kernel import kernel_of
-from pkcompiler.lang.ast import Call, Number
-from pkcompiler.lang.check.facts import resolve
-from pkcompiler.lang.syntax.format import print_expr
+from pkcompiler.lang.ast import Number, Typed
 from pkcompiler.measured import Measured
 from pkcompiler.paths.semiring import settings
 from pkcompiler.scoring.terms import Term
@@ -21,52 +19,51 @@ from pkcompiler.tangent.ntk import NTK, ntk
 RANK = frozenset({"rank"})
 
 
-def _gram(figures: Figures, call: Call) -> Operator:
-    source, functional = figures.source, resolve(call.args[0], figures.lets)
-    assert isinstance(functional, Call)
-    chosen = {key: print_expr(value) for key, value in functional.kwargs if key in ("pools", "products", "constants")}
+def _gram(figures: Figures, node: Typed) -> Operator:
+    source, words = figures.source, node.args[0].value.words
+    chosen = {key: str(word) for key, word in words.items() if key in ("pools", "products", "constants")}
     squared = settings(edge="theta^2", **chosen, dtype=source.dtype)
     return Operator(kernel_of(source.graph, source.tensors, squared, source.masks))
 
 
-def _ntk(figures: Figures, call: Call) -> Operator:
+def _ntk(figures: Figures, node: Typed) -> Operator:
     source = figures.source
     model, inputs = source.model()
     return Operator(ntk(model, source.data, source.masks, example_inputs=inputs, dtype=source.dtype))
 
 
-def _frozen(figures: Figures, call: Call) -> Operator:
-    whole = figures.operator(call.args[0])
+def _frozen(figures: Figures, node: Typed) -> Operator:
+    whole = figures.operator(node.args[0])
     return whole if whole.beside is not None else Operator(whole.kernel.frozen(), whole.kernel)
 
 
 def _number(read: Callable[[Operator], Measured]) -> Binding:
-    return lambda figures, call: as_number(figures, call, read(figures.operator(call.args[0])))
+    return lambda figures, node: as_number(figures, node, read(figures.operator(node.args[0])))
 
 
-def _diagonal(figures: Figures, call: Call) -> Term:
-    operator = figures.operator(call.args[0])
-    figures.mark(call, Mark(operator.status))
+def _diagonal(figures: Figures, node: Typed) -> Term:
+    operator = figures.operator(node.args[0])
+    figures.mark(node, Mark(operator.status))
     return operator.diagonal()
 
 
-def _eigenvalues(figures: Figures, call: Call) -> Term:
-    operator, count = figures.operator(call.args[0]), call.args[1]
-    figures.mark(call, Mark(operator.status))
+def _eigenvalues(figures: Figures, node: Typed) -> Term:
+    operator, count = figures.operator(node.args[0]), node.call.args[1]
+    figures.mark(node, Mark(operator.status))
     assert isinstance(count, Number)
     return Term(RANK, operator.eigenvalues(int(count.value)), operator.exponent)
 
 
-def _density(figures: Figures, call: Call) -> Distribution:
-    return figures.operator(call.args[0]).density(figures.seed)
+def _density(figures: Figures, node: Typed) -> Distribution:
+    return figures.operator(node.args[0]).density(figures.seed)
 
 
-def _distance(figures: Figures, call: Call) -> Term:
-    first, second = (figures.operator(arg).kernel for arg in call.args)
+def _distance(figures: Figures, node: Typed) -> Term:
+    first, second = (figures.operator(arg).kernel for arg in node.args)
     if isinstance(first, NTK) and second is first.frozen():
-        return as_number(figures, call, first.difference())
+        return as_number(figures, node, first.difference())
     norm = torch.linalg.matrix_norm(first.kernel)
-    return as_number(figures, call, Measured(float(torch.linalg.matrix_norm(first.kernel - second.kernel) / norm)))
+    return as_number(figures, node, Measured(float(torch.linalg.matrix_norm(first.kernel - second.kernel) / norm)))
 
 
 VALUES: dict[str, Binding] = {

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from pkcompiler.analyses.functions.figure import Binding, Figures, Mark
-from pkcompiler.lang.ast import Call
-from pkcompiler.lang.functions.paths import edge_given
+from pkcompiler.lang.ast import Typed
 from pkcompiler.paths.functional import is_approximate
 from pkcompiler.paths.semiring import settings
 from pkcompiler.scoring.functions import paths
 from pkcompiler.scoring.terms import Term
 
 
-def _paths(figures: Figures, call: Call) -> Term:
-    edge = edge_given(dict(call.kwargs), figures.lets)
-    if is_approximate(figures.source.graph, settings(edge=edge)):
+def _paths(figures: Figures, node: Typed) -> Term:
+    if is_approximate(figures.source.graph, settings(edge=paths.path_edge(node))):
         note = "the centring of norms is dropped, or gains of gates are approximate"
-        figures.mark(call, Mark("approximate", note))
-    return paths.VALUES["paths"](figures, call)
+        figures.mark(node, Mark("approximate", note))
+    return paths.VALUES["paths"](figures, node)
 
 
 VALUES: dict[str, Binding] = {"paths": _paths}

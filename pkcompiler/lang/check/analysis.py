@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pkcompiler.diagnostics import Span
-from pkcompiler.lang.ast import Analysis, Block, Labelled, Name, Pass, ReportLine
+from pkcompiler.lang.ast import Analysis, Block, Expr, Labelled, Name, Pass, ReportLine
 from pkcompiler.lang.check.declare import bare
 from pkcompiler.lang.check.expressions import ExpressionChecker
 from pkcompiler.lang.check.facts import PARAM, Facts, Scope, show_axes
 from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.kinds import KindChecker
 from pkcompiler.lang.check.pass_names import PassNames
+from pkcompiler.lang.check.typed import Typer
 from pkcompiler.lang.syntax.format import print_expr, print_item
 
 
@@ -44,26 +45,30 @@ class AnalysisChecker(ExpressionChecker):
         if self.findings.errors() > before or block.damaged:
             return None
         assert isinstance(block.label, Name)
+        typer = Typer(scope)
+        lines = [
+            ReportLine(label, expr, typer.typed(expr), facts.axes == PARAM and not facts.varies) for label, expr, facts in reports
+        ]
         return Analysis(
             name=block.label.value,
             source=source or "",
             doc=doc or "",
             lets=tuple(lets),
-            reports=tuple(line for line, _ in reports),
+            reports=tuple(lines),
             text=print_item(bare(block)),
             passes=tuple(used.items()),
-            needs_data=any(f.data for _, f in reports),
-            needs_model=any(f.model or f.data for _, f in reports),
+            needs_data=any(f.data for _, _, f in reports),
+            needs_model=any(f.model or f.data for _, _, f in reports),
             span=block.span,
         )
 
-    def _reports(self, block: Block, scope: Scope, kinds: KindChecker) -> list[tuple[ReportLine, Facts]]:
-        found: list[tuple[ReportLine, Facts]] = []
+    def _reports(self, block: Block, scope: Scope, kinds: KindChecker) -> list[tuple[str, Expr, Facts]]:
+        found: list[tuple[str, Expr, Facts]] = []
         for item in block.items:
             if not isinstance(item, Labelled) or item.name.value != "report":
                 continue
             value = self.reader.one(item)
-            if not self._good_label(item, [line.label for line, _ in found]) or value is None:
+            if not self._good_label(item, [label for label, _, _ in found]) or value is None:
                 continue
             facts = kinds.facts(value)
             if facts.axes is not None and "operator" in facts.axes:
@@ -73,8 +78,7 @@ class AnalysisChecker(ExpressionChecker):
             elif facts.axes is not None and "input" in facts.axes:
                 message = f"a report with {show_axes(facts.axes)}"
                 self.findings.error("PKC111", message, value.span, "the axis input cannot be shown", "read a figure of it")
-            spread = facts.axes == PARAM and not facts.varies
-            found.append((ReportLine(item.label.value, value, facts.axes or frozenset(), spread), facts))
+            found.append((item.label.value, value, facts))
         return found
 
     def _good_label(self, item: Labelled, before: list[str]) -> bool:

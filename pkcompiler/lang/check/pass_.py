@@ -9,6 +9,7 @@ from pkcompiler.lang.check.expressions import ExpressionChecker
 from pkcompiler.lang.check.facts import PARAM, Facts, Scope, show_axes
 from pkcompiler.lang.check.kinds import KindChecker
 from pkcompiler.lang.check.repeat import MOST_REPEATS, read_init, warn_of_repeat
+from pkcompiler.lang.check.typed import Typer
 from pkcompiler.lang.functions.seen import BY_LAYER, uncomparable
 from pkcompiler.lang.syntax.format import print_expr, print_item
 
@@ -46,6 +47,7 @@ class PassChecker(ExpressionChecker):
             doc=doc or "",
             lets=tuple(lets),
             score=score,
+            typed=Typer(scope).typed(score),
             text=print_item(bare(block)),
             order=order or words.default("order", "pass"),
             rounds=common.rounds or int(words.default("rounds", "pass")),

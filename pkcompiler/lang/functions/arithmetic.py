@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from pkcompiler.lang.ast import Call, Name, Number
 from pkcompiler.lang.check.facts import NUMBER, OVER, UNKNOWN, Facts, show_axes
@@ -90,52 +92,27 @@ def _of_argument(writer: Writer, call: Call) -> bool:
     return writer.not_negative(call.args[0])
 
 
+def _entrywise(name: str, doc: str, example: str, **said: Any) -> Function:
+    return Function(name=name, doc=doc, example=example, facts=as_argument, entrywise=True, anew=True, **said)
+
+
+def _reduces(name: str, doc: str, example: str, not_negative: Callable[[Writer, Call], bool]) -> Function:
+    return Function(name=name, doc=doc, example=example, facts=_reduction, arguments=(AXIS,), anew=True, not_negative=not_negative)
+
+
 FUNCTIONS = (
-    Function(
-        name="abs",
-        doc="the absolute value of every entry",
-        example="abs(theta)",
-        facts=as_argument,
-        entrywise=True,
-        anew=True,
+    _entrywise(
+        "abs",
+        "the absolute value of every entry",
+        "abs(theta)",
         text=lambda writer, call, index: f"|{writer.text(call.args[0], index)}|",
         product=lambda writer, call: absolute(writer.product(call.args[0])),
         not_negative=always,
     ),
-    Function(
-        name="sqrt",
-        doc="the square root of every entry",
-        example="sqrt(theta^2)",
-        facts=as_argument,
-        entrywise=True,
-        anew=True,
-        not_negative=always,
-    ),
-    Function(
-        name="exp",
-        doc="the exponential of every entry",
-        example="exp(theta)",
-        facts=as_argument,
-        entrywise=True,
-        anew=True,
-        not_negative=always,
-    ),
-    Function(
-        name="log",
-        doc="the natural logarithm of every entry",
-        example="log(theta^2)",
-        facts=as_argument,
-        entrywise=True,
-        anew=True,
-    ),
-    Function(
-        name="sign",
-        doc="the sign of every entry: -1, 0 or 1",
-        example="sign(theta)",
-        facts=as_argument,
-        entrywise=True,
-        anew=True,
-    ),
+    _entrywise("sqrt", "the square root of every entry", "sqrt(theta^2)", not_negative=always),
+    _entrywise("exp", "the exponential of every entry", "exp(theta)", not_negative=always),
+    _entrywise("log", "the natural logarithm of every entry", "log(theta^2)"),
+    _entrywise("sign", "the sign of every entry: -1, 0 or 1", "sign(theta)"),
     Function(
         name="detach",
         doc="its argument, taken as a constant by grad",
@@ -154,48 +131,17 @@ FUNCTIONS = (
         reads_all=always,
         anew=True,
     ),
-    Function(
-        name="sum",
-        doc="the sum over an axis",
-        example="sum(R, over = output)",
-        facts=_reduction,
-        arguments=(AXIS,),
-        anew=True,
-        not_negative=_of_argument,
-    ),
-    Function(
-        name="mean",
-        doc="the mean over an axis; mean(data) is over the samples",
-        example="mean(data)",
-        facts=_reduction,
-        arguments=(AXIS,),
-        anew=True,
-        not_negative=_of_argument,
-    ),
-    Function(
-        name="norm2",
-        doc="the square root of the sum of squares over an axis",
-        example="norm2(theta, over = layer)",
-        facts=_reduction,
-        arguments=(AXIS,),
-        anew=True,
-        not_negative=always,
-    ),
-    Function(
-        name="max",
-        doc="the largest entry over an axis",
-        example="max(abs(theta), over = layer)",
-        facts=_reduction,
-        arguments=(AXIS,),
-        anew=True,
-        not_negative=_of_argument,
-    ),
+    _reduces("sum", "the sum over an axis", "sum(R, over = output)", _of_argument),
+    _reduces("mean", "the mean over an axis; mean(data) is over the samples", "mean(data)", _of_argument),
+    _reduces("norm2", "the square root of the sum of squares over an axis", "norm2(theta, over = layer)", always),
+    _reduces("max", "the largest entry over an axis", "max(abs(theta), over = layer)", _of_argument),
     Function(
         name="quantile",
         doc="the entry below which a part of all lies",
         example="quantile(abs(theta), 10%, over = param)",
         facts=_quantile,
         count=2,
+        literals=(1,),
         arguments=(AXIS,),
         anew=True,
     ),

@@ -41,7 +41,7 @@ FUNCTIONS = (
         example="collapse(synflow)",
         facts=_facts,
         arguments=(_UNTIL,),
-        names_pass=True,
+        literals=(0,),
         analysis=True,
     ),
 )

@@ -106,7 +106,7 @@ FUNCTIONS = (
         moves=True,
         derives=True,
         entries=always,
-        reads_all=lambda call, derived: derived(call.args[0]),
+        reads_all=lambda node: node.args[0].derived,
         text=_text,
         product=_product,
     ),

@@ -154,6 +154,7 @@ FUNCTIONS = (
         example="eigenvalues(G, 10)",
         facts=_eigenvalues,
         count=2,
+        literals=(1,),
         analysis=True,
     ),
     _number("frobenius", "the Frobenius norm of an operator"),

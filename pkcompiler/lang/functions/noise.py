@@ -100,7 +100,7 @@ FUNCTIONS = (
         facts=_model,
         arguments=(_THETA, _STATISTICS),
         moves=True,
-        reads_all=lambda call, derived: bool(call.kwargs),
+        reads_all=lambda node: bool(node.call.kwargs),
         lines=_model_lines,
     ),
 )

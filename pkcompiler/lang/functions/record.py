@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pkcompiler.diagnostics import Span
-from pkcompiler.lang.ast import Call, Expr, Name, Number
+from pkcompiler.lang.ast import Call, Expr, Name, Number, Typed
 from pkcompiler.lang.check.facts import Facts, Scope
 from pkcompiler.lang.functions.closed import Product
 from pkcompiler.lang.rows import Word, suggest
@@ -90,6 +90,10 @@ class Argument:
     values: tuple[Value, ...] = ()
     required: bool = False
 
+    def computes(self, expr: Expr) -> bool:
+        """Whether what is given is an expression, and no word or literal."""
+        return self.kind in COMPUTED and expr not in [Name(value.name) for value in self.values]
+
     @property
     def names(self) -> list[str]:
         """The words that it may be in this version."""
@@ -126,8 +130,10 @@ class Function:
     count: int | None = 1
     """How many arguments without a name it takes; None: it looks at its arguments itself."""
     arguments: tuple[Argument, ...] = ()
-    names_pass: bool = False
-    """Its argument without a name is the name of a pass."""
+    written_out: Callable[[Call], Call] | None = None
+    """The call that it is short for, which is what is evaluated."""
+    literals: tuple[int, ...] = ()
+    """Which arguments without a name are no expressions: a number as such, or the name of a pass."""
     analysis: bool = False
     """It stands in an analysis alone, and its value is a figure: a constant for grad."""
 
@@ -142,8 +148,8 @@ class Function:
     """Entry i of its value is made of entry i of its arguments alone."""
     entries: Callable[[Call], bool] = never
     """Whether a call surely has one value per parameter entry, whatever its arguments are."""
-    reads_all: Callable[[Call, Callable[[Expr], bool]], bool] = never
-    """Whether one entry stands on all others; given the call, and whether grad would see a derivative in an expression."""
+    reads_all: Callable[[Typed], bool] = never
+    """Whether one entry of a call stands on all others."""
     anew: bool = False
     """It has another value at other weights, and is known there: ``after`` may read it."""
     drawn: bool = False
@@ -167,13 +173,6 @@ class Function:
     """What a call that is a whole line of an analysis is; None: its text."""
     letters: Callable[[Sequence[Call]], list[str]] = lambda calls: []
     """Lines for its calls that are whole lines of an analysis."""
-
-    def read(self, call: Call) -> tuple[Expr, ...]:
-        """The arguments of a call that are expressions: all but names of passes, words and literals."""
-        computed = {a.name for a in self.arguments if a.kind in COMPUTED}
-        words = {a.name: [Name(value.name) for value in a.values] for a in self.arguments}
-        named = tuple(value for key, value in call.kwargs if key in computed and value not in words[key])
-        return named if self.names_pass else (*call.args, *named)
 
 
 def as_argument(checker: Checker, call: Call) -> Facts:

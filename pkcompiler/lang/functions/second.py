@@ -125,6 +125,7 @@ FUNCTIONS = (
         derives=True,
         entries=always,
         reads_all=always,
+        written_out=as_grad,
         text=product_text,
     ),
 )

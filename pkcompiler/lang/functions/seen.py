@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pkcompiler.lang.ast import Analysis, Call, Expr, Name, Pass
+from pkcompiler.lang.ast import Call, Expr, Name, Pass
 from pkcompiler.lang.check.search import children, walk
 from pkcompiler.lang.functions.names import NAMES
 from pkcompiler.lang.functions.record import Function
@@ -58,31 +58,13 @@ def moves(expr: Expr, lets: Lets) -> bool:
     )
 
 
-def differs_under_grad(expr: Expr, lets: Lets) -> bool:
-    """Whether it is evaluated differently where grad will see it: it holds a derivative, or theta outside of an edge."""
-
-    def outside(part: Expr) -> tuple[Expr, ...]:
-        if not isinstance(part, Call) or FUNCTIONS[part.function].constant:
-            return _seen_by_grad(part)
-        return (*part.args, *(value for key, value in part.kwargs if key != "edge"))
-
-    return any(
-        FUNCTIONS[part.function].derives if isinstance(part, Call) else part == Name("theta") for part in walk(expr, lets, outside)
-    )
-
-
-def reads_all(pass_: Pass | Analysis) -> bool:
+def reads_all(pass_: Pass) -> bool:
     """Whether the score of one entry stands on derivatives or values of all others: then none may be left out."""
-    lets = dict(pass_.lets)
-    scored = [pass_.score] if isinstance(pass_, Pass) else []
-
-    def derived(expr: Expr) -> bool:
-        return holds_derivative(expr, lets)
-
-    def alone(call: Call) -> bool:
-        return ("over", Name("param")) not in call.kwargs and not FUNCTIONS[call.function].reads_all(call, derived)
-
-    return not all(alone(call) for call in calls((*scored, *lets.values())))
+    return any(
+        FUNCTIONS[node.call.function].reads_all(node) or node.words.get("over") == "param"
+        for node in pass_.typed.walk()
+        if isinstance(node.expr, Call)
+    )
 
 
 def uncomparable(score: Expr, lets: Lets) -> Function | None:

@@ -8,7 +8,7 @@ on the samples of that step alone: what is kept are the weights before every ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lang.ast import Call, Expr, Name, Number
+from pkcompiler.lang.ast import Typed
 from pkcompiler.predict.initial import seeded
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.random_streams import Draw
@@ -42,32 +42,27 @@ class Trained(Workspace):
         return self.stands_on
 
 
-def trained(work: Workspace, given: dict[str, Expr], draw: Draw) -> tuple[Trained, Leaf]:
+def trained(work: Workspace, given: Mapping[str, str | float], draw: Draw) -> tuple[Trained, Leaf]:
     """The workspace after the steps that ``given`` names (steps, lr, momentum, batches), and the leaf of w_0.
 
     Raises ``PKC502`` without data, ``PKC567`` where there are fewer samples than batches, ``PKC569`` where a step leaves the
     finite numbers.
     """
-    steps = int(_number(given["steps"]))
-    parts = _parts(work, steps + 1 if given.get("batches", Name("each")) == Name("each") else 1)
+    steps = int(given["steps"])
+    parts = _parts(work, steps + 1 if given.get("batches", "each") == "each" else 1)
     start = work.effective()
     leaf = work.weights_leaf(start)
     names = [n for n, p in work.captured.module.named_parameters() if p.requires_grad]
     unit = torch.ones((), dtype=work.dtype)
     kept = [work.masks[n].to(start[n]) if n in work.masks else unit.to(start[n].device) for n in names]
     fixed = {n: t for n, t in start.items() if n not in set(names)}
-    momentum = _number(given["momentum"]) if "momentum" in given else 0.0
-    run = Steps(parts[:steps] * (steps if len(parts) == 1 else 1), names, fixed, kept, _number(given["lr"]), momentum, draw)
+    rate, momentum = float(given["lr"]), float(given.get("momentum", 0.0))
+    run = Steps(parts[:steps] * (steps if len(parts) == 1 else 1), names, fixed, kept, rate, momentum, draw)
     with torch.enable_grad():
         ends = _Unrolled.apply(run, *(start[n] for n in names))
     weights = {**start, **dict(zip(names, ends, strict=True))}
     made = {f.name: getattr(parts[-1], f.name) for f in fields(Workspace)}
     return Trained(**made, weights=weights, stands_on=leaf), leaf
-
-
-def _number(expr: Expr) -> float:
-    assert isinstance(expr, Number)
-    return float(expr.value)
 
 
 def _parts(work: Workspace, count: int) -> list[Workspace]:
@@ -193,10 +188,10 @@ class _Unrolled(torch.autograd.Function):
         return (None, *torch.autograd.grad(weights, start, ends, create_graph=True, allow_unused=True))
 
 
-def _value(evaluation: Evaluation, call: Call) -> Term:
+def _value(evaluation: Evaluation, node: Typed) -> Term:
     """The number at the weights after training, evaluated on its own samples."""
-    work, leaf = trained(evaluation.work, dict(call.kwargs), evaluation.draws)
-    return evaluation.on_leaf((evaluation.elsewhere(work).evaluate(call.args[0]), leaf))
+    work, leaf = trained(evaluation.work, node.words, evaluation.draws)
+    return evaluation.on_leaf((evaluation.elsewhere(work).evaluate(node.args[0]), leaf))
 
 
 VALUES: dict[str, Binding] = {"after": _value}

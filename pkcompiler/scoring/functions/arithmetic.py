@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pkcompiler.lang.ast import Call, Name
+from pkcompiler.lang.ast import Typed
 from pkcompiler.lang.functions.arithmetic import quantile_part
 from pkcompiler.scoring import terms
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
@@ -12,23 +12,21 @@ from pkcompiler.scoring.terms import Term
 
 
 def _entrywise(function: Callable[[Term], Term]) -> Binding:
-    return lambda evaluation, call: function(evaluation.evaluate(call.args[0]))
+    return lambda evaluation, node: function(evaluation.evaluate(node.args[0]))
 
 
-def _reduced(evaluation: Evaluation, call: Call) -> Term:
-    return terms.reduce(call.function, evaluation.evaluate(call.args[0]), _axis(call), call.span)
+def _reduced(evaluation: Evaluation, node: Typed) -> Term:
+    return terms.reduce(node.call.function, evaluation.evaluate(node.args[0]), _axis(node), node.call.span)
 
 
-def _quantile(evaluation: Evaluation, call: Call) -> Term:
-    part = quantile_part(call)
+def _quantile(evaluation: Evaluation, node: Typed) -> Term:
+    part = quantile_part(node.call)
     assert part is not None
-    return terms.quantile(evaluation.evaluate(call.args[0]), part, _axis(call))
+    return terms.quantile(evaluation.evaluate(node.args[0]), part, _axis(node))
 
 
-def _axis(call: Call) -> str:
-    over = dict(call.kwargs).get("over", Name("sample"))
-    assert isinstance(over, Name)
-    return over.value
+def _axis(node: Typed) -> str:
+    return str(node.words.get("over", "sample"))
 
 
 VALUES: dict[str, Binding] = {
@@ -37,8 +35,8 @@ VALUES: dict[str, Binding] = {
     "exp": _entrywise(terms.exponential),
     "log": _entrywise(terms.logarithm),
     "sign": _entrywise(terms.sign),
-    "detach": lambda evaluation, call: evaluation.detached(call.args[0]),
-    "dot": lambda evaluation, call: terms.dot(*(evaluation.evaluate(arg) for arg in call.args)),
+    "detach": lambda evaluation, node: evaluation.detached(node.args[0]),
+    "dot": lambda evaluation, node: terms.dot(*(evaluation.evaluate(arg) for arg in node.args)),
     **dict.fromkeys(terms.REDUCERS, _reduced),
     "quantile": _quantile,
 }

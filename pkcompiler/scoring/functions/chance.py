@@ -7,12 +7,12 @@ import hashlib
 import torch
 from torch import Tensor
 
-from pkcompiler.lang.ast import Call
+from pkcompiler.lang.ast import Typed
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.terms import PARAM, Term
 
 
-def _uniform(evaluation: Evaluation, call: Call) -> Term:
+def _uniform(evaluation: Evaluation, node: Typed) -> Term:
     """Uniform on [0, 1), drawn per parameter name from the seed: a parameter's numbers do not depend on the others."""
     return Term(PARAM, {name: seeded_uniform(name, t, evaluation.seed) for name, t in evaluation.work.theta.items()})
 

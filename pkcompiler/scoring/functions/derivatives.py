@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lang.ast import Call
-from pkcompiler.lang.functions.second import as_grad
-from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
+from pkcompiler.scoring.functions.evaluation import Binding
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import STORED, SWITCH, Leaf, Workspace
 
@@ -72,9 +70,7 @@ def refusing() -> Iterator[None]:
         ) from error
 
 
-def _hvp(evaluation: Evaluation, call: Call) -> Term:
-    functional, by = as_grad(call).args
-    return evaluation.grad(functional, by)
-
-
-VALUES: dict[str, Binding] = {"grad": lambda evaluation, call: evaluation.grad(*call.args), "hvp": _hvp}
+VALUES: dict[str, Binding] = {
+    "grad": lambda evaluation, node: evaluation.grad(*node.args),
+    "hvp": lambda evaluation, node: evaluation.evaluate(node.args[0]),
+}

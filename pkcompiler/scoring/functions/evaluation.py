@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from pkcompiler.lang.ast import Call, Expr
+from pkcompiler.lang.ast import Typed
 from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import Term
 from pkcompiler.scoring.workspace import Leaf, Workspace
@@ -20,10 +20,6 @@ class Evaluation(Protocol):
     seed: int
 
     @property
-    def lets(self) -> Mapping[str, Expr]:
-        """What names stand for."""
-
-    @property
     def draws(self) -> Draw:
         """Where random numbers come from."""
 
@@ -31,26 +27,26 @@ class Evaluation(Protocol):
     def constant(self) -> bool:
         """Whether nothing is derived through what is evaluated."""
 
-    def evaluate(self, expr: Expr) -> Term:
+    def evaluate(self, node: Typed) -> Term:
         """The value of an expression."""
 
-    def detached(self, expr: Expr) -> Term:
+    def detached(self, node: Typed) -> Term:
         """The value of an expression, a constant for grad."""
 
-    def grad(self, functional: Expr, by: Expr) -> Term:
+    def grad(self, functional: Typed, by: Typed) -> Term:
         """The derivative [param] of a number."""
 
     def on_leaf(self, made: tuple[Term, Leaf]) -> Term:
         """A value that was computed from the tensors of a leaf, through which grad goes."""
 
-    def number_of(self, call: Call) -> int:
+    def number_of(self, node: Typed) -> int:
         """Which of the draws that are written a call is, from 0 in the order of evaluation."""
 
-    def once(self, expr: Expr, compute: Callable[[Expr], T]) -> T:
-        """What is computed of an expression, once for every one that is written."""
+    def once(self, node: Typed, compute: Callable[[Typed], T]) -> T:
+        """What is computed of an expression once."""
 
     def elsewhere(self, work: Workspace) -> Evaluation:
-        """The evaluation of the same names with another workspace."""
+        """The evaluation with another workspace."""
 
 
-Binding = Callable[[Evaluation, Call], Term]
+Binding = Callable[[Evaluation, Typed], Term]

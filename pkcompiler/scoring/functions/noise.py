@@ -21,8 +21,7 @@ from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.frontend.precision import in_precision
 from pkcompiler.ir.weights import fan_in
-from pkcompiler.lang.ast import Call, Expr, Name, Number
-from pkcompiler.lang.check.facts import resolve
+from pkcompiler.lang.ast import Call, Expr, Name, Number, Typed
 from pkcompiler.paths.sources import data_inputs, data_position, table_rows
 from pkcompiler.predict.initial import drawn
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
@@ -175,24 +174,21 @@ def shifted(work: Workspace, value: Term) -> tuple[dict[str, Tensor], Leaf]:
 # bindings ---------------------------------------------------------------------------------------------------------------
 
 
-def _noise(evaluation: Evaluation, call: Call) -> Term:
+def _noise(evaluation: Evaluation, node: Typed) -> Term:
     """Every noise() that is written is one draw, wherever and however often it is read."""
-    number, draw, work = evaluation.number_of(call), evaluation.draws, evaluation.work
-    given = dict(call.kwargs)
-    if given.get("axes") == Name("param"):
+    number, draw, work = evaluation.number_of(node), evaluation.draws, evaluation.work
+    if node.words.get("axes") == "param":
         return Term(PARAM, noise_like_parameters(work.theta, draw, number))
-    count = given.get("count")
-    size = int(count.value) if isinstance(count, Number) else None
+    size = node.number("count") if "count" in node.words else None
     return Term(frozenset({"sample", "input"}), noise_like_input(work.captured, work.dtype, size, draw, number))
 
 
-def _model(evaluation: Evaluation, call: Call) -> Term:
-    given, work = dict(call.kwargs), evaluation.work
-    x = _entries(evaluation, call.args[0])
+def _model(evaluation: Evaluation, node: Typed) -> Term:
+    work, given = evaluation.work, node.named
+    x = _entries(evaluation, node.args[0])
     buffers: Mapping[str, Tensor] = {}
     if "statistics" in given:
-        observed = resolve(given["statistics"], evaluation.lets)
-        buffers = evaluation.once(observed, lambda input: statistics(work, _entries(evaluation, input)))
+        buffers = evaluation.once(given["statistics"].value, lambda input: statistics(work, _entries(evaluation, input)))
     if "theta" in given:
         weights, leaf = shifted(work, evaluation.evaluate(given["theta"]))
     else:
@@ -201,9 +197,9 @@ def _model(evaluation: Evaluation, call: Call) -> Term:
     return evaluation.on_leaf((model_output(work, x, weights, buffers), leaf))
 
 
-def _entries(evaluation: Evaluation, input: Expr) -> Term:
+def _entries(evaluation: Evaluation, input: Typed) -> Term:
     """What the model is run on."""
-    return data_term(evaluation.work) if resolve(input, evaluation.lets) == Name("data") else evaluation.evaluate(input)
+    return data_term(evaluation.work) if input.stands_for("data") else evaluation.evaluate(input)
 
 
 VALUES: dict[str, Binding] = {"noise": _noise, "model": _model}

@@ -5,6 +5,6 @@ from __future__ import annotations
 from pkcompiler.scoring.functions.evaluation import Binding
 
 VALUES: dict[str, Binding] = {
-    "cross_entropy": lambda evaluation, call: evaluation.work.cross_entropy(evaluation.evaluate(call.args[0])),
-    "margin": lambda evaluation, call: evaluation.work.margin(evaluation.evaluate(call.args[0])),
+    "cross_entropy": lambda evaluation, node: evaluation.work.cross_entropy(evaluation.evaluate(node.args[0])),
+    "margin": lambda evaluation, node: evaluation.work.margin(evaluation.evaluate(node.args[0])),
 }

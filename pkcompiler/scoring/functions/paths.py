@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from pkcompiler.lang.ast import Call, Expr, Name
-from pkcompiler.lang.check.facts import resolve
-from pkcompiler.lang.functions.paths import DEFAULTS, LOSS_GRADIENT, edge_given
-from pkcompiler.lang.syntax.format import print_expr
+from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Typed
+from pkcompiler.lang.functions.paths import DEFAULTS
 from pkcompiler.paths.semiring import settings
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.terms import Term
 from pkcompiler.scoring.workspace import reads_samples
 
+_DATA = Name("data")
+_SQUARED = Binary("^", _DATA, Number(2))
+_INPUTS: dict[Expr, str] = {
+    _DATA: "data",
+    _SQUARED: "data^2",
+    Call("mean", (_DATA,), ()): "mean(data)",
+    Call("mean", (_SQUARED,), ()): "mean(data^2)",
+}
 
-def _paths(evaluation: Evaluation, call: Call) -> Term:
-    given, work = dict(call.kwargs), evaluation.work
-    words = {k: print_expr(given[k]).replace(" ", "") if k in given else v for k, v in DEFAULTS.items()}
+
+def path_edge(node: Typed) -> str:
+    """The edge of a functional."""
+    return node.named["edge"].edge if "edge" in node.named else DEFAULTS["edge"]
+
+
+def _paths(evaluation: Evaluation, node: Typed) -> Term:
+    words, work = {**DEFAULTS, **node.words}, evaluation.work
     chosen = settings(
-        edge=edge_given(given, evaluation.lets),
+        edge=path_edge(node),
         gates=words["gates"],
         pools=words["pools"],
         norms=words["norms"],
@@ -26,32 +37,33 @@ def _paths(evaluation: Evaluation, call: Call) -> Term:
         constants=words["constants"],
         dtype=work.dtype,
     )
-    source = _input(evaluation, given.get("input"))
-    ends = _ends(evaluation, given.get("output", Name("ones")))
+    input = node.named.get("input")
+    source = _input(evaluation, input)
+    ends = _ends(evaluation, node)
     if evaluation.constant and reads_samples(chosen, source):
         return work.constant(chosen, source, ends)
     term = evaluation.on_leaf(work.functional(chosen, source, ends))
-    return _of_one_sample(term) if _is_sample(evaluation, given.get("input"), source) else term
+    return _of_one_sample(term) if _is_sample(evaluation, input, source) else term
 
 
-def _input(evaluation: Evaluation, expr: Expr | None) -> str | Tensor:
+def _input(evaluation: Evaluation, input: Typed | None) -> str | Tensor:
     """One of the words that also serve integer inputs, or the weights themselves."""
-    if expr is None or expr == Name("ones"):
+    if input is None:
         return "ones"
-    words = print_expr(resolve(expr, evaluation.lets)).replace(" ", "")
-    if words in ("ones", "data", "data^2", "mean(data)", "mean(data^2)"):
-        return words
-    term = evaluation.evaluate(expr).plain()
+    if input.value.expr in _INPUTS:
+        return _INPUTS[input.value.expr]
+    term = evaluation.evaluate(input).plain()
     return term.tensor if "sample" in term.axes else term.tensor.unsqueeze(0)
 
 
-def _ends(evaluation: Evaluation, weights: Expr) -> str | Term:
-    if isinstance(weights, Name) and weights.value in ("ones", "each"):
-        return weights.value
-    return evaluation.work.loss_gradient() if weights == LOSS_GRADIENT else evaluation.evaluate(weights)
+def _ends(evaluation: Evaluation, node: Typed) -> str | Term:
+    if "output" in node.named:
+        return evaluation.evaluate(node.named["output"])
+    word = str(node.words.get("output", DEFAULTS["output"]))
+    return evaluation.work.loss_gradient() if word == "loss_gradient" else word
 
 
-def _is_sample(evaluation: Evaluation, input: Expr | None, source: str | Tensor) -> bool:
+def _is_sample(evaluation: Evaluation, input: Typed | None, source: str | Tensor) -> bool:
     """Whether the weights of the input belong to one sample, not to all of them."""
     return isinstance(source, Tensor) and len(source) == 1 and input is not None and "sample" in evaluation.evaluate(input).axes
 

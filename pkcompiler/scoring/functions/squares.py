@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.lang.ast import Call, Name
-from pkcompiler.lang.check.facts import resolve
+from pkcompiler.lang.ast import Typed
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.total_loss import alone
@@ -81,9 +80,9 @@ def _map(function: Any, theta: dict[str, Tensor], samples: Sequence[Any]) -> Tan
     return TangentMap(one, theta, units, rows)
 
 
-def _value(evaluation: Evaluation, call: Call) -> Term:
-    of, by = (resolve(arg, evaluation.lets) for arg in call.args)
-    return Term(PARAM, squares(evaluation.work, of == Name("losses"), by_mask=by == Name("mask")))
+def _value(evaluation: Evaluation, node: Typed) -> Term:
+    of, by = node.args
+    return Term(PARAM, squares(evaluation.work, of.stands_for("losses"), by_mask=by.stands_for("mask")))
 
 
 VALUES: dict[str, Binding] = {"squares": _value}

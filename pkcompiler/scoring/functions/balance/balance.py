@@ -12,7 +12,7 @@ from torch import Tensor
 from pkcompiler.ir.types import Op
 from pkcompiler.ir.walk import forward
 from pkcompiler.ir.weights import groups, joinings
-from pkcompiler.lang.ast import Call
+from pkcompiler.lang.ast import Typed
 from pkcompiler.lang.functions.orders import balance_numbers
 from pkcompiler.scoring.functions.balance.counts import Counts, Ending, Leads
 from pkcompiler.scoring.functions.balance.cover import Ints, Shares, in_turn, rounded, taken
@@ -157,8 +157,8 @@ def _score(ranks: Ints, like: Tensor, lowest: float) -> Tensor:
     return torch.from_numpy(np.where(ranks >= 0, 0.0 - ranks, lowest)).reshape(like.shape).to(like.device)
 
 
-def _value(evaluation: Evaluation, call: Call) -> Term:
-    return balanced(evaluation.work, evaluation.evaluate(call.args[0]), *balance_numbers(call))
+def _value(evaluation: Evaluation, node: Typed) -> Term:
+    return balanced(evaluation.work, evaluation.evaluate(node.args[0]), *balance_numbers(node.call))
 
 
 VALUES: dict[str, Binding] = {"balance": _value}

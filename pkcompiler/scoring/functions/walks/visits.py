@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import Diagnostic, raise_all
-from pkcompiler.lang.ast import Call
-from pkcompiler.lang.functions.orders import KERNELS
+from pkcompiler.lang.ast import Typed
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.functions.walks.live import crossed
 from pkcompiler.scoring.functions.walks.order import order_of
@@ -63,9 +62,9 @@ def _check(weights: dict[str, Tensor]) -> None:
     )
 
 
-def _value(evaluation: Evaluation, call: Call) -> Term:
-    whole = dict(call.kwargs).get("keep") == KERNELS
-    return visits(evaluation.work, evaluation.evaluate(call.args[0]), evaluation.draws, whole=whole)
+def _value(evaluation: Evaluation, node: Typed) -> Term:
+    whole = node.words.get("keep") == "kernels"
+    return visits(evaluation.work, evaluation.evaluate(node.args[0]), evaluation.draws, whole=whole)
 
 
 VALUES: dict[str, Binding] = {"walks": _value}

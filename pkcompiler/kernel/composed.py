@@ -75,6 +75,7 @@ class ComposedKernel(PathKernel):
 
     @property
     def exponent(self) -> int:
+        """That of the kernel written in the computed weights u: every number is times ``2**exponent``."""
         return self.weights.exponent
 
     def value(self) -> Measured:

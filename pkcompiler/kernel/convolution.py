@@ -128,4 +128,5 @@ class TwiceSweep(Sweep):
     """A sweep that is differentiated twice."""
 
     def convolve(self, map: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As :func:`convolution`, with derivatives of every order that are as cheap."""
         return convolution(map, x, weight, bias)

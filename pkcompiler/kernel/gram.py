@@ -111,6 +111,7 @@ class PathKernel:
 
     @property
     def exponent(self) -> int:
+        """Every number of the kernel is times ``2**exponent``; 0 unless ``dtype`` would overflow."""
         return self.hessian.exponent
 
     # numbers ----------------------------------------------------------------------------------------------------------

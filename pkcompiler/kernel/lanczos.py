@@ -50,6 +50,7 @@ class Basis:
 
     @property
     def size(self) -> int:
+        """The entries of a vector: rows and columns of G."""
         return self.rows.shape[1]
 
     def extend(self) -> None:

@@ -41,6 +41,7 @@ class DerivativeRun(ProgramRun):
     gives them dense."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """An operator of the program; an embedding is called without ``scale_grad_by_freq`` and ``sparse``."""
         if target is torch.ops.aten.embedding.default:
             return target(*args[:3], **{name: value for name, value in kwargs.items() if name == "padding_idx"})
         return super().call_function(target, args, kwargs)

@@ -33,9 +33,11 @@ class Modular:
     prime: float
 
     def settle(self, value: Scaled) -> Scaled:
+        """The remainder by ``prime``, of exponent 0."""
         return Scaled(torch.remainder(value.tensor, self.prime))
 
     def maximum(self, map: Window, x: Tensor) -> Tensor:
+        """Raises ``AssertionError``: remainders have no order."""
         raise AssertionError("remainders have no order: windows are decided by all primes together")
 
 

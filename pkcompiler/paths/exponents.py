@@ -30,9 +30,11 @@ class Carried:
     nonnegative: bool = False
 
     def settle(self, value: Scaled) -> Scaled:
+        """The same value with its largest entry near 1, where that has left 2**-16 .. 2**16 (docs/theory.md, section 6)."""
         return value.settled(nonnegative=self.nonnegative)
 
     def maximum(self, map: Window, x: Tensor) -> Tensor:
+        """The largest entry of each window."""
         return window_max(map, x)
 
 
@@ -53,8 +55,10 @@ class Boolean:
     """Reachability: or and and, as 0 and 1."""
 
     def settle(self, value: Scaled) -> Scaled:
+        """1 where the value is positive, 0 elsewhere, of exponent 0."""
         result: Tensor = _Saturate.apply(value.tensor)
         return Scaled(result)
 
     def maximum(self, map: Window, x: Tensor) -> Tensor:
+        """The sum over each window: positive where any of its entries is."""
         return window_sum(map, x)

@@ -33,6 +33,7 @@ class Reach(Sweep):
         super().__init__(graph, tensors, chosen, batch=batch, arithmetic=Boolean(), device="cpu")
 
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
+        """One operation; softmaxes, frozen factors and normalisations pass on what their function depends on."""
         match op.map:
             case Softmax():
                 allowed = self._allowed(op.map, inputs[0].tensor.shape)

@@ -45,10 +45,12 @@ class Settings:
 
     @property
     def reads_data(self) -> bool:
+        """Whether gates, pools or norms are those at the data."""
         return "data" in (self.gates, self.pools, self.norms) or self.gates == "data^2"
 
     @property
     def transform(self) -> Edge:
+        """The transform t of ``edge``."""
         return EDGES[self.edge]
 
     @property

@@ -100,6 +100,7 @@ class Layer:
 
     @property
     def collapsed(self) -> bool:
+        """Whether no unit is alive: no path from an input crosses the weight."""
         return self.alive == 0
 
     @property

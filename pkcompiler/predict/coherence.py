@@ -92,6 +92,7 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
+        """Whether second moments add."""
         return not self.reasons
 
 

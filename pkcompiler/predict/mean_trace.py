@@ -106,6 +106,7 @@ def predict_trace(
 
 
 def nothing(why: str) -> Prediction:
+    """The prediction that there is none, and why."""
     return Prediction(not_predicted(why), "not predicted", why)
 
 

@@ -33,10 +33,12 @@ class Inputs:
 
     @property
     def centred(self) -> bool:
+        """Whether the mean is 0 everywhere."""
         return not bool(torch.as_tensor(self.mean).any())
 
     @property
     def deviation(self) -> Tensor:
+        """sqrt(second - mean^2), float64."""
         mean, second = (torch.as_tensor(m, dtype=torch.float64) for m in (self.mean, self.second))
         return (second - mean.square()).sqrt()
 

@@ -35,9 +35,11 @@ class Plain:
     """No exponent is carried: signed sums at data are the model's own activations, which its precision holds."""
 
     def settle(self, value: Scaled) -> Scaled:
+        """The value as it is."""
         return value
 
     def maximum(self, map: Window, x: Tensor) -> Tensor:
+        """The largest entry of each window."""
         return window_max(map, x)
 
 

@@ -66,6 +66,7 @@ class TangentMap:
         return next(iter(self.theta.values()))
 
     def unit(self, i: int) -> tuple[Tensor, ...]:
+        """The data of unit i: row i of every tensor of ``units``."""
         return tuple(t[i] for t in self.units)
 
     def named(self, flat: Tensor) -> dict[str, Tensor]:
@@ -93,6 +94,7 @@ class Network:
 
     @property
     def outputs(self) -> int:
+        """The number of entries of one sample's output."""
         return torch.Size(self.shape).numel()
 
     def at(self, theta: Theta, flat: tuple[Any, ...]) -> Tensor:

@@ -52,10 +52,12 @@ class Jacobian:
 
     @property
     def height(self) -> int:
+        """The number of rows: units times outputs of one."""
         return self.map.count * self.map.rows
 
     @property
     def width(self) -> int:
+        """The number of columns: parameter entries, dropped ones included."""
         return self.map.size
 
     @property
@@ -198,6 +200,7 @@ class Jacobian:
 
     @property
     def gram_bytes(self) -> int:
+        """The bytes of J J^T [height, height]."""
         return self.height**2 * self.item
 
     @property

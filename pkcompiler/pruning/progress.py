@@ -73,6 +73,7 @@ class Sometimes:
         self.value: float | None = None
 
     def __call__(self, state: Round) -> float | None:
+        """The value at ``state``, or the last one while it is too early for another; None before the first."""
         started = self.clock()
         if started < self.next:
             return self.value

@@ -114,6 +114,7 @@ class Run:
 
     @property
     def total_rounds(self) -> int:
+        """The rounds of all stages together."""
         return sum(s.rounds or 1 for s in self.plan.stages)
 
     def rounds(self, *, masks: Mapping[str, Tensor] | None = None, after: Round | None = None) -> Iterator[Round]:

@@ -115,10 +115,12 @@ class Pruned:
 
     @property
     def kept(self) -> int:
+        """The number of entries that the masks keep."""
         return sum(int(m.sum()) for m in self.masks.values())
 
     @property
     def density(self) -> float:
+        """``kept / total``."""
         return self.kept / self.total
 
     @property

@@ -31,6 +31,7 @@ class Finding:
     help: str
 
     def to_json(self) -> dict[str, str]:
+        """Plain data, a string for each field."""
         return {"kind": self.kind, "subject": self.subject, "message": self.message, "help": self.help}
 
 

@@ -76,6 +76,7 @@ class Row:
 
     @property
     def density(self) -> float:
+        """``kept / entries``; 1 of a parameter without entries."""
         return self.kept / self.entries if self.entries else 1.0
 
 

@@ -31,11 +31,13 @@ class Term:
 
     @property
     def tensor(self) -> Tensor:
+        """The value of a term without the axis ``param``, without its exponent."""
         assert isinstance(self.value, Tensor)
         return self.value
 
     @property
     def tensors(self) -> Tensors:
+        """The values by parameter name of a term with the axis ``param``, without their exponent."""
         assert not isinstance(self.value, Tensor)
         return self.value
 
@@ -54,6 +56,7 @@ def each(term: Term, function: Callable[[Tensor], Tensor]) -> Tensor | dict[str,
 
 
 def number(value: float, dtype: torch.dtype) -> Term:
+    """A constant as a term without axes, of exponent 0."""
     return Term(NUMBER, torch.tensor(value, dtype=dtype))
 
 
@@ -104,33 +107,40 @@ def power(base: Term, exponent: Term) -> Term:
 
 
 def square_root(term: Term) -> Term:
+    """sqrt(t * 2**e) as sqrt(t * 2**(e mod 2)) * 2**floor(e / 2)."""
     odd = term.exponent % 2
     return Term(term.axes, each(term, lambda t: (t * 2.0**odd).sqrt()), (term.exponent - odd) // 2)
 
 
 def logarithm(term: Term) -> Term:
+    """The natural logarithm: ln t + e ln 2, of exponent 0."""
     shift = term.exponent * math.log(2)
     return Term(term.axes, each(term, lambda t: t.log() + shift))
 
 
 def sign(term: Term) -> Term:
+    """-1, 0 or 1 for every entry, of exponent 0."""
     return Term(term.axes, each(term, torch.sign))
 
 
 def negate(term: Term) -> Term:
+    """-t, of the same exponent."""
     return Term(term.axes, each(term, torch.neg), term.exponent)
 
 
 def absolute(term: Term) -> Term:
+    """|t|, of the same exponent; an owned term is written over."""
     return Term(term.axes, each(term, Tensor.abs_ if term.owned else torch.abs), term.exponent, term.owned)
 
 
 def exponential(term: Term) -> Term:
+    """e^t of the plain value, of exponent 0."""
     plain = term.plain()
     return Term(plain.axes, each(plain, torch.exp))
 
 
 def detach(term: Term) -> Term:
+    """The same numbers, a constant for derivatives."""
     return Term(term.axes, each(term, Tensor.detach), term.exponent)
 
 

@@ -48,6 +48,7 @@ class Units:
 
     @property
     def count(self) -> int:
+        """The number of units."""
         return len(self.scores)
 
 

@@ -35,6 +35,7 @@ class Candidates:
 
     @property
     def competing(self) -> tuple[str, ...]:
+        """The parameters that are not protected, in the graph's order."""
         return tuple(n for n in self.sizes if n not in self.protected)
 
     @property

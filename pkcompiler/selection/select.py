@@ -41,6 +41,7 @@ class Survivors:
         return known[1] if known and known[0] is mask else np.flatnonzero(mask.numpy())
 
     def remember(self, name: str, mask: Tensor, places: np.ndarray) -> None:
+        """Take down the flat positions that ``mask`` keeps; masks that keep more than half are left out."""
         if 2 * places.size <= mask.numel():
             self._known[name] = (mask, places)
 

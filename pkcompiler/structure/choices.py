@@ -37,9 +37,11 @@ class Choices:
     decisions: list[Decision] = field(default_factory=list)
 
     def reading(self, key: Key) -> int:
+        """Which reading of a reshape is to be taken, counted from 0."""
         return self.taken.get(key, 0)
 
     def note(self, key: Key, like: tuple[object, ...], options: int, labels: Ints) -> None:
+        """Take down a decision of this walk, and the labels that its reading leaves."""
         self.decisions.append(Decision(key, like, self.reading(key), options, labels))
 
     def revise(self, classes: Classes, stored: np.ndarray) -> bool:

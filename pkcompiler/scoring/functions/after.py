@@ -34,10 +34,12 @@ class Trained(Workspace):
     stands_on: Leaf | None = None
 
     def effective(self) -> dict[str, Tensor]:
+        """The weights after the steps, by parameter name, with derivatives by w_0."""
         assert self.weights is not None
         return self.weights
 
     def weights_leaf(self, weights: Any) -> Leaf:
+        """The leaf of w_0, whatever ``weights`` are: what is computed after the steps is derived by the weights before them."""
         assert self.stands_on is not None
         return self.stands_on
 

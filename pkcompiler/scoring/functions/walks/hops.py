@@ -54,9 +54,11 @@ class Same:
     fed: tuple[Bits, ...]
 
     def forward(self, position: int, entries: Ints, random: Random) -> list[Move]:
+        """To the equal entry of the result."""
         return [Move(_all(entries), -1, entries)]
 
     def backward(self, entries: Ints, random: Random) -> list[Move]:
+        """To the equal entry of one input, each that feeds it equally likely."""
         if len(self.fed) == 1:
             return [Move(_all(entries), 0, entries)]
         position = choose(np.stack([bits[entries] for bits in self.fed]), random)
@@ -72,9 +74,11 @@ class Relation:
         self.back = Groups(outs, ins, size)
 
     def forward(self, position: int, entries: Ints, random: Random) -> list[Move]:
+        """To one of the entries of the result that the pairs name, all equally likely."""
         return [Move(_all(entries), -1, self.ahead.draw(self.starts[position] + entries, random))]
 
     def backward(self, entries: Ints, random: Random) -> list[Move]:
+        """To one of the entries of the inputs that the pairs name, all equally likely."""
         joint = self.back.draw(entries, random)
         position = np.searchsorted(self.starts, joint, side="right") - 1
         found = [(i, np.flatnonzero(position == i)) for i in range(len(self.starts) - 1)]
@@ -88,10 +92,12 @@ class Along:
     weighted: Weighted
 
     def forward(self, position: int, entries: Ints, random: Random) -> list[Move]:
+        """To an entry of the result, over a weight that is visited; see :class:`Weighted`."""
         to, ids = self.weighted.hop(entries, True, random)
         return [Move(_all(entries), -1, to, self.weighted.slot, ids)]
 
     def backward(self, entries: Ints, random: Random) -> list[Move]:
+        """To an entry of the input, over a weight that is visited; see :class:`Weighted`."""
         to, ids = self.weighted.hop(entries, False, random)
         return [Move(_all(entries), 0, to, self.weighted.slot, ids)]
 
@@ -103,10 +109,12 @@ class Paired:
     product: Elementwise | Contraction
 
     def forward(self, position: int, entries: Ints, random: Random) -> list[Move]:
+        """To an entry of the product from the factor at ``position``, with a walk beside it from what the other factor needs."""
         to, other = self.product.forward(position, entries, random)
         return [self._main(-1, _all(entries), to, 1 - position, other, random), *self._beside(_all(entries), 1 - position, other)]
 
     def backward(self, entries: Ints, random: Random) -> list[Move]:
+        """To an entry of one factor, each that is fed equally likely, with a walk beside it from what the other needs."""
         pairs = self.product.backward(entries, random)
         factors = self.product.factors
         options = np.stack([factors[i].fed[pairs[i]] for i in (0, 1)])

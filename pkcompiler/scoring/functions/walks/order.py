@@ -37,6 +37,7 @@ class Order:
 
     @classmethod
     def of(cls, walker: Walker, goal: Goal | None) -> Order:
+        """Nothing visited. What counts are the entries of the goal's parameters; without a goal those of all."""
         counted = np.zeros(walker.size, dtype=bool)
         for name in walker.slots:
             counted[walker.part(name)] = goal is None or name in goal.names

@@ -36,6 +36,7 @@ class Side:
         return lead, channel, place
 
     def join(self, lead: Ints, channel: Ints, place: Ints) -> Ints:
+        """The entries of a lead, channel and place: the inverse of ``split``."""
         return np.asarray((lead * self.channels + channel) * self.places + place)
 
 

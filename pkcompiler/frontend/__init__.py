@@ -1,0 +1,1 @@
+"""From a model to its path graph: export, equal rewritings, lift."""

@@ -18,10 +18,12 @@ class Runs(Protocol):
     """What holds a model and how it is called: a capture, say. Neither is read where nothing is raised."""
 
     @property
-    def module(self) -> nn.Module: ...
+    def module(self) -> nn.Module:
+        """The model."""
 
     @property
-    def call(self) -> Call: ...
+    def call(self) -> Call:
+        """How the model is called."""
 
 
 @contextmanager

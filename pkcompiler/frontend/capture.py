@@ -68,6 +68,7 @@ class Capture:
 
     @property
     def graph(self) -> PathGraph:
+        """The path graph."""
         return self.lifted.graph
 
     @property
@@ -77,6 +78,7 @@ class Capture:
 
     @property
     def batched(self) -> bool:
+        """Whether the trace leaves dimension 0 of the inputs free."""
         return self.program.batched
 
     @property

@@ -46,10 +46,12 @@ class ProgramRun(fx.Interpreter):
         self.program = program
 
     def run(self, *args: Any, **options: Any) -> Any:
+        """The program's outputs; what it makes without a dtype or a device is in the program's dtype, where its tensors are."""
         with defaults(self.program.dtype, self.program.tensors.values()):
             return super().run(*args, **options)
 
     def run_node(self, n: fx.Node) -> Any:
+        """What a node gives; a quotient in what computes a weight is 0 where it is 0/0."""
         try:
             made = self._made(n) if n.meta.get(MAKES_WEIGHTS) else None
             return super().run_node(n) if made is None else made

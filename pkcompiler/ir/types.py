@@ -61,6 +61,7 @@ class Op:
 
     @property
     def name(self) -> str:
+        """The name of its result."""
         return self.result.name
 
 
@@ -88,6 +89,7 @@ class PathGraph:
 
     @property
     def parameters(self) -> tuple[Slot, ...]:
+        """The slots of parameters, in the order of the slots."""
         return tuple(s for s in self.slots if s.role == "parameter")
 
     @property
@@ -97,6 +99,7 @@ class PathGraph:
 
     @property
     def prunable(self) -> tuple[Slot, ...]:
+        """The slots that may be pruned, in the order of the slots."""
         return tuple(s for s in self.slots if s.prunable)
 
     def __str__(self) -> str:

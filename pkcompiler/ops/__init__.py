@@ -1,0 +1,1 @@
+"""What each ATen operator means for paths: the operator table."""

@@ -96,11 +96,13 @@ def rescaled(step: Use, sign: int) -> Peeled | None:
 
 
 def times(step: Use, argument: str, factor: float, sign: int) -> Peeled | None:
+    """A mask behind a factor that is not 0; a negative one turns the sign of what forbids."""
     found = peel(step, argument, sign if factor > 0 else -sign)
     return None if found is None else (scaled(step, found[0], factor), found[1])
 
 
 def filled(step: Use, argument: str, condition: Ref, value: object, when: bool, sign: int) -> Peeled | None:
+    """Scores that a very negative number (times ``sign``) fills where ``condition`` is ``when``; None of any other fill."""
     if not (isinstance(condition, Known | Observed) and is_number(value) and sign * number_of(value) <= VERY_NEGATIVE):
         return None
     scores, before = peel(step, argument, sign) or (step[argument], torch.tensor(False))
@@ -134,10 +136,12 @@ def term(step: Use, side: str, factor: float) -> tuple[Any, torch.Tensor | None]
 
 
 def is_number(side: object) -> bool:
+    """Whether an operand is a number, or a known tensor with one value in all entries."""
     return isinstance(side, int | float) or (isinstance(side, Known) and side.tensor.numel() > 0 and is_filled(side.tensor))
 
 
 def number_of(side: Any) -> float:
+    """The number that such an operand is."""
     return float(side.tensor.flatten()[0]) if isinstance(side, Known) else float(side)
 
 

@@ -89,6 +89,7 @@ def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 
 def smallest(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """``min`` along a dimension, by ``max`` of -x: values and indices."""
     values, indices = torch.max(-x, dim, keepdim)
     return -values, indices
 

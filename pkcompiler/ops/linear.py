@@ -100,6 +100,7 @@ def conv_entry(rank: int, transposed: bool) -> Any:
 
 
 def convolve(use: Use, x: Ref, weight: Ref, bias: Ref | None, shape: Conv) -> Ref:
+    """A convolution by stored parameters; else a product of two values, and the bias [channels] added to every channel."""
     if isinstance(weight, Stored) and (bias is None or isinstance(bias, Stored)):
         return use.emit(replace(shape, weight=use.weight(weight), bias=use.weight(bias)), x)
     out = use.emit(Product("conv", shape), x, use.factor(weight))
@@ -124,6 +125,7 @@ def same_padding(use: Use, x: Path, weight: Ref, mode: str, dilation: Sequence[i
 
 
 def tuple_of(value: Any, rank: int) -> tuple[int, ...]:
+    """A number, or a list of 1 or ``rank`` of them, as ``rank`` numbers."""
     values = value if isinstance(value, list | tuple) else [value]
     return tuple(values) * rank if len(values) == 1 else tuple(values)
 

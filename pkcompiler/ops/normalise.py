@@ -105,6 +105,7 @@ def rms_norm(use: Use) -> Ref:
 
 
 def grouped(use: Use, groups: int) -> Ref:
+    """A group normalisation of the input by its gain and bias, to be observed at the data."""
     channels = channels_of(use, use["input"])
     map = Normalise("group", (channels,), use.weight(use["weight"]), use.weight(use["bias"]), use["eps"], groups)
     return use.record("normalise", use.emit(map, use["input"]))

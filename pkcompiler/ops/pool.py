@@ -21,6 +21,7 @@ def reduce_sum(use: Use, x: Path, dims: list[int], keepdim: bool) -> Path:
 
 
 def reduce_mean(use: Use, x: Path, dims: list[int], keepdim: bool) -> Path:
+    """The mean over ``dims``, over all where there are none: the sum times a constant."""
     total = reduce_sum(use, x, dims, keepdim)
     count = math.prod(x.shape[d] for d in dims or range(len(x.shape)))
     return use.emit(Constant(Literal(1 / count)), total)
@@ -37,6 +38,8 @@ def mean(use: Use) -> Ref:
 
 
 def average(rank: int) -> Any:
+    """The entry of an average pool over the last ``rank`` dimensions."""
+
     def entry(use: Use) -> Ref:
         x = use.path(use["self"])
         kernel = tuple_of(use["kernel_size"], rank)
@@ -68,6 +71,8 @@ def average_over(
 
 
 def adaptive_average(rank: int) -> Any:
+    """The entry of an average pool to a given size of the last ``rank`` dimensions; to size 1 it is their mean."""
+
     def entry(use: Use) -> Ref:
         x = use.path(use["self"])
         size = tuple(int(d) for d in use.shape[-rank:])
@@ -79,6 +84,8 @@ def adaptive_average(rank: int) -> Any:
 
 
 def maximum(rank: int) -> Any:
+    """The entry of a maximum pool over the last ``rank`` dimensions, its winners observed at the data."""
+
     def entry(use: Use) -> Ref:
         kernel = tuple_of(use["kernel_size"], rank)
         stride = tuple_of(use["stride"], rank) if use["stride"] else kernel
@@ -89,6 +96,8 @@ def maximum(rank: int) -> Any:
 
 
 def adaptive_maximum(rank: int) -> Any:
+    """The entry of a maximum pool to a given size of the last ``rank`` dimensions; refuses windows of different sizes."""
+
     def entry(use: Use) -> list[Ref]:
         size = [int(d) for d in use["self"].shape[-rank:]]
         out = [int(d) for d in use["output_size"]]
@@ -160,6 +169,8 @@ Kind = Lit["nearest", "nearest_exact", "linear", "cubic"]
 
 
 def upsample(kind: Kind, rank: int) -> Any:
+    """The entry of an upsampling of the last ``rank`` dimensions."""
+
     def entry(use: Use) -> Ref:
         size = tuple(int(d) for d in use.shape[-rank:])
         scales = tuple(float(s) for s in use["scale_factors"]) if use["scale_factors"] else ()

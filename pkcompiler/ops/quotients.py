@@ -30,6 +30,7 @@ def singular(op: str, arguments: Sequence[Any]) -> Any:
 
 
 def guarded(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """``function`` of x, and 0 with derivative 0 where x is 0."""
     zero = x == 0
     return torch.where(zero, 0.0, function(torch.where(zero, 1.0, x)))
 

@@ -21,6 +21,7 @@ def reshape(use: Use) -> Ref:
 
 
 def reshaped(use: Use, x: Ref, shape: Sequence[Dim]) -> Ref:
+    """x in another shape; x itself where it has that already."""
     if tuple(x.shape) == tuple(shape):
         return x
     if isinstance(x, Index):
@@ -35,6 +36,7 @@ def permute(use: Use) -> Ref:
 
 
 def permuted(use: Use, x: Ref, dims: Sequence[int]) -> Ref:
+    """x with its dimensions in the order ``dims``; x itself where that is theirs."""
     if tuple(dims) == tuple(range(len(dims))):
         return x
     return use.emit(Reindex("permute", (("dims", tuple(dims)),)), use.path(x), shape=tuple(x.shape[d] for d in dims))
@@ -67,6 +69,7 @@ def slice_(use: Use) -> Ref:
 
 
 def sliced(use: Use, x: Ref, dim: int, start: int, end: int | None, *, shape: Sequence[Dim], step: int = 1) -> Ref:
+    """Entries ``start`` to ``end`` of a dimension, which give ``shape``; x itself where it has that already. Refuses the batch."""
     if tuple(x.shape) == tuple(shape):
         return x
     dim %= len(x.shape)
@@ -111,6 +114,7 @@ def stack(use: Use) -> Ref:
 
 
 def pieces(use: Use, sizes: Sequence[int], dim: int) -> list[Ref]:
+    """The operand in consecutive pieces along ``dim``, of the given sizes."""
     x = use["self"]
     dim %= len(x.shape)
     out, start = [], 0
@@ -151,6 +155,8 @@ def pad(use: Use) -> Ref:
 
 
 def padded(mode: str) -> Entry:
+    """The entry of a padding in one mode."""
+
     def entry(use: Use) -> Ref:
         return use.emit(Reindex("pad", (("pad", tuple(use["padding"])), ("mode", mode))), use.path(use["self"]))
 

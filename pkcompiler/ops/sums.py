@@ -14,6 +14,7 @@ Scalar = int | float
 
 
 def signed_sum(use: Use, left: Ref | Scalar, right: Ref | Scalar, sign: int, alpha: Scalar = 1) -> Ref:
+    """left + sign * alpha * right; a number is a source of that value, and 0 is left out."""
     if not isinstance(right, Scalar):
         right = right if alpha == 1 else scaled(use, right, alpha)
     elif alpha != 1:
@@ -76,6 +77,7 @@ def times(use: Use, left: Ref, right: Ref) -> Ref:
 
 
 def by_constant(use: Use, x: Ref, factor: Known) -> Ref:
+    """x times a known tensor; x is spread first where the result has another shape."""
     path = use.path(x)
     fixed = use.fixed(factor)
     if not isinstance(fixed, Literal) and not fits_into(factor.shape, path.shape, use.shape):
@@ -116,6 +118,7 @@ def choose(use: Use, condition: Ref, yes: Ref | Scalar, no: Ref | Scalar) -> Ref
 
 
 def part(use: Use, side: Ref | Scalar, kept: torch.Tensor, shape: tuple) -> Path | None:
+    """``side`` times ``kept`` [shape], of 0 and 1; None for the number 0. Refuses infinity."""
     if isinstance(side, Known) and side.tensor.numel() == 1:
         side = float(side.tensor)
     if isinstance(side, Scalar):

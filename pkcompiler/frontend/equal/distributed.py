@@ -140,6 +140,7 @@ def product(part: Part) -> tuple[float, tuple[Part, ...]]:
 
 
 def pushed(view: fx.Node, outer: View | None) -> View:
+    """``view``, and ``outer`` (None: nothing) behind it, as one reshaping."""
     before = tuple(meta(view.args[0]).shape)  # type: ignore[arg-type]
     return View(before, outer.after if outer else tuple(meta(view).shape))
 

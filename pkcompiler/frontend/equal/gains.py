@@ -28,6 +28,7 @@ def behind_gate(node: fx.Node) -> None:
 
 
 def is_data(value: Any) -> bool:
+    """Whether a value is computed from data."""
     return isinstance(value, fx.Node) and not is_free(value)
 
 
@@ -42,6 +43,7 @@ def have_one_root(values: Sequence[Any]) -> bool:
 
 
 def is_function(value: Any, root: fx.Node) -> bool:
+    """Whether a value is a pointwise function of ``root``, with numbers alone beside it."""
     return all(n is root or is_number(n) or opens(n) for n in pointwise(value, root))
 
 

@@ -116,6 +116,7 @@ def root_mean_square(node: fx.Node) -> None:
 
 
 def permuted(place: fx.Node, x: fx.Node, order: list[int]) -> fx.Node:
+    """x with its dimensions in ``order``, put before ``place``; x itself where that is their order."""
     return x if order == sorted(order) else put(place, aten.permute.default, (x, order), meta(x).permute(order))
 
 

@@ -65,6 +65,7 @@ def partner(product: Any, norm: fx.Node) -> fx.Node | None:
 
 
 def is_in(x: fx.Node, norm: fx.Node) -> bool:
+    """Whether x is something that the norm squares."""
     return any(same(x, squares) for squares in subjects(norm))
 
 

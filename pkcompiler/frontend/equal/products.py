@@ -40,6 +40,7 @@ class Regrouped:
         self.place, self.left = place, dict(instead)
 
     def of(self, value: Any) -> Any:
+        """A value with those parts replaced that have not been yet."""
         value = seen_through(value)
         if not isinstance(value, fx.Node):
             return value
@@ -55,6 +56,7 @@ class Regrouped:
         return value
 
     def times(self, left: Any, right: Any) -> Any:
+        """The product of two values: two numbers are multiplied now, a factor of the number 1 is left out."""
         if not isinstance(left, fx.Node):
             left, right = right, left
         if not isinstance(left, fx.Node):

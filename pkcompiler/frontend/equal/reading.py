@@ -55,10 +55,12 @@ def called(value: Any, *names: str) -> bool:
 
 
 def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """The positional arguments of a node, of any type."""
     return node.args
 
 
 def rank(node: fx.Node) -> int:
+    """The number of dimensions of what a node gives."""
     value: Tensor = meta(node)
     return value.dim()
 
@@ -123,6 +125,7 @@ def is_boolean(value: Any) -> bool:
 
 
 def is_zero(value: Any) -> bool:
+    """Whether a value is 0 in every entry, without data and parameters."""
     known = constant_of(value)
     return known is not None and not bool(known.any())
 

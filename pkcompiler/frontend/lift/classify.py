@@ -50,15 +50,18 @@ def op_name(node: fx.Node) -> str:
 
 
 def meta(node: fx.Node) -> Any:
+    """What the trace recorded of what a node gives: a tensor without values, several, or a number; None where nothing."""
     return node.meta.get("val")
 
 
 def is_floating(node: fx.Node) -> bool:
+    """Whether a node gives one floating-point tensor."""
     value = meta(node)
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def is_complex(node: fx.Node) -> bool:
+    """Whether a node gives one complex tensor."""
     value = meta(node)
     return isinstance(value, Tensor) and value.is_complex()
 

@@ -19,6 +19,7 @@ class Names:
         self._count: dict[str, int] = {}
 
     def fresh(self, base: str) -> str:
+        """``base``; where that is taken, ``base.n`` with the next free number."""
         n = self._count.get(base, 0)
         self._count[base] = n + 1
         name = base if n == 0 else f"{base}.{n}"

@@ -47,6 +47,7 @@ class OperatorUse:
         return self._resolve(self._arguments[argument])
 
     def get(self, argument: str, default: Any = None) -> Any:
+        """The argument as its node was translated; ``default`` where there is none, or None is given."""
         value = self._arguments.get(argument)
         return default if value is None else self._resolve(value)
 
@@ -65,6 +66,7 @@ class OperatorUse:
         return value
 
     def step_back(self, argument: str) -> OperatorUse | None:
+        """The use behind an argument, seen through plumbing and floors; None behind another gate, and where no operator made it."""
         node = self._arguments[argument]
         while isinstance(node, fx.Node) and node.op == "call_function" and isinstance(self.builder.refs.get(node), Path):
             region = self.builder.regions.get(node)
@@ -78,6 +80,7 @@ class OperatorUse:
     # references as values of the graph ----------------------------------------------------------------------------------
 
     def weight(self, ref: Ref | None) -> str | None:
+        """The slot of a stored parameter, made at its first use; None for anything else."""
         if not isinstance(ref, Stored):
             return None
         if ref.slot in self.builder.slots:
@@ -85,6 +88,7 @@ class OperatorUse:
         return self.builder.slot(ref.slot, self.builder.program.tensors[ref.slot], "parameter")
 
     def path(self, ref: Ref) -> Path:
+        """``ref`` as a value of the graph, with one source for each parameter. Refuses integer inputs and the size of the batch."""
         match ref:
             case Path():
                 return ref
@@ -101,6 +105,7 @@ class OperatorUse:
         raise self.unsupported(BATCH_SIZE)
 
     def factor(self, ref: Ref) -> Path:
+        """``ref`` as an operand of a product: known and observed tensors are factors, not sources of paths."""
         match ref:
             case Known():
                 return self._constant(ref, factor=True)
@@ -131,6 +136,7 @@ class OperatorUse:
         return result
 
     def fixed(self, ref: Ref) -> Fixed:
+        """A known tensor: a whole buffer by its slot, one number as a literal, else a constant. Refuses anything else."""
         if not isinstance(ref, Known):
             raise self.unsupported("a factor depends on the data or on a parameter")
         if ref.slot is not None:
@@ -140,11 +146,13 @@ class OperatorUse:
         return self.constant(ref.tensor)
 
     def constant(self, tensor: Tensor) -> Named:
+        """The constant slot of a tensor that the entry made."""
         return self.builder.constant(tensor)
 
     # results ------------------------------------------------------------------------------------------------------------
 
     def emit(self, map: PathMap, *inputs: Ref, shape: Sequence[Dim] | None = None) -> Path:
+        """One more operation of the graph, with this node's shape unless one is given, its dtype and its origin."""
         names = [i.name if isinstance(i, Index) else self.path(i).name for i in inputs]
         return self._emit(map, names, self.shape if shape is None else shape)
 
@@ -153,17 +161,20 @@ class OperatorUse:
         return self.builder.emit(map, inputs, label, TensorType(self.dtype, tuple(shape)), self.origin)
 
     def record(self, kind: str, result: Path) -> Path:
+        """``result``, for which this node (and its first operand) will be observed as ``kind``."""
         operand = self.node.args[0]
         node = operand.name if isinstance(operand, fx.Node) else ""
         self.builder.records[result.name] = Record(kind, self.node.name, node)
         return result
 
     def record_pair(self, result: Path, sign: int) -> Path:
+        """``result``, for which the winners among this node's two operands, times ``sign``, will be observed."""
         left, right = (getattr(n, "name", "") for n in self.node.args[:2])
         self.builder.records[result.name] = Record("window", self.node.name, left, other=right, sign=sign)
         return result
 
     def unsupported(self, why: str) -> Exception:
+        """The refusal of this node, at its place in the model: ``why`` it has no meaning for paths."""
         return Unsupported(unplaced(self.builder, self.node, self.origin, why))
 
 

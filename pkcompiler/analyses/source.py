@@ -34,18 +34,22 @@ class Bare:
 
     @property
     def watched(self) -> frozenset[str]:
+        """None: nothing is recorded."""
         return frozenset()
 
     @property
     def frozen(self) -> frozenset[str]:
+        """None: every parameter counts as one that trains."""
         return frozenset()
 
     @property
     def batched(self) -> bool:
+        """False: the graph runs at ``static_batch``."""
         return False
 
     @property
     def static_batch(self) -> int:
+        """The number of rows that the graph's inputs have baked in, else 1."""
         return static_batch(self.graph)
 
 

@@ -105,6 +105,7 @@ class Artifact:
 
     @property
     def kept(self) -> int:
+        """The number of entries that the masks keep, as the manifest says."""
         return int(self.manifest["kept"])
 
     @property

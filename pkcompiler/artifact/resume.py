@@ -119,6 +119,7 @@ class Work:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
+        """Turns an ``OSError`` inside into ``PKC620``."""
         try:
             yield
         except OSError as error:

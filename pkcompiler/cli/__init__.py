@@ -48,15 +48,18 @@ class Pkc(click.Group):
     """The group of all commands: loads them on use and turns what they raise into messages and exit codes."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, in the order of the help page."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, its module imported now; None where there is none."""
         if cmd_name not in COMMANDS:
             return None
         command = getattr(import_module(f"pkcompiler.cli.{COMMANDS[cmd_name]}"), cmd_name)
         return _prepared(command)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is typed; the usage error of an unknown one names a close one."""
         close = get_close_matches(args[0], COMMANDS, 1)
         if args[0] in COMMANDS or args[0].startswith("-") or not close:
             return super().resolve_command(ctx, args)
@@ -65,6 +68,7 @@ class Pkc(click.Group):
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
+        """The context of a call, which holds the command as it was typed. Raises :class:`Lost` where help cannot be written."""
         typed = shlex.join(["pkc", *args])
         with losses():
             context = super().make_context(info_name, args, parent, **extra)
@@ -72,6 +76,7 @@ class Pkc(click.Group):
         return context
 
     def invoke(self, ctx: click.Context) -> Any:
+        """What the command gives. Raises :class:`Lost` where its output cannot be written."""
         with losses():
             return super().invoke(ctx)
 

@@ -22,6 +22,7 @@ class Part(click.ParamType[float]):
         self.zero, self.one = zero, one
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The part as a number from 0 to 1; a usage error for anything else."""
         option = param.opts[0] if param else ""
         usual = "90%" if self.zero else "10%"
         match = NUMBER.fullmatch(str(value))
@@ -41,6 +42,7 @@ class Word(click.Choice[str]):
     """One of a few words; ``-`` and ``_`` are the same in them."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The word as it is declared; a usage error for another."""
         return super().convert(value.replace("_", "-") if isinstance(value, str) else value, param, ctx)
 
 
@@ -50,6 +52,7 @@ class Seed(click.types.IntParamType):
     name = "seed"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The seed, from -2**63 to 2**64 - 1; a usage error for anything else."""
         found = super().convert(value, param, ctx)
         if found not in range(-(2**63), 2**64):
             self.fail(f"{value[:25]}... is no seed: type a whole number of 64 bits, such as --seed 1", param, ctx)
@@ -62,6 +65,7 @@ class Factor(click.ParamType[float]):
     name = "FACTOR"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The factor, from 1 to 1e12; a usage error for anything else."""
         match = NUMBER.fullmatch(str(value))
         if match is None or match["unit"] == "%" or not 1 <= float(match["value"]) <= 1e12:
             self.fail(f"'{value}' is no compression: type --compression 50x (at least 1x)", param, ctx)
@@ -74,6 +78,7 @@ class Bytes(click.ParamType[float]):
     name = "BYTES"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The amount in bytes, a whole number from 1 to 1e15; a usage error for anything else."""
         match = AMOUNT.fullmatch(str(value))
         amount = float(f"{float(match['value']) * UNITS[match['unit'] or '']:.15g}") if match else 0.0
         if not 1 <= amount <= 1e15 or amount != int(amount):

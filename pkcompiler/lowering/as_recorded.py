@@ -40,6 +40,7 @@ class Recorded:
 
     @classmethod
     def of(cls, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Recorded:
+        """The call ``model(*args, **kwargs)``; of tensors it is known alone that they are given."""
         signature = inspect.signature(model.forward)
         return cls(signature, len(args), tuple(kwargs), _bare(_bound(signature, args, kwargs)))
 

@@ -58,6 +58,7 @@ class Cell(KeepsMask):
         return part(self._mask, tensor, self._parts)
 
     def __call__(self, gradient: Tensor) -> Tensor:
+        """The gradient, 0 where the mask drops the entry."""
         return where_kept(self.of(gradient), gradient)
 
     def drop(self, tensor: Tensor) -> None:
@@ -205,6 +206,7 @@ class FindAgain:
         self.keepers: list[Keeper] = []
 
     def __call__(self, module: nn.Module, args: Any) -> None:
+        """Find the parameters again, unless what runs here is traced; compiled code leaves its graph where they have changed."""
         if torch.compiler.is_dynamo_compiling():
             if not all(keeper.is_current() for keeper in self.keepers):
                 _UNCOMPILED["find"](self, module)
@@ -212,6 +214,7 @@ class FindAgain:
             self.find(module)
 
     def find(self, module: nn.Module) -> None:
+        """Hold the masks on the parameters that there are now. Raises ``PKC470`` where one of them is gone."""
         for keeper in self.keepers:
             keeper.find_again()
         own = keeper_of(module)

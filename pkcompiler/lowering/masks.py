@@ -26,7 +26,8 @@ class HasMasks(Protocol):
     """A result that holds masks: :class:`pkcompiler.Pruned`, :class:`pkcompiler.Artifact`."""
 
     @property
-    def masks(self) -> Mapping[str, Tensor]: ...
+    def masks(self) -> Mapping[str, Tensor]:
+        """bool tensors by parameter name, True = kept."""
 
 
 Masks = Mapping[str, Tensor] | HasMasks

@@ -66,6 +66,7 @@ class ValuesKept:
         self.part = part
 
     def __call__(self, fn: Any, recurse: bool = True) -> nn.Module:
+        """``part._apply(fn, recurse)``, with the values of buffers that no ``state_dict`` holds kept."""
         with values_kept(self.part):
             return type(self.part)._apply(self.part, fn, recurse)
 
@@ -127,6 +128,7 @@ class ModePair(MaskedTree, nn.Module):
         self.static_batch, self.recorded = static_batch, recorded
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The output of the present mode's graph; raises ``PKC278`` for a call that differs from the recorded one."""
         if self.recorded is not None and not torch.compiler.is_compiling():
             args, kwargs = self.recorded.arranged(args, kwargs)
         return self.programs[int(self.training)](*args, **kwargs)

@@ -112,4 +112,5 @@ def _plain(value: object) -> object:
 
 
 def is_own(kind: type | FunctionType) -> bool:
+    """Whether a class or a function is defined outside of the libraries that are known."""
     return (kind.__module__ or "").split(".")[0] not in LIBRARIES

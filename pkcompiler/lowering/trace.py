@@ -47,6 +47,7 @@ class MaskTracer(fx.Tracer):
         self.context = _context()
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> fx.Node:
+        """One more node. Raises ``ValueError`` where the forward has done what no node records."""
         if kind.startswith("call_") and _context() != self.context:
             raise ValueError("the forward switches gradients or autocast, which no node records")
         if kind == "call_module":
@@ -54,6 +55,7 @@ class MaskTracer(fx.Tracer):
         return super().create_node(kind, *args, **kwargs)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A node's value, as an operation gives it."""
         return Value(node, self)
 
     def _refuse_replaced(self, path: str) -> None:
@@ -63,11 +65,13 @@ class MaskTracer(fx.Tracer):
                 raise ValueError(f"the forward calls {path!r} after it has assigned its buffer {name!r}")
 
     def create_arg(self, a: Any) -> Any:
+        """An argument of a node; a module is read from the root."""
         if isinstance(a, nn.Module):
             return self.create_node("get_attr", self.path_of_module(a), (), {})
         return super().create_arg(a)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """An attribute of a module; a parameter or buffer is a node that reads it at run time, one for each tensor."""
         members = (*self.root.named_parameters(), *self.root.named_buffers()) if isinstance(attr_val, Tensor) else ()
         name = next((name for name, member in members if member is attr_val), None)
         if name is None:

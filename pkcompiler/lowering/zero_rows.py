@@ -34,6 +34,7 @@ class Dropped(nn.Module):
         self.dropped: Tensor
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The weight, 0 where ``dropped``."""
         return torch.where(self.dropped, 0, weight)
 
 
@@ -53,6 +54,7 @@ class Undefined:
 
     @property
     def name(self) -> str:
+        """The parameter's name in the whole model."""
         return f"{self.path}.{self.leaf}" if self.path else self.leaf
 
 

@@ -1,0 +1,1 @@
+"""Plots and pages of results, and drawings of networks."""

@@ -53,6 +53,7 @@ class Cell:
 
     @property
     def key(self) -> str:
+        """The SHA-256 of ``inputs`` as JSON with sorted keys, in hexadecimal."""
         text = json.dumps(self.inputs, sort_keys=True, ensure_ascii=False, allow_nan=False)
         return sha256(text.encode()).hexdigest()
 

@@ -46,6 +46,7 @@ class State:
         return tuple(cell for cell, record in pairs if record is None or record["status"] in again)
 
     def count(self, status: str) -> int:
+        """The number of records with this status: ``done``, ``collapsed`` or ``failed``."""
         return sum(record is not None and record["status"] == status for record in self.records)
 
 
@@ -60,6 +61,7 @@ class Studied:
 
     @property
     def failures(self) -> list[Record]:
+        """The records of cells that failed, of earlier runs too."""
         return [record for record in self.state.records if record is not None and record["status"] == "failed"]
 
 

@@ -63,6 +63,7 @@ class Symbols:
         return sympy.Symbol(name, positive=True, integer=True) if name[0] == "n" else sympy.Symbol(name, positive=True)
 
     def monomial(self, monomial: Monomial) -> Any:
+        """A monomial in sympy."""
         return sympy_number(monomial.coefficient) * sympy.Mul(*(self.sympy(s) ** e for s, e in monomial.powers))
 
     def bindings(self, given: Mapping[str, Number]) -> dict[str, Monomial]:
@@ -181,10 +182,12 @@ class ClosedForms:
 
     @property
     def widths(self) -> tuple[Width, ...]:
+        """The symbolic widths, in the order in which a path meets them."""
         return self.symbols.widths
 
     @property
     def forms(self) -> tuple[ClosedForm, ClosedForm, ClosedForm]:
+        """``count``, ``r2`` and ``trace``."""
         return self.count, self.r2, self.trace
 
     def __str__(self) -> str:

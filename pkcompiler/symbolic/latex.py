@@ -73,6 +73,7 @@ def _term(term: Term, names: Mapping[str, str]) -> str:
 
 
 def monomial_latex(monomial: Monomial) -> str:
+    """A monomial in LaTeX: its number, 1 left out before symbols, and its powers."""
     powers = [symbol_latex(s) + ("" if e == 1 else f"^{{{e}}}") for s, e in monomial.powers]
     number = monomial.coefficient
     shown = str(number) if number.denominator == 1 else rf"\tfrac{{{number.numerator}}}{{{number.denominator}}}"

@@ -25,6 +25,7 @@ class Monomial:
 
     @staticmethod
     def of(symbol: str, exponent: int = 1) -> Monomial:
+        """A power of one symbol."""
         return Monomial(Fraction(1), ((symbol, exponent),))
 
     @staticmethod

@@ -24,6 +24,7 @@ class Path(NamedTuple):
     gates: tuple[str, ...] = ()
 
     def joined(self, other: Path) -> Path:
+        """What both paths cross, with the product of their coefficients."""
         return Path(
             self.coefficient * other.coefficient,
             tuple(sorted(self.parameters + other.parameters)),

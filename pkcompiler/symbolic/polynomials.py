@@ -49,6 +49,7 @@ class Polynomials:
 
     @property
     def paths(self) -> tuple[Path, ...]:
+        """The paths of all output entries, one entry after another."""
         return tuple(p for paths in self.outputs for p in paths)
 
     @property

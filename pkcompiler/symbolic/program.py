@@ -39,6 +39,7 @@ class Term:
     operands: tuple[str, ...]
 
     def scaled(self, factor: Monomial) -> Term:
+        """The term times a monomial."""
         return replace(self, coefficient=self.coefficient * factor)
 
 

@@ -99,10 +99,12 @@ class Lowering:
     # shapes and symbols -----------------------------------------------------------------------------------------------
 
     def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a value over its positions: a group of equal channels has one entry."""
         known = self.frozen.get(name)
         return tuple(collapsed(axis) for axis in self.groups.values[name]) if known is None else known.shape
 
     def slot(self, name: str) -> Monomial:
+        """The symbol of a slot's squared entry; 1 in a count."""
         return ONE if self.power == 0 else Monomial.of(SLOT + name)
 
     def width(self, axis: Axis) -> Iterator[tuple[Monomial, np.ndarray]]:

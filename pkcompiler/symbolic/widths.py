@@ -59,6 +59,7 @@ class Groups:
 
     @property
     def grounded(self) -> Mapping[str, str]:
+        """The operation at which each channel group became a number."""
         return self.unifier.grounded
 
     def widths(self) -> list[Atom]:
@@ -77,6 +78,7 @@ class Groups:
                     atom.bound = (Num(atom.size),)
 
     def shape_of(self, op: Op) -> tuple[int, ...]:
+        """The shape of an operation's result at the graph's batch."""
         return concrete(op.result.type.shape, self.batch)
 
     def _apply(self, op: Op, inputs: list[Axes]) -> Axes:

@@ -40,6 +40,7 @@ class Agenda:
 
     @classmethod
     def of(cls, stages: Sequence[Stage]) -> Agenda:
+        """The agenda of stages in the order of the text."""
         return cls(tuple(stages), tuple(_laid_out(stages)))
 
     @property

@@ -28,6 +28,7 @@ class PlannedRound:
 
     @property
     def part(self) -> float | None:
+        """``left / whole``; None where ``left`` is."""
         return None if self.left is None else self.left / self.whole
 
 

@@ -40,9 +40,11 @@ class Position:
         return f"Position(epoch={self.epoch}, step={self.step}{'' if self.midway is None else ', within an epoch'})"
 
     def tree(self) -> dict[str, Any]:
+        """Plain data: numbers, lists and dicts."""
         return asdict(self)
 
     @classmethod
     def of(cls, tree: Mapping[str, Any]) -> Position:
+        """The position that ``tree()`` wrote."""
         midway = tree["midway"]
         return cls(tree["epoch"], tree["step"], None if midway is None else Midway([Reading(**r) for r in midway["readings"]]))

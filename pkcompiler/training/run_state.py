@@ -21,9 +21,11 @@ Masks = Mapping[str, Tensor]
 class Stateful(Protocol):
     """A learning-rate scheduler, a gradient scaler, an average of weights."""
 
-    def state_dict(self) -> Any: ...
+    def state_dict(self) -> Any:
+        """All that it holds."""
 
-    def load_state_dict(self, state: Any, /) -> Any: ...
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Take over what ``state_dict`` gave."""
 
 
 class NotTaken(Exception):
@@ -93,6 +95,7 @@ class Trained:
                 value.masked_fill_(pruned.to(value.device), 0)
 
     def with_extra_state(self) -> dict[str, nn.Module]:
+        """The model's modules with a ``get_extra_state`` of their own, by path."""
         plain = nn.Module.get_extra_state
         return {path: m for path, m in self.model.named_modules() if type(m).get_extra_state is not plain}
 

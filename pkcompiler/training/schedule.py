@@ -67,6 +67,7 @@ class TrainingSchedule:
 
     @property
     def name(self) -> str:
+        """The name of the schedule."""
         return self.plan.schedule.name
 
     @property

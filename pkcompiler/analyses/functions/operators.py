@@ -32,10 +32,12 @@ class Operator:
 
     @property
     def status(self) -> Status:
+        """That of the Path Kernel; kernels on data are exact."""
         return self.kernel.status if isinstance(self.kernel, PathKernel) else "exact"
 
     @property
     def exponent(self) -> int:
+        """Every figure of the kernel is times ``2**exponent``: the Path Kernel's, 0 for kernels on data."""
         return self.kernel.exponent if isinstance(self.kernel, PathKernel) else 0
 
     def diagonal(self) -> Term:

@@ -38,6 +38,7 @@ class AnalysisEvaluator(Evaluator):
         self._marks[node] = mark
 
     def call(self, node: Typed) -> Term:
+        """The value of a function of passes, or of an analysis where that is a term."""
         if node.call.function not in VALUES:
             return Evaluator.call(self, node)
         value = self.figure(node)

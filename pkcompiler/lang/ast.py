@@ -19,18 +19,24 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Text:
+    """A text without its double quotes, or a comment."""
+
     value: str
     span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
+    """A word: of the language, or one that a ``let`` or a declaration gives."""
+
     value: str
     span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
+    """``function(args, name = value)``; ``kwargs`` are (name, value) as written."""
+
     function: str
     args: tuple[Expr, ...]
     kwargs: tuple[tuple[str, Expr], ...]
@@ -39,6 +45,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Unary:
+    """``-operand``"""
+
     op: str  # "-"
     operand: Expr
     span: Span | None = field(default=None, compare=False)
@@ -46,6 +54,8 @@ class Unary:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
+    """``left op right``"""
+
     op: str  # + - * / ^
     left: Expr
     right: Expr
@@ -201,6 +211,7 @@ class ReportLine:
 
     @property
     def axes(self) -> frozenset[str]:
+        """The axes of its value."""
         return self.typed.axes
 
 
@@ -272,6 +283,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
+    """A checked schedule. ``text``: the canonical text of this declaration, without its passes."""
+
     name: str
     seed: int | None
     data: DataSpec | None

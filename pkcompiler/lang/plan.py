@@ -34,14 +34,17 @@ class Plan:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
+        """The stages of the schedule, in order."""
         return self.schedule.stages
 
     @property
     def seed(self) -> int:
+        """The schedule's seed; 0 where it names none."""
         return self.schedule.seed or 0
 
     @property
     def text(self) -> str:
+        """The schedule as a ``.pkc`` file, with the passes that it names."""
         return print_schedule(self.schedule, with_passes=True)
 
     def with_stages(self, stages: tuple[Stage, ...]) -> Plan:
@@ -60,6 +63,7 @@ class Plan:
 
     @property
     def needs_data(self) -> bool:
+        """Whether a pass, or what a stage regrows by, reads data."""
         return bool(self.reader)
 
     @property

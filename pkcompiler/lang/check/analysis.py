@@ -22,6 +22,7 @@ class AnalysisChecker(ExpressionChecker):
         self.names = names
 
     def declare(self, block: Block) -> Analysis | None:
+        """The analysis, or None after errors that are reported."""
         before = self.findings.errors()
         settings = self.settings(block, "analysis")
         used: dict[str, Pass] = {}

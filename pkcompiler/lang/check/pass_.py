@@ -18,6 +18,7 @@ class PassChecker(ExpressionChecker):
     """Checks passes."""
 
     def declare(self, block: Block) -> Pass | None:
+        """The pass, or None after errors that are reported."""
         before = self.findings.errors()
         settings = self.settings(block, "pass")
         scope = Scope(damaged=block.damaged)

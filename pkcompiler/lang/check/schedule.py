@@ -17,6 +17,7 @@ class ScheduleChecker(StageChecker):
     """Checks schedules; ``names`` finds the passes that they name."""
 
     def declare(self, block: Block) -> Schedule | None:
+        """The schedule, or None after errors that are reported."""
         before = self.findings.errors()
         settings = self.settings(block, "schedule")
         seed_word, data_word = words.find("seed", "setting", "schedule"), words.find("data", "setting", "schedule")

@@ -30,6 +30,7 @@ class StageChecker(Declarations):
         self.targets: dict[int, tuple[str, float] | None] = {}  # by the identity of the block
 
     def stage(self, block: Block, used: dict[str, Pass]) -> Stage | None:
+        """The stage, or None after errors that are reported; its pass goes into ``used``, under the name as written."""
         before = self.findings.errors()
         settings = self.settings(block, "prune")
         self._stage_pass(block, used)

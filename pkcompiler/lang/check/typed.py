@@ -22,6 +22,7 @@ class Typer(KindChecker):
         self._same: dict[Hashable, Typed] = {}
 
     def facts(self, expr: Expr) -> Facts:
+        """The facts of an expression, found once."""
         if id(expr) not in self._facts:
             self._facts[id(expr)] = expr, super().facts(expr)
         return self._facts[id(expr)][1]

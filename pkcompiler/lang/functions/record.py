@@ -111,10 +111,12 @@ class Argument:
 
 
 def never(*given: Any) -> bool:
+    """No, whatever is asked: the default of fields that ask."""
     return False
 
 
 def always(*given: Any) -> bool:
+    """Yes, whatever is asked."""
     return True
 
 

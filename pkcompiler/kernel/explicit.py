@@ -95,7 +95,8 @@ def explicit(
 ) -> ExplicitKernel:
     """The Path Kernel by enumeration, for small graphs: ``explicit(model, example_inputs)`` or ``explicit(graph, tensors)``.
 
-    Raises ``PKC524`` where the graph has more than ``limit`` paths or 5000 scalar units, and the errors of ``path_kernel``.
+    Raises ``PKC520`` for ``pools="max"``, ``PKC524`` where the graph has more than ``limit`` paths or 5000 scalar
+    units, and the errors of ``path_kernel``.
     """
     if isinstance(graph, nn.Module):
         captured = captured_for_caller(graph, inputs, dtype=torch.float64)

@@ -177,7 +177,7 @@ class PathKernel:
         return result if isinstance(u, Tensor) else out
 
     def matmat(self, u: Tensor) -> Tensor:
-        """G U for U [size, m], column by column."""
+        """G U for U [size, m], column by column. Raises ``PKC522`` for another shape."""
         if u.dim() != 2 or u.shape[0] != self.size:
             raise fail("PKC522", f"G has {self.size} columns, and the block has shape {tuple(u.shape)}", "expected [size, m]")
         return torch.stack([self.matvec(column) for column in u.unbind(1)], 1) if u.shape[1] else u.clone()
@@ -239,7 +239,7 @@ class PathKernel:
     # forms ------------------------------------------------------------------------------------------------------------
 
     def split(self, u: Tensor) -> dict[str, Tensor]:
-        """A flat vector [size] by parameter name, in the parameters' shapes."""
+        """A flat vector [size] by parameter name, in the parameters' shapes. Raises ``PKC522`` for another shape."""
         if u.dim() != 1 or u.shape[0] != self.size:
             raise fail("PKC522", f"G has {self.size} columns, and the vector has shape {tuple(u.shape)}", "expected [size]")
         pieces = self._cast(u).split([t.numel() for t in self.theta.values()])
@@ -252,7 +252,7 @@ class PathKernel:
         return {n: self._cast(t) for n, t in u.items()}
 
     def flatten(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """A flat vector [size] from tensors by name."""
+        """A flat vector [size] from tensors by name. Raises ``PKC522`` where one is missing."""
         if missing := [n for n in self.names if n not in parts]:
             raise fail("PKC522", f"there is no tensor for '{missing[0]}'", "give one for each name of .names")
         return torch.cat([parts[n].reshape(-1) for n in self.names])

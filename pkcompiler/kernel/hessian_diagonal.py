@@ -53,7 +53,7 @@ def crossed_places(kernel: Operator, names: Iterable[str]) -> dict[str, Tensor]:
 
 
 def too_many(count: int) -> PkcError:
-    """The refusal of ``count`` products."""
+    """The refusal of ``count`` products, ``PKC521``."""
     return fail(
         "PKC521",
         f"{count} parameter entries can be crossed twice by a path, and each of their diagonal entries is a product of its own",

@@ -42,6 +42,7 @@ def leading(kernel: Operator, k: int, tolerance: float = TOLERANCE, memory: int 
     """The k leading eigenpairs: of the written-out matrix where it is small, by Lanczos from the parameters otherwise.
 
     In the frame of the parameters' signs G has no negative entry, so its first vector is positive there, as theta is.
+    Raises ``PKC525`` where more than half of the pairs are wanted, and the matrix does not fit into ``memory`` bytes.
     """
     k = min(at_least(1, "k", k), kernel.size)
     if kernel.size > DENSE and k > kernel.size // 2 and 3 * kernel.size**2 * kernel.dtype.itemsize > memory:

@@ -102,7 +102,7 @@ def functional_of(
     data: Any = None,
     gradients: bool = True,
 ) -> Functional:
-    """The functional of a model that is captured already."""
+    """The functional of a model that is captured already. Raises ``PKC502`` where it reads data and none is given."""
     check_finite(captured.graph, captured.tensors)
     check_masks(captured.graph, masks)
     check_range(captured.graph, captured.tensors, chosen)
@@ -158,7 +158,10 @@ def static_batch(graph: PathGraph) -> int:
 def differentiate(
     sweep: Sweep, masks: Mapping[str, Tensor] | None, sources: Mapping[str, Tensor], output: Any, gradients: bool
 ) -> tuple[Scaled, dict[str, Tensor]]:
-    """One forward and (with ``gradients``) one backward sweep; the value, and the gradients at its exponent."""
+    """One forward and (with ``gradients``) one backward sweep; the value, and the gradients at its exponent.
+
+    Raises ``PKC510`` for a derivative that is not finite.
+    """
     edges = sweep.edges(masks)
     for edge in edges.values():
         edge.requires_grad_(gradients)
@@ -186,7 +189,10 @@ def masked(captured: Capture, masks: Mapping[str, Tensor] | None) -> dict[str, T
 
 
 def chunks(captured: Capture, samples: Sequence[Any] | None, whole: bool) -> list[Sequence[Any] | None]:
-    """The samples in pieces that the trace accepts (all at once where its batch is free, or where only means are read)."""
+    """The samples in pieces that the trace accepts (all at once where its batch is free, or where only means are read).
+
+    Raises ``PKC504`` where they do not divide into batches of the size that the trace has baked in.
+    """
     if samples is None or whole or captured.batched:
         return [samples]
     step = captured.static_batch
@@ -240,7 +246,7 @@ def prepare(
 
 
 def weigh(value: Scaled, output: Any) -> Scaled:
-    """The output entries summed (``ones``), kept (``each``), or weighted."""
+    """The output entries summed (``ones``), kept (``each``), or weighted. Raises ``PKC501`` for anything else."""
     if isinstance(output, str) and output == "ones":
         return Scaled(value.tensor.sum(), value.exponent)
     if isinstance(output, str) and output == "each":

@@ -41,7 +41,7 @@ def plain_masks(graph: PathGraph, masks: Mapping[str, Tensor] | None) -> dict[st
 
 
 def check_mask_shapes(known: Mapping[str, tuple[Any, ...]], masks: Mapping[str, Tensor] | None) -> None:
-    """The same from the parameters' shapes by name, where there is no graph."""
+    """The same from the parameters' shapes by name, where there is no graph. Raises ``PKC401``."""
     found = []
     for name, mask in (masks or {}).items():
         if name not in known:
@@ -143,7 +143,10 @@ def data_inputs(captured: Capture, data: Any) -> list[Any]:
 
 
 def samples_of(data: Any) -> Any:
-    """x of data = (x, y), or x alone: a tensor, or a tuple of positional or a dict of keyword inputs where there are several."""
+    """x of data = (x, y), or x alone: a tensor, or a tuple of positional or a dict of keyword inputs where there are several.
+
+    Raises ``PKC505`` for data of more than two parts.
+    """
     if isinstance(data, tuple | list) and len(data) > 2:
         raise fail("PKC505", f"data holds {len(data)} parts", "expected a pair (x, y); several inputs are one part: ((x, z), y)")
     return data[0] if isinstance(data, tuple | list) and data else data
@@ -154,6 +157,7 @@ def flat_samples(call: Call, data: Any) -> list[Any]:
 
     x is a tensor, which stands for the first floating input (or else the first integer one) while the other tensors of the example
     are repeated to the number of samples; or it has the structure of the example inputs and stands for all of them.
+    Raises ``PKC505`` for samples that do not fit.
     """
     x, flat = samples_of(data), list(call.flat)
     require_samples(x)
@@ -261,7 +265,7 @@ def first_sample(x: Any) -> Any:
 
 
 def data_position(flat: Sequence[Any]) -> int:
-    """The input that data stands for: the first floating tensor, else the first tensor."""
+    """The input that data stands for: the first floating tensor, else the first tensor. Raises ``PKC505`` where there is none."""
     floating = [i for i, t in enumerate(flat) if isinstance(t, Tensor) and t.is_floating_point()]
     tensors = [i for i, t in enumerate(flat) if isinstance(t, Tensor)]
     if not tensors:
@@ -274,7 +278,8 @@ def input_sources(
 ) -> dict[str, Tensor]:
     """The source weights of every input of the graph (see ``Sweep.run``).
 
-    A tensor [1 or batch, ...] weighs the input that data stands for; the other inputs are ones.
+    A tensor [1 or batch, ...] weighs the input that data stands for; the other inputs are ones. Raises ``PKC501`` for an
+    unknown ``input``, ``PKC505`` for weights of an input that lies on no path.
     """
     if isinstance(input, Tensor):
         return _given_sources(captured, input, batch, dtype)
@@ -324,7 +329,7 @@ def rows_of(graph: PathGraph, value: Value) -> int | None:
 
 
 def table_rows(graph: PathGraph, value: Value) -> int:
-    """The number of rows of the table that an integer input reads."""
+    """The number of rows of the table that an integer input reads. Raises ``PKC505`` where it reads none."""
     rows = marked(graph, lambda given: given.name == value.name, lambda op, read: isinstance(op.map, Reindex) and read[0])
     for op in graph.ops:
         if isinstance(op.map, Embed) and op.inputs[0] in rows:

@@ -66,7 +66,7 @@ class Evaluator:
         return Evaluator(work, self.seed)
 
     def evaluate(self, node: Typed) -> Term:
-        """The value of an expression."""
+        """The value of an expression. Raises ``PKC110`` for what is no value (a text, a range)."""
         if node.let:
             return self._let(node)
         match node.expr:

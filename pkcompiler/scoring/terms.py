@@ -153,7 +153,10 @@ REDUCERS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def reduce(name: str, term: Term, over: str, span: Span | None = None) -> Term:
-    """``sum | mean | norm2 | max`` over one axis; ``layer`` reduces each tensor and spreads the result back."""
+    """``sum | mean | norm2 | max`` over one axis; ``layer`` reduces each tensor and spreads the result back.
+
+    Raises ``PKC110`` where the term has no such axis.
+    """
     function = REDUCERS[name]
     if over == "layer":
         return Term(term.axes, each(term, lambda t: function(t).expand_as(t)), term.exponent)

@@ -55,7 +55,7 @@ class Work(Protocol):
 
 
 def loss_of(work: Work, output: Tensor, target: Tensor | None) -> Tensor | Weighted:
-    """The loss of some samples' outputs: their mean, or their sum and weight."""
+    """The loss of some samples' outputs: their mean, or their sum and weight. Raises ``PKC506`` without class labels."""
     if work.loss_function is not None:
         return evaluated(work.loss_function, output, target)
     if target is None or target.is_floating_point():

@@ -324,14 +324,14 @@ class Workspace:
         return Term(frozenset({"sample", "output"}), torch.cat(parts))
 
     def margin(self, output: Term) -> Term:
-        """The logit of the true class minus the largest other one, of every sample (outputs [sample, class])."""
+        """Outputs [sample, class]: the logit of the true class minus the largest other one. Raises ``PKC506`` without targets."""
         if self.target is None:
             raise fail("PKC506", "margin needs targets, and the data have none", "give labelled data")
         with torch.enable_grad():
             return Term(frozenset({"sample"}), margins(output.tensor, self.target), output.exponent)
 
     def cross_entropy(self, output: Term) -> Term:
-        """The mean cross-entropy of an output term against the targets."""
+        """The mean cross-entropy of an output term against the targets. Raises ``PKC506`` without targets."""
         if self.target is None:
             raise fail("PKC506", "cross_entropy needs targets, and the data have none", "give labelled data")
         with torch.enable_grad():

@@ -128,8 +128,8 @@ def network(
     """A copy of ``model`` (which is never changed) in evaluation mode and ``dtype``, at data = (x, y) or x alone.
 
     ``example_inputs``: where the model takes more than x; by default its first sample. Raises ``PKC203``-``PKC204`` where it cannot
-    be called, ``PKC401``, ``PKC501`` and ``PKC505`` for masks, dtype and data that do not fit, ``PKC526`` where a sample's output
-    depends on others or is not finite.
+    be called, ``PKC207`` for what is no module, ``PKC401``, ``PKC501`` and ``PKC505`` for masks, dtype and data that do not fit,
+    ``PKC526`` where a sample's output depends on others or is not finite, or nothing requires grad.
     """
     if not isinstance(model, nn.Module):
         raise fail(

@@ -88,7 +88,7 @@ def order_of(walker: Walker, goal: Goal | None, draw: Draw) -> Order:
 
     With a goal for the total alone, the walks from the first on that would pass it add only what joins units that are already on a
     path, so that everything visited lies on one. Raises ``PKC562`` for a goal beyond what lies on paths, ``PKC563`` for one
-    that is not met after very many walks.
+    that is not met after very many walks, ``PKC564`` where no walk leads from an input to an output.
     """
     order = Order.of(walker, goal)
     largest = max((walker.weights[n].numel() for n in walker.slots), default=0)

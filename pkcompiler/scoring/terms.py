@@ -144,12 +144,13 @@ def detach(term: Term) -> Term:
     return Term(term.axes, each(term, Tensor.detach), term.exponent)
 
 
-REDUCERS: dict[str, Callable[[Tensor], Tensor]] = {
+REDUCERS: dict[str, Callable[..., Tensor]] = {
     "sum": torch.sum,
     "mean": torch.mean,
-    "max": torch.max,
-    "norm2": lambda t: t.square().sum().sqrt(),
+    "max": torch.amax,
+    "norm2": lambda t, *dims: t.square().sum(*dims).sqrt(),
 }
+"""Of a tensor, or along some of its dimensions: one function for every axis. The carried exponent stays as it is."""
 
 
 def reduce(name: str, term: Term, over: str, span: Span | None = None) -> Term:
@@ -164,9 +165,8 @@ def reduce(name: str, term: Term, over: str, span: Span | None = None) -> Term:
         return Term(NUMBER, function(torch.cat([t.flatten() for t in term.tensors.values()])), term.exponent)
     if over not in term.axes:
         raise fail("PKC110", f"there is no axis '{over}' to reduce", span=span)
-    rest = term.axes - {over}
     dims = _dims(term, over)
-    return Term(rest, _along(name, term.tensor, dims), term.exponent)
+    return Term(term.axes - {over}, function(term.tensor, dims) if dims else function(term.tensor), term.exponent)
 
 
 def quantile(term: Term, part: float, over: str) -> Term:
@@ -193,19 +193,6 @@ def _dims(term: Term, over: str) -> list[int]:
     if over == "sample":
         return [0]
     return list(range(1 if "sample" in term.axes else 0, rank))
-
-
-def _along(name: str, tensor: Tensor, dims: list[int]) -> Tensor:
-    if not dims:
-        return tensor
-    match name:
-        case "sum":
-            return tensor.sum(dims)
-        case "mean":
-            return tensor.mean(dims)
-        case "norm2":
-            return tensor.square().sum(dims).sqrt()
-    return tensor.amax(dims)
 
 
 def dot(left: Term, right: Term) -> Term:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,8 +12,10 @@ from torch.nn import functional as F
 
 from pkcompiler import PkcError, score
 from pkcompiler.lang.library import find_pass
+from pkcompiler.scoring import terms
 from pkcompiler.scoring.evidence import Evidence
 from pkcompiler.scoring.functions.chance import seeded_uniform
+from pkcompiler.scoring.terms import PARAM, Term
 
 X = torch.rand(12, 1, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.arange(12) % 3
@@ -241,3 +246,29 @@ def test_the_classes_of_a_language_model_are_last(name):
     found = score(model, x[:1], name, data=(x, y))
     expected = score(model, x[:1], by_hand, data=(x, y), loss=lambda o, t: flattened(o / temperature, t))
     assert all(torch.allclose(found[n], expected[n], rtol=1e-12, atol=0) for n in expected)
+
+
+REDUCED: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
+    "sum": np.sum,
+    "mean": np.mean,
+    "max": np.max,
+    "norm2": lambda t, axis: np.sqrt(np.sum(np.square(t), axis)),
+}
+
+
+@pytest.mark.parametrize("name", terms.REDUCERS)
+def test_a_reducer_is_one_function_over_every_axis(name: str) -> None:
+    """Over samples, outputs, a layer and all parameters, beside NumPy; a reducer without a definition here fails."""
+    function, plain = REDUCED[name], torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values = Term(frozenset({"sample", "output"}), plain)
+    np.testing.assert_allclose(terms.reduce(name, values, "sample").tensor, function(plain.numpy(), 0), rtol=1e-14)
+    flat = plain.reshape(3, 8).numpy()
+    np.testing.assert_allclose(terms.reduce(name, values, "output").tensor, function(flat, 1), rtol=1e-14)
+    weights = Term(PARAM, {"a": plain[0], "b": -plain[1, :, 0]})
+    layers = terms.reduce(name, weights, "layer").tensors
+    for part, given in weights.tensors.items():
+        np.testing.assert_allclose(layers[part], np.full(given.shape, function(given.numpy().ravel(), 0)), rtol=1e-14)
+    every = np.concatenate([t.numpy().ravel() for t in weights.tensors.values()])
+    np.testing.assert_allclose(terms.reduce(name, weights, "param").tensor, function(every, 0), rtol=1e-14)
+    alone = Term(frozenset({"output"}), torch.tensor(-2.0, dtype=torch.float64))
+    np.testing.assert_allclose(terms.reduce(name, alone, "output").tensor, function(np.array([-2.0]), 0))

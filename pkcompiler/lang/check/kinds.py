@@ -174,7 +174,7 @@ class KindChecker:
                 self.findings.unknown("PKC110", "argument", key, span, allowed, where=f" of {call.function}()")
             elif key not in allowed:
                 good = False
-                note = f"write '{print_expr(value)}' without '{key} ='"
+                note = f"delete '{key} = {print_expr(value)}'"
                 self.error("PKC110", f"{call.function}() has no named arguments", span, "not taken", note)
             seen.add(key)
         return good

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from pkcompiler.diagnostics import Diagnostic, PkcError, fail, first_few, raise_
 from pkcompiler.files import parse_json
 from pkcompiler.frontend.load_weights import odd_entries
 from pkcompiler.frontend.observed import DTYPES
-from pkcompiler.ir.to_graph import read_graph
-from pkcompiler.ir.types import Slot
+from pkcompiler.ir.parse import parse_graph
+from pkcompiler.ir.types import PathGraph, Slot
 from pkcompiler.pruning.recipe import state_hash
 
 REMEDY = "make the artifact anew"
+MODULATOR = re.compile(r"(\{kind = (?:mul|matmul)), value = 1(?=\})")
+"""What products of format version 1 say beside their kind; it is read off the graph by now."""
 WORDS = {word: dtype for dtype, word in DTYPES.items()}
 
 
@@ -69,16 +72,28 @@ def read_report(text: str, folder: Path, manifest: Mapping[str, Any]) -> dict[st
     return found
 
 
+def stored_graph(folder: Path, version: int) -> PathGraph:
+    """The path graph of an artifact of this format version. Raises ``PKC628`` where its text prints none, with the first reason."""
+    text = read_text(folder, GRAPH)
+    try:
+        return parse_graph(text if version > 1 else MODULATOR.sub(r"\1", text), str(folder / GRAPH))
+    except PkcError as error:
+        first = error.diagnostics[0]
+        message = f"'{GRAPH}' is no path graph: {first.message} (in '{folder}')"
+        raise PkcError(Diagnostic("PKC628", message, first.span, first.label, (REMEDY,))) from None
+
+
 def check_contents(
     folder: Path,
     manifest: Mapping[str, Any],
     masks: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
     constants: Mapping[str, Tensor],
+    graph: PathGraph,
 ) -> None:
     """Masks, weights, graph, manifest and recipe say the same. Raises ``PKC628`` with everything in which they do not."""
     stored = {**weights, **constants}
-    unmasked = [s for s in _slots(folder) if s.role != "computed" and s.name not in masks]
+    unmasked = [s for s in graph.slots if s.role != "computed" and s.name not in masks]
     found = [*_masks(manifest, masks, weights), *_recipe(folder, manifest, weights), *_unmasked(unmasked, stored)]
     raise_all(Diagnostic("PKC628", f"{problem} (in '{folder}')", notes=(REMEDY,)) for problem in found)
 
@@ -98,14 +113,6 @@ def _masks(manifest: Mapping[str, Any], masks: Mapping[str, Tensor], weights: Ma
             yield f"the mask of {shown} keeps {int(mask.sum())} of {list(mask.shape)}, the manifest says {_said(rows[name])}"
         elif not _is_finite(weights[name]):
             yield f"the weight {shown} is not finite and real throughout, in 16 bits or more ({weights[name].dtype})"
-
-
-def _slots(folder: Path) -> tuple[Slot, ...]:
-    """What the printed graph declares; nothing where it cannot be read, which reading the graph itself tells of."""
-    try:
-        return read_graph(read_text(folder, GRAPH), GRAPH).graph.slots
-    except PkcError:
-        return ()
 
 
 def _unmasked(slots: Iterable[Slot], tensors: Mapping[str, Tensor]) -> Iterator[str]:

@@ -5,7 +5,6 @@ Nothing that an artifact names is imported or run: reading it takes its printed 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,23 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from pkcompiler.arguments import checked, methods_checked
-from pkcompiler.artifact.contents import WORDS, check_contents, kind_of, read_report, read_tensors, read_text
+from pkcompiler.artifact.contents import WORDS, check_contents, kind_of, read_report, read_tensors, read_text, stored_graph
 from pkcompiler.artifact.folder import UNTIDIED
-from pkcompiler.artifact.manifest import CONSTANTS, GRAPH, MASKS, REPORT, SCHEDULE, WEIGHTS, anew, check_files, read_manifest
+from pkcompiler.artifact.manifest import CONSTANTS, MASKS, REPORT, SCHEDULE, WEIGHTS, anew, check_files, read_manifest
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.files import reason
 from pkcompiler.frontend.copies import copied_unseen
 from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Gate
-from pkcompiler.ir.parse import parse_graph
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
 
 __all__ = ["Artifact", "load"]
-
-MODULATOR = re.compile(r"(\{kind = (?:mul|matmul)), value = 1(?=\})")
-"""What products of format version 1 say beside their kind; it is read off the graph by now."""
 
 GAIN_ONE = frozenset({"relu", "gelu", "silu", "mish", "hardswish", "relu6", "hardtanh", "tanh", "softplus", "abs"})
 """Kinds of gates whose gain is 1 whatever their arguments are (those of hardtanh move its ends)."""
@@ -53,22 +48,20 @@ class Artifact:
     weights: Mapping[str, Tensor]
     constants: Mapping[str, Tensor]
     extra: tuple[str, ...]
+    _graph: PathGraph
 
     def __repr__(self) -> str:
         return f"Artifact({str(self.path)!r}: {self.kept:,} of {self.total:,} kept, density {self.kept / self.total:.4g})"
 
-    @cached_property
+    @property
     def graph(self) -> PathGraph:
-        """The path graph that was scored, parsed from its printed form.
+        """The path graph that was scored, as :func:`load` parsed it.
 
         Raises ``PKC614`` where a graph of format version 1, whose gates say no gain, has gates of other gains than 1.
         """
-        text = self.text(GRAPH)
-        if self.manifest["format_version"] > 1:
-            return parse_graph(text, str(self.path / GRAPH))
-        graph = parse_graph(MODULATOR.sub(r"\1", text), str(self.path / GRAPH))
-        self._check_gains(graph)
-        return graph
+        if self.manifest["format_version"] == 1:
+            self._check_gains(self._graph)
+        return self._graph
 
     def _check_gains(self, graph: PathGraph) -> None:
         unknown = [map.kind for map in maps_of(graph, Gate).values() if map.kind not in GAIN_ONE]
@@ -181,7 +174,8 @@ def load(path: str | Path) -> Artifact:
         constants = read_tensors(folder, CONSTANTS) if CONSTANTS in manifest["files"] else {}
     except OSError as error:
         raise fail("PKC624", f"'{folder}' cannot be read: {reason(error)}", "give a folder that can be read") from None
-    check_contents(folder, manifest, masks, weights, constants)
-    found = Artifact(folder, manifest, masks, weights, constants, tuple(name for name in extra if name not in UNTIDIED))
+    graph = stored_graph(folder, manifest["format_version"])
+    check_contents(folder, manifest, masks, weights, constants, graph)
+    found = Artifact(folder, manifest, masks, weights, constants, tuple(n for n in extra if n not in UNTIDIED), graph)
     _ = found.report, found.schedule  # read now, so that what is wrong with them is said now
     return found

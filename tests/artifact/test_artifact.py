@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import pkcompiler
-from pkcompiler.artifact.read import MODULATOR
+from pkcompiler.artifact.contents import MODULATOR
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.files import sha256_of
 from pkcompiler.ir.parse import parse_graph

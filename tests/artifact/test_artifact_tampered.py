@@ -266,6 +266,39 @@ def test_the_recipe_names_schedule_graph_and_weights(copied: Path, name: str) ->
     assert code == "PKC628" and f"'{name}'" in message
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [("path.graph", "graph ???"), ("return %5", ""), ("f64[12", "f31[12"), ("dense %4", "dense %7")]
+)
+def test_a_graph_that_is_none_is_refused_and_hides_no_bias(copied: Path, old: str, new: str) -> None:
+    stored(copied, "1.bias", lambda b: b * torch.nan)
+    text = (copied / "graph.pkir").read_text()
+    assert old in text
+    (copied / "graph.pkir").write_text(text.replace(old, new, 1))
+    attack.seal(copied)
+    code, message = refused(copied)
+    assert code == "PKC628" and "'graph.pkir' is no path graph: " in message
+    with pytest.raises(PkcError) as caught:
+        pkcompiler.load(copied)
+    (only,) = caught.value.diagnostics
+    assert only.span is not None and only.span.file == str(copied / "graph.pkir")
+
+
+def test_edits_of_a_graph_by_chance_are_refused_where_it_no_longer_parses(copied: Path) -> None:
+    random, text, refusals = Random(3), (copied / "graph.pkir").read_text(), 0
+    for _ in range(40):
+        place = random.randrange(len(text))
+        (copied / "graph.pkir").write_text(text[:place] + random.choice("{}%=x0 ") + text[place + random.randrange(3) :])
+        attack.seal(copied)
+        try:
+            artifact = pkcompiler.load(copied)
+        except PkcError as error:
+            assert error.diagnostics[0].code == "PKC628"
+            refusals += 1
+        else:
+            assert artifact.graph.ops and artifact.tensors
+    assert 20 < refusals < 40
+
+
 # files that are none, and what a terminal obeys ----------------------------------------------------------------------------
 
 

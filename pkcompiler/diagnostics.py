@@ -50,8 +50,9 @@ class Diagnostic:
 
     def __post_init__(self) -> None:
         for name, text in (("message", self.message), ("label", self.label)):
-            object.__setattr__(self, name, quotable(text))
-        object.__setattr__(self, "notes", tuple(map(quotable, self.notes)))
+            object.__setattr__(self, name, quotable(str(text)))
+        notes = self.notes if isinstance(self.notes, tuple | list) else (self.notes,)
+        object.__setattr__(self, "notes", tuple(quotable(str(note)) for note in notes))
 
 
 class PkcError(Exception):

@@ -43,6 +43,17 @@ def lent(stderr: TextIO | None = None) -> Iterator[None]:
 
 
 @contextmanager
+def kept() -> Iterator[None]:
+    """Inside, a forward may replace or delete ``sys.stdout`` and ``sys.stderr``; the next one finds them as this one did."""
+    before = {name: getattr(sys, name) for name in ("stdout", "stderr") if hasattr(sys, name)}
+    try:
+        yield
+    finally:
+        for name, stream in before.items():
+            setattr(sys, name, stream)
+
+
+@contextmanager
 def silenced() -> Iterator[None]:
     """Inside, what is written to ``sys.stderr`` is lost; afterwards it is what it was, or stderr itself where it was deleted."""
     before = getattr(sys, "stderr", sys.__stderr__)

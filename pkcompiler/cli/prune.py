@@ -12,7 +12,6 @@ import click
 from pkcompiler.cli.model import model_options, opened
 from pkcompiler.cli.output import deliver_json, put, say, typed
 from pkcompiler.cli.target import Bytes, Factor, Part, Word, short
-from pkcompiler.lang import words
 
 if TYPE_CHECKING:
     from pkcompiler.driver.open import Opened
@@ -154,6 +153,8 @@ def _with_batch(spec: DataSpec | None, batch: int | None) -> DataSpec | None:
 
 
 def _glob(glob: str, setting: str) -> str:
+    from pkcompiler.lang import words
+
     return f"@{glob}" if any(word.name == glob for word in words.rows("value", setting)) else glob
 
 

@@ -26,7 +26,7 @@ from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.modes import keeping_default_device, usable
 from pkcompiler.ops.decompose import decompositions
 from pkcompiler.ops.quotients import ZeroRows
-from pkcompiler.userstreams import silenced
+from pkcompiler.userstreams import kept, silenced
 
 PREFIX = "model."
 
@@ -63,7 +63,8 @@ class _Entry(nn.Module):
         self._call = call
 
     def forward(self, *flat: Any) -> Tensor:
-        return self._call.trace(self.model, flat)
+        with kept():
+            return self._call.trace(self.model, flat)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,16 +229,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """
     modes = {m: m.training for m in model.modules()}
     limited = [m.weight for m in modes if isinstance(m, nn.Embedding | nn.EmbeddingBag) and m.max_norm is not None]
-    kept = [(t, t._version, t.detach().clone()) for t in (*model.buffers(), *limited) if not t.is_inference()]
+    written = [(t, t._version, t.detach().clone()) for t in (*model.buffers(), *limited) if not t.is_inference()]
     model.eval()
     try:
-        with keeping_default_device("forward"):
+        with keeping_default_device("forward"), kept():
             yield
     finally:
         for module, training in modes.items():
             module.training = training
         with torch.no_grad():
-            for buffer, version, value in kept:
+            for buffer, version, value in written:
                 if buffer._version != version:
                     buffer.copy_(value)
 

@@ -8,15 +8,19 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import Any, TextIO, cast
 
+BEHIND = ("buffer", "raw")
+"""What a stream of text writes to, and what that writes to."""
+
 
 class _Lent:
-    """A stream that its user may close: what lies behind it stays open."""
+    """A stream that its user may close: what lies behind it stays open, and is lent in the same way."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        found = getattr(self._stream, name)
+        return _Lent(found) if name in BEHIND else found
 
     def close(self) -> None:
         """Write what waits, and close nothing."""
@@ -25,7 +29,7 @@ class _Lent:
     def detach(self) -> Any:
         """What lies behind, which stays ours."""
         self._stream.flush()
-        return self._stream.buffer
+        return next(getattr(self, name) for name in BEHIND if hasattr(self._stream, name))
 
 
 @contextmanager

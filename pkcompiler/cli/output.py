@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from functools import wraps
 from io import StringIO
 from traceback import walk_tb
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
-from pkcompiler.cli.streams import abandon, apart, stderr, stdout
+from pkcompiler.cli.streams import abandon, apart, fall_back, stderr, stdout
 from pkcompiler.diagnostics import Diagnostic, printable
 from pkcompiler.files import deliver, escaped, json_text, reason
 from pkcompiler.render import FORMATS, render, summary
@@ -66,8 +66,7 @@ def failed(diagnostics: Iterable[Diagnostic], form: str) -> None:
 def misused(error: click.ClickException, form: str) -> None:
     """Write a usage error to stderr."""
     if form == "text":
-        with _stderr():
-            error.show(stderr())
+        _told(error.show)
         return
     _line({"code": "usage", "severity": "error", "message": error.format_message()})
 
@@ -166,18 +165,19 @@ def _safe(text: str) -> str:
 
 
 def _err(text: str, *, nl: bool = True) -> None:
-    if (stream := stderr()) is not None:
-        with _stderr():
-            click.echo(text, file=stream, nl=nl)
+    _told(lambda stream: click.echo(text, file=stream, nl=nl))
 
 
-@contextmanager
-def _stderr() -> Iterator[None]:
-    """Where stderr cannot be written nobody can be told, and nothing stops for it."""
-    try:
-        yield
-    except (OSError, ValueError):  # of a stream that the user's code has closed: ValueError
-        abandon(stderr())
+def _told(write: Callable[[TextIO], object]) -> None:
+    """Where stderr cannot be written, by no way, nobody can be told, and nothing stops for it."""
+    while (stream := stderr()) is not None:
+        try:
+            write(stream)
+            return
+        except (OSError, ValueError):  # of a stream that the user's code has closed: ValueError
+            abandon(stream)
+            if not fall_back():
+                return
 
 
 def _coloured() -> bool:

@@ -21,15 +21,20 @@ OUT, ERR = 1, 2
 """The descriptors of stdout and stderr."""
 
 
+HIGH = 1000
+"""From where on a duplicate is sought; a process may have 1024 descriptors at least on most systems."""
+
+
 @dataclass(slots=True)
 class Streams:
     """Where a command writes. ``out``, ``err``: None where it is closed; ``for_good``: the process ends with the command;
-    ``closed``: whether descriptor 1 was."""
+    ``closed``: whether descriptor 1 was; ``fallen``: see :func:`fall_back`."""
 
     out: TextIO | None
     err: TextIO | None
     for_good: bool
     closed: bool
+    fallen: bool = False
 
 
 _STREAMS: ContextVar[Streams | None] = ContextVar("streams", default=None)
@@ -85,10 +90,24 @@ def _own(stream: TextIO | None, number: int) -> TextIO | None:
             return None
         stream.flush()
         if number not in files.MOVED:
-            files.MOVED[number] = os.dup(number)
-        return open(files.MOVED[number], "w", 1, encoding=stream.encoding, errors="backslashreplace", closefd=False)
+            files.MOVED[number] = _aside(number)
+        return _onto(files.MOVED[number], stream.encoding)
     except (OSError, ValueError, AttributeError):
         return None
+
+
+def _onto(number: int, encoding: str) -> TextIO:
+    return open(number, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)
+
+
+def _aside(number: int) -> int:
+    """A duplicate with a high number, where the system has one: programs close the low ones in a row."""
+    try:
+        from fcntl import F_DUPFD_CLOEXEC, fcntl
+
+        return fcntl(number, F_DUPFD_CLOEXEC, HIGH)
+    except (ImportError, OSError):  # Windows; a limit below
+        return os.dup(number)
 
 
 def _filled() -> set[int]:
@@ -111,8 +130,20 @@ def _put_back(own: Mapping[int, TextIO]) -> None:
         with suppress(OSError):
             stream.close()
         there = files.MOVED.pop(number)
-        os.dup2(there, number)
-        os.close(there)
+        with suppress(OSError):  # where the user's code has closed the duplicate, too
+            os.dup2(there, number)
+            os.close(there)
+
+
+def fall_back() -> bool:
+    """Messages go to descriptor 2 itself from now on, as the user's code has closed our duplicate; False where they do already."""
+    streams = _STREAMS.get()
+    if streams is None or streams.err is None or ERR not in files.MOVED or streams.fallen:
+        return False
+    streams.fallen = True
+    with suppress(OSError):
+        streams.err = _onto(ERR, streams.err.encoding)
+    return True
 
 
 def abandon(stream: TextIO | None) -> None:

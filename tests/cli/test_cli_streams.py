@@ -16,7 +16,7 @@ from tests.cli_support import home, pkc
 __all__ = ["home"]
 
 MODEL = """\
-import atexit, ctypes, os, subprocess, sys
+import atexit, codecs, ctypes, io, os, subprocess, sys
 import torch
 from torch import nn
 
@@ -53,6 +53,11 @@ TAKES = {
     "deletes": "del sys.stdout, sys.stderr",
     "detaches": "sys.stdout.detach()",
     "descriptors": "os.close(1); os.close(2)",
+    "closes-buffers": "sys.stdout.buffer.close(); sys.stderr.buffer.raw.close()",
+    "detaches-buffers": "sys.stdout.buffer.detach().close(); sys.stdout.detach().close()",
+    "wraps-buffers": "io.TextIOWrapper(sys.stdout.buffer).write('noise'); codecs.getwriter('utf8')(sys.stderr.buffer).close()",
+    "descriptors-in-a-row": "os.closerange(3, 64)",
+    "all-descriptors-in-a-row": "os.closerange(0, 64)",
 }
 
 
@@ -84,6 +89,22 @@ def test_what_the_model_makes_of_the_streams_ends_with_it(tmp_path: Path, way: s
     done = ran(tmp_path, "ir", "net.py", "--format", "json")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert isinstance(json.loads(done.stdout), dict) and "no --weights given" in done.stderr
+
+
+@pytest.mark.parametrize("way", [way for way in TAKES if "buffers" in way or "row" in way])
+def test_what_forward_makes_of_the_streams_ends_with_it(tmp_path: Path, way: str) -> None:
+    written(tmp_path, forward=f"if not torch.compiler.is_compiling(): {TAKES[way]}")
+    done = ran(tmp_path, "ir", "net.py", "--format", "json")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert isinstance(json.loads(done.stdout), dict) and "no --weights given" in done.stderr
+
+
+def test_where_every_way_to_stdout_is_closed_stderr_says_so(tmp_path: Path) -> None:
+    written(tmp_path, top="os.closerange(3, 4096)")
+    done = ran(tmp_path, "ir", "net.py", "--format", "json")
+    assert done.returncode == 1 and not done.stdout and "error[PKC635]" in done.stderr and "Traceback" not in done.stderr, (
+        done.stderr
+    )
 
 
 def test_an_error_is_told_all_the_same(tmp_path: Path) -> None:

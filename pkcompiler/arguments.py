@@ -50,7 +50,10 @@ def checked(entry: Callable[Given, Result]) -> Callable[Given, Result]:
 
     @functools.wraps(entry)
     def called(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        bound = inspect.signature(entry).bind(*args, **kwargs)
+        try:
+            bound = inspect.signature(entry).bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{entry.__qualname__}() {error}") from None
         kinds, given = _kinds(entry), bound.arguments
         given.update({n: plain(v, kinds[n]) for n, v in given.items() if n in kinds})
         raise_all(_unfit(entry.__qualname__, n, v, kinds[n]) for n, v in given.items() if n in kinds and not fits(v, kinds[n]))

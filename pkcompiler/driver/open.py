@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pkcompiler import usercode
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.frontend.capture import Capture, capture
 from pkcompiler.frontend.inputs import Inputs, example_inputs
 from pkcompiler.frontend.load_weights import load_weights
@@ -151,5 +151,9 @@ def find_device(name: str, dtype: torch.dtype = torch.float64) -> torch.device:
         torch.ones(1, device=found, dtype=dtype).item()
     except (RuntimeError, AssertionError, TypeError, ImportError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise fail("PKC411", f"the device '{name}' cannot be used: {first}", "leave it out, or --device cpu") from None
+        raise fail(
+            "PKC411",
+            f"the device '{name}' cannot be used: {first}",
+            typed_or_called("leave it out, or --device cpu", 'leave it out, or give device="cpu"'),
+        ) from None
     return found

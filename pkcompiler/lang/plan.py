@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 from pkcompiler.lang.ast import Call, DataSpec, Expr, Pass, Schedule, Stage
@@ -212,14 +213,27 @@ def _read(word: str, value: str | None) -> str | None:
     """The canonical text of a setting that was given in Python or on the command line, read as the language reads it."""
     if value is None:
         return None
+    if not value.strip() or set(value) & set("{}\n\r#"):
+        raise _no_setting(word, value)
     try:
-        stage = find_schedule(f"schedule s {{ prune magnitude {{ density = 50%\n{word} = {value}\n}} }}").stages[0]
+        bare, stage = (
+            find_schedule(f"schedule s {{ prune magnitude {{ density = 50%\n{line}\n}} }}").stages[0]
+            for line in ("", f"{word} = {value}")
+        )
     except PkcError as error:
         first = error.diagnostics[0]
         code = "PKC404" if first.code.startswith("PKC0") else first.code
         raise fail(code, f"{first.message}: {first.label}" if first.label else first.message, *first.notes) from None
-    found: str | None = getattr(stage, word)
+    own: dict[str, Any] = {word: getattr(stage, word)}
+    if stage != replace(bare, **own):
+        raise _no_setting(word, value)
+    found: str | None = own[word]
     return found
+
+
+def _no_setting(word: str, value: str) -> PkcError:
+    example = {"curve": "cubic, or an expression in k, n, rho", "structure": "2:4, block(16, 16), channel or unstructured"}[word]
+    return fail("PKC404", f"{word} = {value!r} is not one {word} alone", f"expected {example}")
 
 
 def _check(rounds: int | None, scope: str | None, select: str | None) -> None:

@@ -116,3 +116,32 @@ def test_one_of_several_outputs() -> None:
     torch.manual_seed(0)
     pruned = pkcompiler.prune(Twins(), torch.ones(1, 4), "synflow-l2", density=0.5, output="second")
     assert list(pruned.masks) == ["b.weight"] and pruned.kept == 6
+
+
+def test_without_a_device_python_is_told_its_own_word() -> None:
+    with pytest.raises(PkcError) as caught:
+        pkcompiler.prune(network(), X, "synflow-l2", density=0.5, device="nowhere")
+    assert caught.value.diagnostics[0].notes == ('leave it out, or give device="cpu"',)
+
+
+@pytest.mark.parametrize(
+    ("word", "text"),
+    [
+        ("structure", "channel\n rounds = 3"),
+        ("structure", 'unstructured floor "2.weight" = 100%'),
+        ("structure", "2:4 } prune random {"),
+        ("structure", ""),
+        ("curve", "cubic rounds=5"),
+        ("curve", " "),
+    ],
+)
+def test_a_setting_is_one_setting_alone(word: str, text: str) -> None:
+    with pytest.raises(PkcError) as caught:
+        pkcompiler.prune(network(), X, "synflow-l2", density=0.5, **{word: text})
+    (found,) = caught.value.diagnostics
+    assert found.code == "PKC404" and found.message == f"{word} = {text!r} is not one {word} alone"
+
+
+def test_a_keyword_that_is_none_is_told_with_the_function() -> None:
+    with pytest.raises(TypeError, match=r"^prune\(\) got an unexpected keyword argument 'densty'$"):
+        pkcompiler.prune(network(), X, "synflow-l2", densty=0.5)

@@ -85,6 +85,10 @@ CODES: dict[str, str] = {
         "The model can be neither traced nor exported: its forward branches on data, or draws random numbers outside of torch. "
         "apply_masks keeps the class."
     ),
+    "PKC274": (
+        "A lowered network holds the parameters, buffers and modules of the model under their names, and a name at the root is one "
+        "that it has itself, such as graph, code or masks. Names within submodules are free."
+    ),
     "PKC275": (
         "A lowered network is not pickled, since reading it back can silently change its operators. Save its state_dict, and "
         "lower again after loading."

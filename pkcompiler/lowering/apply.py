@@ -11,6 +11,9 @@ What :mod:`~pkcompiler.lowering.keep` says holds through ``.to()``, ``.half()``,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -19,7 +22,7 @@ from pkcompiler.diagnostics import fail, raise_all
 from pkcompiler.lowering.keep import ATTRIBUTE, is_keeping, keep, keeper_of
 from pkcompiler.lowering.masks import Masks, check_masks, of_all_names, overlap_faults
 from pkcompiler.lowering.zero_rows import undefined_faults
-from pkcompiler.modes import in_own_modes
+from pkcompiler.modes import in_own_modes, keeping_default_device
 
 
 @checked
@@ -50,10 +53,12 @@ def replace_masks(module: nn.Module, masks: Masks) -> nn.Module:
 def _applied(module: nn.Module, masks: Masks, *, anew: bool) -> nn.Module:
     refuse_inference(module)
     checked = check_masks(module, masks)
+    _refuse_scripted(module, checked)
     raise_all(overlap_faults(module, checked))
     held = {} if anew else applied_masks(module)
     whole = {**held, **{n: mask & held[n].to(mask.device) if n in held else mask for n, mask in checked.items()}}
-    raise_all(undefined_faults(module, whole, masks))
+    with keeping_default_device("forward"):
+        raise_all(undefined_faults(module, whole, masks))
     keep(module, of_all_names(module, checked), anew=anew, called=True)
     return module
 
@@ -89,6 +94,19 @@ def refuse_inference(module: nn.Module) -> None:
             "PKC474",
             f"parameter {held[0]!r} is an inference tensor (as are {len(held) - 1} more), which cannot be trained",
             "build or load the model outside of torch.inference_mode()",
+        )
+
+
+def _refuse_scripted(module: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Raise ``PKC474`` for parameters of what ``torch.jit.script`` made, which takes no hooks."""
+    scripted = [path for path, part in module.named_modules() if isinstance(part, torch.jit._script.RecursiveScriptModule)]
+    within = tuple(f"{path}." if path else "" for path in scripted)
+    if held := [name for name in masks if name.startswith(within)]:
+        note = "mask the module as it was before torch.jit.script, and train that"
+        raise fail("PKC474", f"parameter {held[0]!r} is one of a TorchScript module, which takes no hooks", note)
+    if "" in within:
+        raise fail(
+            "PKC474", "the model is a TorchScript module, which takes no hooks", "give the module as it was before torch.jit.script"
         )
 
 

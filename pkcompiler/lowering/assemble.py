@@ -27,7 +27,7 @@ from pkcompiler.lowering.refuse import unkept
 from pkcompiler.lowering.trace import NotTraceable, Trace, attribute_names, same_program, trace_modes
 from pkcompiler.lowering.weave import weave
 from pkcompiler.lowering.zero_rows import undefined_faults, zero_rows
-from pkcompiler.modes import in_own_modes
+from pkcompiler.modes import in_own_modes, keeping_default_device
 
 
 @checked
@@ -49,10 +49,16 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
         :class:`pkcompiler.Pruned`.
     :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch. Default:
         those that a :class:`pkcompiler.Pruned` was made with. What the example leaves out stays at its default in every call.
-    :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), a model that
-        needs ``example_inputs`` (PKC272) or cannot be recorded (PKC273), state that a graph cannot keep (PKC279), also of classes
-        and global names as far as it shows in two recordings, or, with ``example_inputs``, in three calls in each mode.
+    :raises PkcError: masks that do not fit (PKC470-474), hooks and methods that would be lost (PKC270-271), names that the
+        result has itself (PKC274), a default device that forward sets (PKC248), a model that needs ``example_inputs`` (PKC272) or
+        cannot be recorded (PKC273), state that a graph cannot keep (PKC279), also of classes and global names as far as it shows in
+        two recordings, or, with ``example_inputs``, in three calls in each mode.
     """
+    with keeping_default_device("forward"):
+        return _lowered(model, masks, example_inputs)
+
+
+def _lowered(model: nn.Module, masks: Masks, example_inputs: Any) -> Lowered | ModePair:
     raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)
     for name, mask in applied_masks(model).items():

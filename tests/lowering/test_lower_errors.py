@@ -251,3 +251,57 @@ def test_a_lowered_network_is_not_pickled() -> None:
         masked = lower(build(name), {}, CASES[name].inputs(2))
         with pytest.raises(PkcError, match="PKC275"):
             pickle.dumps(masked)
+
+
+class Scripted(nn.Module):
+    """A part of it is TorchScript."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Linear(3, 3)
+        self.part = torch.jit.script(nn.Sequential(nn.Linear(3, 3)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(self.plain(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("whole", [False, True])
+def test_parts_that_are_torchscript_are_told(whole: bool) -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(3, 3))) if whole else Scripted()
+    name = "0.weight" if whole else "part.0.weight"
+    for masks in ({name: torch.eye(3) > 0}, {}):
+        for example in ((), (torch.randn(2, 3),)):
+            with pytest.raises(PkcError, match=r"PKC273.*(module 'part'|the model) is TorchScript") as error:
+                lower(model, masks, *example)
+            assert codes(error) == ["PKC273"]
+    with pytest.raises(PkcError, match=f"PKC474.*'{name}' is one of a TorchScript module") as error:
+        apply_masks(model, {name: torch.eye(3) > 0})
+    assert codes(error) == ["PKC474"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_beside_torchscript_masks_are_held() -> None:
+    model = apply_masks(Scripted(), {"plain.weight": torch.eye(3) > 0})
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(torch.randn(2, 3)).sum().backward()
+    optimizer.step()
+    assert not model.plain.weight.detach()[~torch.eye(3).bool()].any()
+
+
+class Moves(nn.Linear):
+    """Its forward sets torch's default device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_default_device("meta")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("example", [(), (torch.randn(2, 3),)])
+def test_a_default_device_that_forward_sets_is_refused_and_put_back(example: tuple[Tensor, ...]) -> None:
+    try:
+        with pytest.raises(PkcError, match=r"PKC248.*forward sets torch's default device to meta"):
+            lower(Moves(3, 2), {"weight": torch.ones(2, 3, dtype=torch.bool)}, *example)
+        assert torch.get_default_device().type == "cpu"
+    finally:
+        torch.set_default_device(None)

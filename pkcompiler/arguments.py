@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import is_dataclass
 from fractions import Fraction
 from math import inf
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -89,7 +91,8 @@ def _of_all(parameter: inspect.Parameter, kind: Any) -> Any:
 def plain(value: Any, kind: Any) -> Any:
     """A number in the type of Python's that an annotation says, where it is one of another library's: of numpy, a ``Fraction``.
 
-    A float that is a whole number is one (``limit=1e4``). Anything else is returned as it is.
+    A float that is a whole number is one (``limit=1e4``). What names a path is one; a set of texts is a sorted list, the keys
+    of a dict are theirs in their order. Anything else is returned as it is.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -99,6 +102,10 @@ def plain(value: Any, kind: Any) -> Any:
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
         numbers = {k: v if isinstance(v, Fraction) else plain(v, inner[1]) for k, v in value.items()}  # closed forms are exact
         return value if all(numbers[k] is v for k, v in value.items()) else numbers
+    if kind is Path and isinstance(value, os.PathLike) and isinstance(text := os.fspath(value), str):
+        return Path(text)
+    if origin is Sequence and inner == (str,) and isinstance(value, AbstractSet) and fits(list(value), kind):
+        return sorted(value) if isinstance(value, set | frozenset) else list(value)
     if kind is bool and type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_"):
         return bool(value)
     if kind not in (int, float) or not isinstance(value, Real) or isinstance(value, bool):

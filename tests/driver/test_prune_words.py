@@ -145,3 +145,24 @@ def test_a_setting_is_one_setting_alone(word: str, text: str) -> None:
 def test_a_keyword_that_is_none_is_told_with_the_function() -> None:
     with pytest.raises(TypeError, match=r"^prune\(\) got an unexpected keyword argument 'densty'$"):
         pkcompiler.prune(network(), X, "synflow-l2", densty=0.5)
+
+
+@pytest.mark.parametrize("given", [{"0.*", "norm"}, frozenset({"norm", "0.*"}), {"0.*": 1, "norm": 2}.keys()])
+def test_names_may_be_a_set_or_keys(given: Any) -> None:
+    one, other = (pkcompiler.prune(network(), X, "magnitude", density=0.7, except_=names) for names in (given, ["0.*", "norm"]))
+    assert all(torch.equal(one.masks[name], mask) for name, mask in other.masks.items())
+
+
+class Place:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __fspath__(self) -> str:
+        return self.text
+
+
+def test_a_folder_may_be_whatever_names_a_path(tmp_path: Path) -> None:
+    place: Any = Place(str(tmp_path / "a"))
+    pruned = pkcompiler.prune(network(), X, "magnitude", density=0.5)
+    pruned.save(place)
+    assert pkcompiler.load(place).kept == pruned.kept

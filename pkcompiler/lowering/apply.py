@@ -80,7 +80,8 @@ def remove_masks(module: nn.Module) -> nn.Module:
     if any(keeper.woven for keeper in keepers):
         note = "load its weights into a model of the class that was lowered: model.load_state_dict(network.state_dict())"
         raise fail("PKC463", f"the masks of the lowered network {type(module).__name__} are in its graph, and stay there", note)
-    for keeper in keepers:
+    for part, keeper in zip(owners, keepers, strict=True):
+        keeper.forget_lost(part)  # what no mask fits any more has none
         keeper.release()
     forget_masks(module)
     return module

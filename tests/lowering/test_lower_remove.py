@@ -50,6 +50,19 @@ def test_weights_stay_and_nothing_else_does(trained: bool) -> None:
     assert_trains_as_others(pickle.loads(pickle.dumps(net)), masks)
 
 
+def test_a_parameter_of_another_shape_hinders_nothing() -> None:
+    """Masks are taken off whole: a weight that was replaced since by one that its mask does not fit is left as it is."""
+    net = build()
+    masks = masks_of(net)
+    pk.apply_masks(net, masks)
+    new = torch.ones(3, net.out.weight.shape[1])
+    net.out.weight = nn.Parameter(new.clone())
+    pk.remove_masks(net)
+    assert traces(net) == [] and applied_masks(net) == {} and torch.equal(net.out.weight.detach(), new)
+    with pytest.raises(pk.PkcError, match="PKC463"):
+        pk.remove_masks(net)
+
+
 def test_what_was_written_into_pruned_weights_is_zero_when_masks_are_taken_off() -> None:
     net = build()
     masks = masks_of(net)

@@ -314,6 +314,7 @@ def test_what_comes_back_lies_where_the_model_is_and_masks_on_the_cpu() -> None:
         w = world("mlp", "all there")
         found = pkcompiler.prune(w.model, w.x, "synflow", density=0.4, masks=w.masks)
         assert {m.device.type for m in found.masks.values()} == {"cpu"}
+        assert found.origin is not None and found.origin.recipe["device"] == DEVICE.type  # masks are a function of it
         scores = pkcompiler.score(w.model, w.x, "snip", data=w.data, masks=w.masks)
         functional = pkcompiler.path_functional(w.model, w.x, output="each")
         kernel = pkcompiler.ntk(w.model, w.data)

@@ -102,7 +102,7 @@ def planned(
     target = _target(model, pass_, schedule, {word: value for word, value in targets.items() if value is not None})
     from pkcompiler.data import parse_data
     from pkcompiler.lang.library import find_schedule
-    from pkcompiler.lang.plan import plan_of, require_data
+    from pkcompiler.lang.plan import patterns, plan_of, require_data
 
     found = None if schedule is None else find_schedule(schedule)
     spec = parse_data(data) if data else found.data if found else None
@@ -112,8 +112,8 @@ def planned(
         pass_,
         schedule=None if found is None else replace(found, data=None),
         target=target,
-        include=[_glob(g, "include") for g in include],
-        exclude=[_glob(g, "except") for g in exclude],
+        include=patterns(include, "include"),
+        exclude=patterns(exclude, "except"),
         seed=seed,
         data=named,
         **{key: options[key] for key in ("rounds", "curve", "scope", "select", "structure")},
@@ -150,12 +150,6 @@ def _with_batch(spec: DataSpec | None, batch: int | None) -> DataSpec | None:
         raise click.UsageError("--batch needs samples: type --data, such as --data digits.")
     options = tuple((key, value) for key, value in spec.options if key != "batch")
     return replace(spec, options=(*options, ("batch", batch)))
-
-
-def _glob(glob: str, setting: str) -> str:
-    from pkcompiler.lang import words
-
-    return f"@{glob}" if any(word.name == glob for word in words.rows("value", setting)) else glob
 
 
 def portable(source: str) -> str:

@@ -3,7 +3,7 @@
 open       spec, inputs, weights -> a model with its inputs        ``open_model``
 certify    -> is the path graph the model?                         ``certificate``
 analyse    -> a report, and what analyses measure                  ``analyse``
-prune      words -> a plan; a plan, data, a loss -> masks          ``planned``, ``job``, ``prune_to``, ``rehearse``
+prune      words -> a plan; a plan, data, a loss -> masks          ``prune``, ``job``, ``prune_to``, ``rehearse``
 rescale    -> the same function by other weights                   ``rescale_to``
 compare    artifacts -> densities, overlaps, norms                 ``pkcompiler.artifact.compare``
 study      passes x targets x seeds -> one table                   ``pkcompiler.study.run``

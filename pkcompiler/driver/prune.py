@@ -24,9 +24,9 @@ from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.text import print_graph
 from pkcompiler.lang.ast import Pass, Schedule
-from pkcompiler.lang.plan import Plan, plan_of, refuse_training
-from pkcompiler.lang.words import rows
+from pkcompiler.lang.plan import Plan, patterns, plan_of, refuse_training
 from pkcompiler.modes import in_own_modes
+from pkcompiler.paths.sources import device_of
 from pkcompiler.paths.topology import topology
 from pkcompiler.predict.initial import Factory
 from pkcompiler.pruning.collapse import Collapsed
@@ -38,12 +38,6 @@ from pkcompiler.scoring.evidence import Evidence, planned_data
 from pkcompiler.scoring.losses import Loss
 
 TARGETS = ("sparsity", "density", "compression", "flops", "size")
-
-
-def words(given: str | Sequence[str], setting: str) -> list[str]:
-    """Globs of parameters, or the words (``bias``, ``norm`` ...) that ``include`` and ``except`` know, as a stage holds them."""
-    known = {row.name for row in rows("value", setting)}
-    return [f"@{text}" if text in known else text for text in ([given] if isinstance(given, str) else given)]
 
 
 def target_of(given: Mapping[str, float | None]) -> tuple[str, float] | None:
@@ -108,8 +102,8 @@ def prune(
         scope=scope,
         select=select,
         structure=structure,
-        include=words(include, "include"),
-        exclude=words(except_, "except"),
+        include=patterns(include, "include"),
+        exclude=patterns(except_, "except"),
         seed=seed,
     )
     refuse_training(plan)
@@ -119,7 +113,8 @@ def prune(
     evidence = Evidence.of(found, plan.seed, loss, initialise)
     run = Run(captured, plan, precision, evidence, state=model.state_dict())
     pruned = replace(run.finish(masks, progress=progress), inputs=example_inputs)
-    given: dict[str, Any] = {"schedule": plan.text, "dtype": precision, "data": found, "loss": loss}
+    where = device_of(captured.graph, captured.tensors).type
+    given: dict[str, Any] = {"schedule": plan.text, "dtype": precision, "device": where, "data": found, "loss": loss}
     return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, **given))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pkcompiler.lang.functions.seen import BY_LAYER, uncomparable
 from pkcompiler.lang.library import as_typed, find_pass, find_schedule, print_schedule
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.syntax.print_schedule import at_expr
+from pkcompiler.lang.words import rows
 
 SWAP = 0.3
 """The part of the kept weights that a stage with ``regrow`` swaps, where it does not say."""
@@ -76,6 +77,12 @@ class Plan:
             if stage.regrow is not None and reads_data(stage.regrow):
                 return f"regrow of the stage '{pass_.name}'"
         return ""
+
+
+def patterns(given: str | Iterable[str], setting: str) -> list[str]:
+    """Globs of parameters, or the words (``bias``, ``norm`` ...) that ``include`` and ``except`` know, as a stage holds them."""
+    known = {row.name for row in rows("value", setting)}
+    return [f"@{text}" if text in known else text for text in ([given] if isinstance(given, str) else given)]
 
 
 def plan_of(

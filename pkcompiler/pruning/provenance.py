@@ -46,7 +46,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def origin_of(
-    model: nn.Module, example_inputs: Any, graph: PathGraph, *, schedule: str, dtype: torch.dtype, data: Any, loss: Any
+    model: nn.Module, example_inputs: Any, graph: PathGraph, *, schedule: str, dtype: torch.dtype, device: str, data: Any, loss: Any
 ) -> Provenance | None:
     """The provenance of masks that were made from Python: of the model only its class is known. None: see :func:`state_of`."""
     if not all(isinstance(t, Tensor) for t in model.state_dict().values()):
@@ -60,6 +60,7 @@ def origin_of(
         schedule=schedule,
         inputs=inputs,
         dtype=dtype,
+        device=device,
         data=used,
         batch=used.batch if used else None,
         loss=named,

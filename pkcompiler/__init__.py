@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
     from pkcompiler.kernel.path_kernel import path_kernel
     from pkcompiler.lowering import apply_masks, lower, remove_masks
-    from pkcompiler.ops.table import path_op
+    from pkcompiler.ops.own import path_op
     from pkcompiler.paths.certificate import Certificate, certify
     from pkcompiler.paths.functional import Functional, path_functional
     from pkcompiler.predict.mean_trace import Prediction, predict_trace
@@ -76,7 +76,7 @@ _HOME = {
     "parse_graph": "ir.parse",
     "path_functional": "paths.functional",
     "path_kernel": "kernel.path_kernel",
-    "path_op": "ops.table",
+    "path_op": "ops.own",
     "polynomials": "symbolic.polynomials",
     "predict_trace": "predict.mean_trace",
     "prune": "driver.prune",

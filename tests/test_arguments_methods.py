@@ -158,7 +158,7 @@ def arguments(name: str, folder: Path) -> dict[str, Any]:
         "LossPathKernel.record": {"lr": 0.1},
         "Artifact.text": {"name": GRAPH},
         "Pruned.save": {"path": folder.parent / f"saved-{len(list(folder.parent.iterdir()))}"},
-        "path_op": {"names": ("aten.none.default",)},
+        "path_op": {"names": ("mine.none.default",)},
         "ClosedForm.partial": {"keep": ("n1",), "given": sigmas},
         "ClosedForm.value": {"more": sigmas},
         "ClosedForm.subs": {"more": sigmas},

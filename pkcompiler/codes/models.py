@@ -6,7 +6,8 @@ CODES: dict[str, str] = {
     "PKC201": (
         "The lift met an operator that it cannot give a meaning to, and it never guesses. All such operators are reported at "
         "once. If the operator acts on every entry alone, --gate OP reads it as a gate; else give it a meaning with @path_op in"
-        " a file of yours and load it with --plugin my_ops.py (docs/own-operator.md)."
+        " a file of yours and load it with --plugin my_ops.py (docs/own-operator.md). What weights are computed by is a closed "
+        "list, OPERATORS in pkcompiler/ir/computed.py; no entry is asked there."
     ),
     "PKC202": (
         "Every use of every parameter must be understood, or scores would be silently wrong. The message names the first use "
@@ -45,6 +46,11 @@ CODES: dict[str, str] = {
     "PKC214": (
         "Analyses run on a copy of the model in float64 (or float32, where that is asked for). The model runs in its own "
         "precision, and this copy does not: its code names a dtype, or holds tensors where they are not found and converted."
+    ),
+    "PKC215": (
+        "@path_op registers an entry of an operator that no model can call, or that is read without asking the table: what acts "
+        "on each entry alone is a gate already, norms and logarithms are recorded at the data, and torch writes some operators as "
+        "others. The entry would be ignored. An operator of your own, torch.library.custom_op, always asks (docs/own-operator.md)."
     ),
     "PKC240": (
         "A model (or data factory) is named by path/file.py, path/file.py:name or package.module:name. Dimension 0 of its "

@@ -14,7 +14,7 @@ from torch import fx
 from torch.export.graph_signature import ExportGraphSignature, TokenArgument
 
 import pkcompiler.ops.entries  # noqa: F401  (fills the table)
-from pkcompiler.ops.decompose import REWRITES, decompositions
+from pkcompiler.ops.decompose import is_decomposed, is_rewritten
 from pkcompiler.ops.gates import PASS_THROUGH, is_pointwise
 from pkcompiler.ops.table import TABLE
 
@@ -42,14 +42,14 @@ def _known(node: fx.Node) -> bool:
     target = node.target
     if target in (operator.getitem, torch.ops.aten.sym_size.int):
         return True
-    if not isinstance(target, torch._ops.OpOverload) or target in REWRITES:
+    if not isinstance(target, torch._ops.OpOverload) or is_rewritten(target):
         return False
     return str(target) in TABLE or str(target) in PASS_THROUGH or _is_gate(target)
 
 
 def _is_gate(target: Any) -> bool:
     """A pointwise operator that decomposing leaves as it is, so that no other operator of the model changes what it stands for."""
-    return is_pointwise(target) and target not in decompositions()
+    return is_pointwise(target) and not is_decomposed(target)
 
 
 def functional_of(node: fx.Node) -> Any:

@@ -42,9 +42,9 @@ celu.default selu.default mish.default softplus.default leaky_relu.default relu6
 hardswish.default log_sigmoid.default softshrink.default hardshrink.default threshold.default clamp.default clamp.Tensor
 clamp_min.default clamp_max.default clamp_min.Tensor clamp_max.Tensor pow.Tensor_Scalar pow.Scalar pow.Tensor_Tensor sin.default
 cos.default tan.default asin.default acos.default atan.default sinh.default cosh.default erf.default sign.default sgn.default
-round.default floor.default ceil.default trunc.default maximum.default minimum.default atan2.default logical_not.default
-logical_and.default logical_or.default bitwise_not.default bitwise_and.Tensor bitwise_or.Tensor eq.Scalar eq.Tensor ne.Scalar
-ne.Tensor gt.Scalar gt.Tensor ge.Scalar ge.Tensor lt.Scalar lt.Tensor le.Scalar le.Tensor
+round.default floor.default ceil.default trunc.default maximum.default minimum.default max.other min.other atan2.default
+logical_not.default logical_and.default logical_or.default bitwise_not.default bitwise_and.Tensor bitwise_or.Tensor eq.Scalar
+eq.Tensor ne.Scalar ne.Tensor gt.Scalar gt.Tensor ge.Scalar ge.Tensor lt.Scalar lt.Tensor le.Scalar le.Tensor
 """
 _OTHERS = """
 linalg_vector_norm.default norm.Scalar norm.ScalarOpt_dim var.correction std.correction softmax.int _softmax.default

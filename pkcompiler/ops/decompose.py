@@ -1,4 +1,4 @@
-"""Which ATen operators the export keeps whole, and which it rewrites into operators that have a path meaning."""
+"""Which operators are written as others before they are read, and how: those that have no entry."""
 
 from __future__ import annotations
 
@@ -10,35 +10,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pkcompiler.ops.table import TABLE
+
 aten = torch.ops.aten
 
-KEPT = """
-linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d.input conv_transpose3d.input convolution conv1d.padding
-conv2d.padding conv3d.padding matmul bmm mm addmm baddbmm embedding layer_norm group_norm instance_norm batch_norm rms_norm
-native_layer_norm native_group_norm softmax.int _softmax _safe_softmax gelu silu hardswish hardsigmoid mish elu celu selu
-leaky_relu softplus relu6 hardtanh log_sigmoid softshrink hardshrink threshold max_pool1d max_pool2d max_pool3d avg_pool1d
-avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
-adaptive_max_pool3d upsample_nearest1d.vec upsample_nearest2d.vec upsample_nearest3d.vec upsample_linear1d.vec
-upsample_bilinear2d.vec upsample_trilinear3d.vec upsample_bicubic2d.vec _upsample_nearest_exact1d.vec
-_upsample_nearest_exact2d.vec _upsample_nearest_exact3d.vec pad constant_pad_nd reflection_pad1d reflection_pad2d
-reflection_pad3d replication_pad1d replication_pad2d replication_pad3d roll flip dropout mean mean.dim sum.dim_IntList sum
-unfold masked_fill.Scalar masked_fill.Tensor where.self where.ScalarSelf where.ScalarOther tril triu cumsum split.Tensor
-split_with_sizes chunk stack unbind.int clamp clamp_min clamp_max rsqrt reciprocal repeat repeat_interleave.self_int
-linalg_vector_norm var.correction std.correction amax max.dim logsumexp slice_scatter index_select narrow maximum minimum fmax fmin
-square sinc
+WHOLE = """
+silu hardswish hardsigmoid mish celu selu softplus relu6 log_sigmoid softshrink hardshrink threshold clamp_min clamp_max square sinc
+logsumexp std.correction
 """
-"""Operators that the lift reads whole. Everything else goes through torch's default decompositions."""
+"""Operators without an entry that are read whole, as gates or frozen, although torch would decompose them."""
+
+FIRST = frozenset({"aten.div.Tensor"})
+"""Rewritten although they have an entry: that of a quotient reads what the rewriting leaves, a tensor divided by a number."""
+
+
+def is_decomposed(target: Any) -> bool:
+    """Whether an operator is written as others before it is read: what has an entry, shipped or plugged in, never is."""
+    return _entryless(target) and (target in REWRITES or target in _torch_decompositions())
+
+
+def is_rewritten(target: Any) -> bool:
+    """Whether a rewriting of this file applies, wherever the operator stands."""
+    return _entryless(target) and target in REWRITES
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """How each operator that is decomposed is written, by torch's default or by the rewritings of this file."""
+    return {target: how for target, how in {**_torch_decompositions(), **REWRITES}.items() if _entryless(target)}
+
+
+def is_composed(target: torch._ops.OpOverload) -> bool:
+    """Whether torch decomposes an operator wherever it decomposes anything, without a look into the table: views made of others,
+    and what may be one. Entries of these say what those of the others say."""
+    composite = target.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    views = composite and any(argument.alias_info for argument in target._schema.arguments)
+    return views or torch.Tag.maybe_aliasing_or_mutating in target.tags
+
+
+def _entryless(target: Any) -> bool:
+    return str(target) not in TABLE or str(target) in FIRST
 
 
 @cache
-def decompositions() -> dict[Any, Callable[..., Any]]:
-    """torch's default table without :data:`KEPT`, with the rewrites of this file (made once: do not change it)."""
+def _torch_decompositions() -> dict[Any, Callable[..., Any]]:
+    """torch's default table without :data:`WHOLE` (made once: do not change it)."""
     table: dict[Any, Callable[..., Any]] = dict(torch.export.default_decompositions().items())
-    for name in KEPT.split():
+    for name in WHOLE.split():
         packet, _, overload = name.partition(".")
-        found = getattr(getattr(aten, packet), overload or "default", None)
-        table.pop(found, None)
-    table.update(REWRITES)
+        del table[getattr(getattr(aten, packet), overload or "default")]
     return table
 
 

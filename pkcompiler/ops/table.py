@@ -1,7 +1,7 @@
 """The operator table: ATen overload -> what it does to paths.
 
 An entry is a function from a :class:`Use` (one call of the operator, arguments bound by the names of its schema) to a reference; it
-emits path maps and nothing else. ``@path_op("aten.relu.default")`` adds one, from a user's plug-in too.
+emits path maps and nothing else. ``@path_op("aten.linear.default")`` adds one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 
-from pkcompiler.arguments import checked
 from pkcompiler.ir.maps import Dim, Fixed, Named, PathMap
 
 
@@ -109,15 +108,14 @@ class Use(Protocol):
         """The error to raise when this use has no meaning for paths."""
 
 
-Entry = Callable[[Use], "Ref | list[Ref]"]
+Entry = Callable[[Use], Ref | list[Ref]]
 
 TABLE: dict[str, Entry] = {}
 """Operators with a meaning of their own. Gates and plumbing are in :mod:`pkcompiler.ops.gates`."""
 
 
-@checked
 def path_op(*names: str) -> Callable[[Entry], Entry]:
-    """Register an entry for one or several overloads, e.g. ``@path_op("aten.linear.default")``."""
+    """Put an entry into the table, of one or several overloads. That of users is :func:`pkcompiler.ops.own.path_op`."""
 
     def register(entry: Entry) -> Entry:
         for name in names:

@@ -69,7 +69,7 @@ atan.default(W) sinh.default(W) cosh.default(W) erf.default(W) sign.default(I) s
 ceil.default(W) trunc.default(P) maximum.default(I, I) minimum.default(W, R) atan2.default(W, P) logical_not.default(B)
 logical_and.default(B, W) logical_or.default(I, B) bitwise_not.default(B) bitwise_and.Tensor(B, B) bitwise_or.Tensor(B, B)
 eq.Scalar(I, 1) eq.Tensor(W, R) ne.Scalar(I, 1) ne.Tensor(W, R) gt.Scalar(W, 0) gt.Tensor(W, R) ge.Scalar(I, 1) ge.Tensor(W, R)
-lt.Scalar(I, 1) lt.Tensor(W, R) le.Scalar(I, 1) le.Tensor(W, R)
+lt.Scalar(I, 1) lt.Tensor(W, R) le.Scalar(I, 1) le.Tensor(W, R) max.other(W, R) min.other(I, I)
 linalg_vector_norm.default(W) norm.Scalar(W) norm.ScalarOpt_dim(W, 2, [1]) var.correction(W, [1]) std.correction(W, [1])
 softmax.int(B, 1, f64) _softmax.default(W, 1, False) _safe_softmax.default(W, 1) logsumexp.default(W, [1]) amax.default(B, [1])
 amin.default(I, [0]) max.default(I) min.default(W) max.dim(W, 1) prod.default(W) prod.dim_int(B, 1) cumprod.default(W, 1)

@@ -49,6 +49,11 @@ def op_name(node: fx.Node) -> str:
     return str(target) if isinstance(target, torch._ops.OpOverload) else getattr(target, "__name__", str(target))
 
 
+def short(operator: str) -> str:
+    """``aten.erf.default`` as ``erf``."""
+    return operator.removeprefix("aten.").rsplit(".", 1)[0]
+
+
 def meta(node: fx.Node) -> Any:
     """What the trace recorded of what a node gives: a tensor without values, several, or a number; None where nothing."""
     return node.meta.get("val")

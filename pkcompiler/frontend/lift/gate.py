@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from pkcompiler.frontend.lift.classify import op_name
+from pkcompiler.frontend.lift.classify import op_name, short
 from pkcompiler.frontend.lift.gain import gain_of
 from pkcompiler.ir.maps import Gate
 
@@ -97,7 +97,7 @@ def _described(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None],
         return None
     if not all(map(math.isfinite, zero)):
         return None
-    kind = op_name(node).removeprefix("aten.").rsplit(".", 1)[0] if len(nodes) == 1 else "composite"
+    kind = short(op_name(node)) if len(nodes) == 1 else "composite"
     gain = gain_of(phi, zero[0])
     return Gate(kind, body, zero[0], has_constant_slopes(phi), gain.bounded, gain.value, gain.exact), zero[1]
 
@@ -147,8 +147,7 @@ def _text(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> s
             return repr(constant.flatten()[0].item())
         if value.op != "call_function":
             return value.name
-        short = op_name(value).removeprefix("aten.").rsplit(".", 1)[0]
         named = (f"{name}={show(given)}" for name, given in value.kwargs.items() if name not in PLUMBING)
-        return f"{short}({', '.join((*map(show, value.args), *named))})"
+        return f"{short(op_name(value))}({', '.join((*map(show, value.args), *named))})"
 
     return show(node)

@@ -12,14 +12,23 @@ from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.lift.account import account, live, observed_only, with_prunable
 from pkcompiler.frontend.lift.builder import Builder
-from pkcompiler.frontend.lift.classify import Classes, classify, is_complex, op_name
+from pkcompiler.frontend.lift.classify import Classes, classify, is_complex, op_name, short
 from pkcompiler.frontend.lift.computed import Formula, label
 from pkcompiler.frontend.lift.entrywise import NoGate, declared_gate
 from pkcompiler.frontend.lift.gate import Described, describe_gate, region_nodes
 from pkcompiler.frontend.lift.lifted import OBSERVED, Lifted, Record
 from pkcompiler.frontend.lift.names import origin_of
-from pkcompiler.frontend.lift.unplaced import BATCH_SIZE, frozen_end, idle_gate, unplaced
-from pkcompiler.frontend.lift.use import OperatorUse, Unsupported, short
+from pkcompiler.frontend.lift.unplaced import (
+    BATCH_SIZE,
+    NO_DERIVATIVE,
+    NO_SLOPE,
+    frozen_end,
+    idle_entries,
+    idle_gate,
+    unplaced,
+    unweighable,
+)
+from pkcompiler.frontend.lift.use import OperatorUse, Unsupported
 from pkcompiler.frontend.load_weights import not_finite
 from pkcompiler.frontend.observed import behind, trace
 from pkcompiler.frontend.sizes import reads_size, sized_numbers
@@ -60,6 +69,7 @@ class _Lifter:
         graph = self.program.module.graph
         output = output_of(graph)
         wanted = self.demanded(output)
+        raise_all(idle_entries(self.program))
         raise_all(self.random_draws())
         for node in graph.nodes:
             if node.op == "placeholder" or node in wanted:
@@ -207,8 +217,9 @@ class _Lifter:
         """A computed weight: a slot of its own, and the slots that it is made of. Every use inside of it counts as read."""
         found = Formula(self.program, node)
         if found.unknown:
-            at, why = found.unknown[0], "a weight is computed by it, and it is not on the list of operators that read no data"
-            return self.stand_in(node, unplaced(self.builder, at, origin_of(at, PREFIX), why))
+            first, *more = [self.stand_in(node, unweighable(self.builder, n)) for n in found.unknown]
+            self.behind[first.name] += [stand_in.name for stand_in in more]
+            return first
         of = tuple(self.stored(n) for n in found.operands)
         self.builder.read |= {
             (self.program.parameters[n.name], user) for n, user in found.inner if n.name in self.program.parameters
@@ -324,11 +335,11 @@ class _Lifter:
             described = describe_gate(node, root, self.seen.known, self.described)
         except (RuntimeError, NotImplementedError) as error:
             first = next(iter(str(error).splitlines()), type(error).__name__)
-            raise use.unsupported(f"it cannot be differentiated: {first}") from error
+            raise use.unsupported(f"{NO_DERIVATIVE}: {first}") from error
         if described is None:
             if odd := self.odd_buffer(region_nodes(node, root)):
                 raise Unsupported(not_finite(odd, "buffer"))
-            raise use.unsupported("it is not finite at 0, so it has no slope there")
+            raise use.unsupported(NO_SLOPE)
         return self.emit_gate(node, use, root, *described)
 
     def odd_buffer(self, nodes: Iterable[fx.Node]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Sequence
 from pathlib import Path as File
 
 from torch import fx
@@ -10,31 +11,54 @@ from torch import fx
 from pkcompiler.diagnostics import Diagnostic, Span, typed_or_called
 from pkcompiler.frontend.export import PREFIX, Program
 from pkcompiler.frontend.lift.builder import Builder
-from pkcompiler.frontend.lift.classify import is_complex, op_name, tensor_operands
+from pkcompiler.frontend.lift.classify import is_complex, op_name, short, tensor_operands
+from pkcompiler.frontend.lift.computed import overload
 from pkcompiler.frontend.lift.entrywise import may_be_gate
 from pkcompiler.frontend.lift.names import origin_of, user_frame
+from pkcompiler.ir.computed import OPERATORS
 from pkcompiler.ir.text import print_op
 from pkcompiler.ir.types import Origin
 from pkcompiler.ops.gates import is_random
 from pkcompiler.ops.normalise import BATCH_STATISTICS
-from pkcompiler.ops.table import Path, Ref, Stored
+from pkcompiler.ops.own import INSTEAD, idle_entry
+from pkcompiler.ops.table import TABLE, Path, Ref, Stored
 from pkcompiler.usercode import nearest
 
 BATCH_SIZE = "it computes with the number of samples (x.shape[0]), and a sample's output must be its own"
+NO_SLOPE = "it is not finite at 0, so it has no slope there"
+NO_DERIVATIVE = "it cannot be differentiated"
 LEAVE_OUT = "leave x.shape[0] out of what forward computes; sums and means over the samples belong into the loss"
 
 
 def unplaced(builder: Builder, node: fx.Node, origin: Origin, why: str) -> Diagnostic:
     """The ``PKC201`` of one operator: the printed graph around it, the user's line, and the option that continues."""
     name = op_name(node)
-    word = name.removeprefix("aten.").rsplit(".", 1)[0]
     remedies = _advice(node, why) or _remedies(builder, node)
+    return _called(builder, node, f"operator '{name}'{_where(origin)} has no meaning for paths: {why}", remedies)
+
+
+def unweighable(builder: Builder, node: fx.Node) -> Diagnostic:
+    """The ``PKC201`` of one operator that a weight is computed by, and that a formula has no words for."""
+    written = overload(node) in OPERATORS
+    why = (
+        "its arguments name a complex number, or a dtype that is on no list"
+        if written
+        else "it is not on the list of operators that weights may be computed by"
+    )
+    remedies = [
+        "the list is OPERATORS in pkcompiler/ir/computed.py; an entry (@path_op) is for activations, and is not asked for weights",
+        "compute the weight by operators of the list, or once, before the analysis, and store the result as the parameter",
+    ]
+    return _called(
+        builder, node, f"a weight is computed by operator '{op_name(node)}'{_where(origin_of(node, PREFIX))}: {why}", remedies
+    )
+
+
+def _called(builder: Builder, node: fx.Node, message: str, remedies: Sequence[str]) -> Diagnostic:
+    """A ``PKC201`` at the line that calls an operator, with the printed graph around it."""
+    label = f"'{short(op_name(node))}' is called here"
     return Diagnostic(
-        "PKC201",
-        f"operator '{name}'{_where(origin)} has no meaning for paths: {why}",
-        user_span(node),
-        f"'{word}' is called here",
-        (*(f"in the graph: {line}" for line in around(builder, node)), *remedies),
+        "PKC201", message, user_span(node), label, (*(f"in the graph: {line}" for line in around(builder, node)), *remedies)
     )
 
 
@@ -44,6 +68,8 @@ def _advice(node: fx.Node, why: str) -> list[str]:
         return ["draw random numbers in training only: put it behind `if self.training:`"]
     if why == BATCH_SIZE:
         return [LEAVE_OUT]
+    if why == NO_SLOPE or why.startswith(NO_DERIVATIVE):
+        return [INSTEAD]
     if why == BATCH_STATISTICS:
         return ["give it statistics of its own: track_running_stats=True, and a few batches in training mode"]
     if is_complex(node) or any(is_complex(n) for n in tensor_operands(node)):
@@ -53,8 +79,7 @@ def _advice(node: fx.Node, why: str) -> list[str]:
 
 def _remedies(builder: Builder, node: fx.Node) -> list[str]:
     name = op_name(node)
-    word = name.removeprefix("aten.").rsplit(".", 1)[0]
-    gate = typed_or_called(f"or, as it acts on each entry alone, read it as a gate: --gate {word}", "")
+    gate = typed_or_called(f"or, as it acts on each entry alone, read it as a gate: --gate {short(name)}", "")
     return [f"give it a meaning {_entry(name)}", *([gate] if gate and may_be_gate(builder, node) else [])]
 
 
@@ -81,10 +106,17 @@ def frozen_end(node: fx.Node) -> Diagnostic:
     )
 
 
+def idle_entries(program: Program) -> list[Diagnostic]:
+    """``PKC215`` of the user's own operators that were defined after their entries were registered."""
+    names = {op_name(n) for n in program.module.graph.nodes if n.op == "call_function"} & TABLE.keys()
+    own = sorted(name for name in names if not name.startswith(("aten.", "pkcompiler.")))
+    return [found for name in own if (found := idle_entry(name))]
+
+
 def idle_gate(program: Program, gate: str) -> Diagnostic:
     """The ``PKC210`` of an operator that is declared a gate and read as none: a misspelling, or one that has a meaning already."""
     calls = {op_name(n) for n in program.module.graph.nodes if n.op == "call_function"}
-    words = {w for name in calls for w in (name, name.removeprefix("aten."), name.removeprefix("aten.").rsplit(".", 1)[0])}
+    words = {w for name in calls for w in (name, name.removeprefix("aten."), short(name))}
     why = "the table says already what it does to paths" if gate in words else "the model calls no such operator"
     close = "" if gate in words else nearest(gate, sorted(words))
     hints = (

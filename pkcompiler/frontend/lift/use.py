@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from pkcompiler.diagnostics import Diagnostic
 from pkcompiler.frontend.export import PREFIX
 from pkcompiler.frontend.lift.builder import Builder
-from pkcompiler.frontend.lift.classify import op_name
+from pkcompiler.frontend.lift.classify import op_name, short
 from pkcompiler.frontend.lift.gate import is_floor, region_function
 from pkcompiler.frontend.lift.lifted import Record
 from pkcompiler.frontend.lift.names import origin_of
@@ -176,11 +176,6 @@ class OperatorUse:
     def unsupported(self, why: str) -> Exception:
         """The refusal of this node, at its place in the model: ``why`` it has no meaning for paths."""
         return Unsupported(unplaced(self.builder, self.node, self.origin, why))
-
-
-def short(operator: str) -> str:
-    """``aten.erf.default`` as ``erf``."""
-    return operator.removeprefix("aten.").rsplit(".", 1)[0]
 
 
 def bind(node: fx.Node) -> dict[str, Any]:

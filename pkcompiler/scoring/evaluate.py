@@ -75,12 +75,12 @@ class Evaluator:
             case Name(name):
                 return self._name(name)
             case Unary():
-                return terms.negate(self.evaluate(node.args[0]))
+                return -self.evaluate(node.args[0])
             case Binary(op):
                 own = None if self._again or op != "*" else _own_derivative(*node.args)
                 if own is not None:
                     return self.grad(own.args[0], own.args[1], times_itself=True)
-                return terms.binary(op, *(self.evaluate(arg) for arg in node.args))
+                return terms.OPERATORS[op](*(self.evaluate(arg) for arg in node.args))
             case Call():
                 return self.call(node)
         raise fail("PKC110", f"'{print_expr(node.expr)}' is no value", span=node.expr.span)
@@ -175,7 +175,7 @@ class Evaluator:
             return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})
         total = parts[0]
         for part in parts[1:]:
-            total = terms.binary("+", total, part)
+            total = total + part
         return total
 
 

@@ -31,8 +31,8 @@ def repeated(chosen: Pass, work: Workspace, seed: int, moment: tuple[int, int] =
     for repetition in range(1, chosen.repeat):
         term = single(chosen, work, Draw(seed, moment, repetition))
         squares.append(_squares(term))
-        total = terms.binary("+", total, term)
-    mean = terms.binary("/", total, terms.number(chosen.repeat, work.dtype))
+        total = total + term
+    mean = total / terms.number(chosen.repeat, work.dtype)
     return mean, _standard_error(squares, _squares(mean))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -45,6 +46,38 @@ class Term:
         """The same with exponent 0 (entries that do not fit become inf or 0)."""
         return self if self.exponent == 0 else Term(self.axes, each(self, lambda t: times_power(t, self.exponent)))
 
+    def __add__(self, other: Term) -> Term:
+        return _sum(torch.add, self, other)
+
+    def __sub__(self, other: Term) -> Term:
+        return _sum(torch.sub, self, other)
+
+    def __mul__(self, other: Term) -> Term:
+        return combine(self, other, torch.mul, self.exponent + other.exponent)
+
+    def __truediv__(self, other: Term) -> Term:
+        return combine(self, other, torch.div, self.exponent - other.exponent)
+
+    def __pow__(self, other: Term) -> Term:
+        return _power(self, other)
+
+    def __neg__(self) -> Term:
+        return Term(self.axes, each(self, torch.neg), self.exponent)
+
+    def __abs__(self) -> Term:
+        """An owned term is written over."""
+        return Term(self.axes, each(self, Tensor.abs_ if self.owned else torch.abs), self.exponent, self.owned)
+
+
+OPERATORS: Mapping[str, Callable[[Term, Term], Term]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "^": operator.pow,
+}
+"""The operators of the language. Exponents are carried."""
+
 
 NUMBER: frozenset[str] = frozenset()
 PARAM = frozenset({"param"})
@@ -73,16 +106,8 @@ def combine(left: Term, right: Term, function: Callable[..., Tensor], exponent: 
     return Term(axes, {n: function(a[n], b[n]) for n in names}, exponent)
 
 
-def binary(op: str, left: Term, right: Term) -> Term:
-    """``+ - * / ^`` with exponents carried."""
-    match op:
-        case "*":
-            return combine(left, right, torch.mul, left.exponent + right.exponent)
-        case "/":
-            return combine(left, right, torch.div, left.exponent - right.exponent)
-        case "^":
-            return power(left, right)
-    function = torch.add if op == "+" else torch.sub
+def _sum(function: Callable[..., Tensor], left: Term, right: Term) -> Term:
+    """The sum or difference, with the larger exponent of both; that of a term which is 0 everywhere says nothing."""
     if left.exponent == right.exponent:
         return combine(left, right, function, left.exponent)
     exponent = max([t.exponent for t in (left, right) if not _is_zero(t)], default=0)
@@ -95,7 +120,7 @@ def _is_zero(term: Term) -> bool:
     return not any(bool(t.any()) for t in ([term.value] if isinstance(term.value, Tensor) else term.value.values()))
 
 
-def power(base: Term, exponent: Term) -> Term:
+def _power(base: Term, exponent: Term) -> Term:
     """base ^ exponent: the carried exponent is multiplied where that stays whole, its fraction goes into the tensor."""
     if exponent.axes or base.exponent == 0:
         return combine(base.plain(), exponent.plain(), torch.pow, 0)
@@ -106,13 +131,13 @@ def power(base: Term, exponent: Term) -> Term:
     return Term(base.axes, each(base, lambda t: t**p * rest), whole)
 
 
-def square_root(term: Term) -> Term:
+def sqrt(term: Term) -> Term:
     """sqrt(t * 2**e) as sqrt(t * 2**(e mod 2)) * 2**floor(e / 2)."""
     odd = term.exponent % 2
     return Term(term.axes, each(term, lambda t: (t * 2.0**odd).sqrt()), (term.exponent - odd) // 2)
 
 
-def logarithm(term: Term) -> Term:
+def log(term: Term) -> Term:
     """The natural logarithm: ln t + e ln 2, of exponent 0."""
     shift = term.exponent * math.log(2)
     return Term(term.axes, each(term, lambda t: t.log() + shift))
@@ -123,17 +148,7 @@ def sign(term: Term) -> Term:
     return Term(term.axes, each(term, torch.sign))
 
 
-def negate(term: Term) -> Term:
-    """-t, of the same exponent."""
-    return Term(term.axes, each(term, torch.neg), term.exponent)
-
-
-def absolute(term: Term) -> Term:
-    """|t|, of the same exponent; an owned term is written over."""
-    return Term(term.axes, each(term, Tensor.abs_ if term.owned else torch.abs), term.exponent, term.owned)
-
-
-def exponential(term: Term) -> Term:
+def exp(term: Term) -> Term:
     """e^t of the plain value, of exponent 0."""
     plain = term.plain()
     return Term(plain.axes, each(plain, torch.exp))
@@ -197,7 +212,7 @@ def _dims(term: Term, over: str) -> list[int]:
 
 def dot(left: Term, right: Term) -> Term:
     """The inner product over everything: a number."""
-    product = combine(left, right, torch.mul, left.exponent + right.exponent)
+    product = left * right
     if isinstance(product.value, Tensor):
         return Term(NUMBER, product.value.sum(), product.exponent)
     return Term(NUMBER, torch.stack([t.sum() for t in product.value.values()]).sum(), product.exponent)

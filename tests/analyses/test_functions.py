@@ -37,8 +37,8 @@ FUNCTIONS += (
 BINDING = """
 def _cube(evaluation, node):
     value = evaluation.evaluate(node.args[0])
-    cube = terms.power(value, terms.number(3, evaluation.work.dtype))
-    return terms.absolute(cube) if node.words.get("bend") == "lost" else cube
+    cube = value ** terms.number(3, evaluation.work.dtype)
+    return abs(cube) if node.words.get("bend") == "lost" else cube
 
 
 VALUES["cube"] = _cube

@@ -30,10 +30,10 @@ def _axis(node: Typed) -> str:
 
 
 VALUES: dict[str, Binding] = {
-    "abs": _entrywise(terms.absolute),
-    "sqrt": _entrywise(terms.square_root),
-    "exp": _entrywise(terms.exponential),
-    "log": _entrywise(terms.logarithm),
+    "abs": _entrywise(abs),
+    "sqrt": _entrywise(terms.sqrt),
+    "exp": _entrywise(terms.exp),
+    "log": _entrywise(terms.log),
     "sign": _entrywise(terms.sign),
     "detach": lambda evaluation, node: evaluation.detached(node.args[0]),
     "dot": lambda evaluation, node: terms.dot(*(evaluation.evaluate(arg) for arg in node.args)),

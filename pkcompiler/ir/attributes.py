@@ -7,28 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import assert_never
 
+from pkcompiler.ir import maps
 from pkcompiler.ir.infer_reindex import ill_kinded
-from pkcompiler.ir.maps import (
-    REINDEX,
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Literal,
-    Merge,
-    Normalise,
-    PathMap,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir.maps import REINDEX, InvSqrt, Literal, PathMap
 from pkcompiler.ir.spelling import conforms, describe, fields_of
 
 Fault = tuple[str, str]
@@ -37,7 +18,7 @@ Fault = tuple[str, str]
 
 def faults(map: PathMap) -> tuple[Fault, ...]:
     """Everything that is wrong with the attributes of ``map``; wrong kinds hide wrong values."""
-    if isinstance(map, Reindex):
+    if isinstance(map, maps.Reindex):
         return tuple(_reindex(map))
     wrong = tuple(
         (f.name, f"{f.name} must be {describe(f.hint)}")
@@ -51,7 +32,7 @@ def _integral_float(value: object, hint: object) -> bool:
     return hint is float and type(value) is int
 
 
-def _reindex(map: Reindex) -> Iterator[Fault]:
+def _reindex(map: maps.Reindex) -> Iterator[Fault]:
     if map.fn not in REINDEX:
         close = difflib.get_close_matches(map.fn, REINDEX, 1)
         yield "", f"unknown reindexing '{map.fn}'" + (f", did you mean '{close[0]}'?" if close else "")
@@ -66,38 +47,38 @@ def _reindex(map: Reindex) -> Iterator[Fault]:
 
 def _values(map: PathMap) -> Iterator[Fault]:
     match map:
-        case Dense() | Gate() | Frozen() | Softmax():
+        case maps.Dense() | maps.Gate() | maps.Frozen() | maps.Softmax():
             return
-        case Conv():
+        case maps.Conv():
             yield from _conv(map)
-        case Scale():
+        case maps.Scale():
             yield from _scale(map)
-        case Embed(padding_idx=index):
+        case maps.Embed(padding_idx=index):
             if index is not None and index < 0:
                 yield "padding_idx", "padding_idx must not be negative"
-        case Source(value) | Constant(value):
-            yield from _factor("factor" if isinstance(map, Constant) else "value", value)
-        case Resample():
+        case maps.Source(value) | maps.Constant(value):
+            yield from _factor("factor" if isinstance(map, maps.Constant) else "value", value)
+        case maps.Resample():
             yield from _resample(map)
-        case Window():
+        case maps.Window():
             yield from _lengths(("stride", map.stride), ("padding", map.padding), ("dilation", map.dilation), rank=len(map.kernel))
             yield from _positive(("kernel", map.kernel), ("stride", map.stride), ("dilation", map.dilation))
             if map.kernel and (map.dims or map.keepdim):
                 yield "dims", "a maximum is over a window or over whole dimensions, not both"
-        case Normalise():
+        case maps.Normalise():
             yield from _normalise(map)
-        case Product():
+        case maps.Product():
             yield from _product(map)
-        case Merge(signs):
+        case maps.Merge(signs):
             if any(sign not in (1, -1) for sign in signs):
                 yield "signs", "signs must be 1 or -1"
-        case Reindex():
+        case maps.Reindex():
             return
         case _ as unreachable:
             assert_never(unreachable)
 
 
-def _conv(map: Conv) -> Iterator[Fault]:
+def _conv(map: maps.Conv) -> Iterator[Fault]:
     given = (("padding", map.padding), ("dilation", map.dilation))
     yield from _lengths(*given, rank=len(map.stride), empty=False)
     yield from _lengths(("output_padding", map.output_padding), rank=len(map.stride))
@@ -112,7 +93,7 @@ def _conv(map: Conv) -> Iterator[Fault]:
         yield "output_padding", "output_padding belongs to a transposed convolution"
 
 
-def _scale(map: Scale) -> Iterator[Fault]:
+def _scale(map: maps.Scale) -> Iterator[Fault]:
     if map.weight is None and map.bias is None:
         yield "", "a scale has a weight or a bias; a fixed factor alone is a constant"
     if any(size < 1 for size in map.shape):
@@ -128,7 +109,7 @@ def _factor(part: str, value: object) -> Iterator[Fault]:
         yield part, "a factor must be a number, not nan"
 
 
-def _resample(map: Resample) -> Iterator[Fault]:
+def _resample(map: maps.Resample) -> Iterator[Fault]:
     rank = len(map.kernel) if map.kind == "average" else len(map.size)
     if rank == 0:
         needed = "kernel" if map.kind == "average" else "size"
@@ -139,7 +120,7 @@ def _resample(map: Resample) -> Iterator[Fault]:
         yield "kernel", f"{map.kind} has a size, no kernel, stride or padding"
 
 
-def _normalise(map: Normalise) -> Iterator[Fault]:
+def _normalise(map: maps.Normalise) -> Iterator[Fault]:
     if not (math.isfinite(map.eps) and map.eps >= 0):
         yield "eps", f"eps must be finite and not negative, not {map.eps!r}"
     if map.groups < 1 or (map.kind != "group" and map.groups != 1):
@@ -150,7 +131,7 @@ def _normalise(map: Normalise) -> Iterator[Fault]:
         yield "shape", "shape names what is normalised: trailing dimensions, or [channels] for groups"
 
 
-def _product(map: Product) -> Iterator[Fault]:
+def _product(map: maps.Product) -> Iterator[Fault]:
     if (map.kind == "conv") != (map.conv is not None):
         yield "conv", "conv is given exactly when kind is conv"
     if map.norm and map.kind != "mul":

@@ -5,31 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import assert_never
 
+from pkcompiler.ir import maps
 from pkcompiler.ir.dims import Shape, ShapeError, axis, broadcast, count, show, sizes, window
 from pkcompiler.ir.infer_reindex import reindexed
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Dim,
-    Embed,
-    Fixed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Literal,
-    Merge,
-    Named,
-    Normalise,
-    PathMap,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir.maps import Dim, Fixed, InvSqrt, Literal, Named, PathMap
 from pkcompiler.ir.types import Slot, TensorType
 from pkcompiler.ir.weights import side
 
@@ -52,13 +31,13 @@ def infer(map: PathMap, inputs: tuple[TensorType, ...], slots: Slots) -> TensorT
 def infer_dtype(map: PathMap, inputs: tuple[TensorType, ...], slots: Slots) -> str | None:
     """The element type where every floating operand has the same, else None. Gates and frozen factors may convert: None."""
     match map:
-        case Gate() | Frozen() | Source(Literal() | InvSqrt()):
+        case maps.Gate() | maps.Frozen() | maps.Source(Literal() | InvSqrt()):
             return None
-        case Source(Named(slot)):
+        case maps.Source(Named(slot)):
             return slots[slot].type.dtype
-        case Embed(weight):
+        case maps.Embed(weight):
             return slots[weight].type.dtype
-        case Reindex() if map.fn in ("sum", "cumsum") and inputs[0].dtype not in _FLOATING:
+        case maps.Reindex() if map.fn in ("sum", "cumsum") and inputs[0].dtype not in _FLOATING:
             return None
     found = {t.dtype for t in inputs} | {slots[name].type.dtype for name in _weights(map)}
     return found.pop() if len(found) == 1 else None
@@ -66,9 +45,11 @@ def infer_dtype(map: PathMap, inputs: tuple[TensorType, ...], slots: Slots) -> s
 
 def _weights(map: PathMap) -> tuple[str, ...]:
     match map:
-        case Dense(weight, bias) | Conv(weight, bias) | Scale(weight, bias) | Normalise(weight=weight, bias=bias):
+        case (
+            maps.Dense(weight, bias) | maps.Conv(weight, bias) | maps.Scale(weight, bias) | maps.Normalise(weight=weight, bias=bias)
+        ):
             return tuple(name for name in (weight, bias) if name is not None)
-        case Constant(Named(name)):
+        case maps.Constant(Named(name)):
             return (name,)
     return ()
 
@@ -76,35 +57,35 @@ def _weights(map: PathMap) -> tuple[str, ...]:
 def infer_shape(map: PathMap, shapes: tuple[Shape, ...], slots: Slots) -> Shape | None:
     """The shape of ``map(inputs)``; None where it is not determined (see :func:`infer`)."""
     match map:
-        case Dense():
+        case maps.Dense():
             return _dense(map, shapes[0], slots)
-        case Conv():
+        case maps.Conv():
             return _conv(map, shapes[0], slots[map.weight].type.shape, _stored(map.bias, slots))
-        case Scale():
+        case maps.Scale():
             return _scale(map, shapes[0], slots)
-        case Embed(weight):
+        case maps.Embed(weight):
             return (*shapes[0], *_rank(slots[weight].type.shape, 2, "an embedding")[1:])
-        case Source(value):
+        case maps.Source(value):
             return _fixed(value, slots)
-        case Constant(factor):
+        case maps.Constant(factor):
             return broadcast(shapes[0], _fixed(factor, slots) or ())
-        case Reindex():
+        case maps.Reindex():
             return reindexed(map, shapes, slots)
-        case Resample():
+        case maps.Resample():
             return _resample(map, shapes[0])
-        case Gate():
+        case maps.Gate():
             return shapes[0]
-        case Window():
+        case maps.Window():
             return _window(map, shapes[0])
-        case Normalise():
+        case maps.Normalise():
             return _normalise(map, shapes[0], slots)
-        case Softmax():
+        case maps.Softmax():
             return _softmax(map, shapes[0], slots)
-        case Product():
+        case maps.Product():
             return _product(map, shapes[0], shapes[1])
-        case Merge():
+        case maps.Merge():
             return broadcast(*shapes)
-        case Frozen():
+        case maps.Frozen():
             return None
         case _ as unreachable:
             assert_never(unreachable)
@@ -129,7 +110,7 @@ def _same(found: Shape | None, expected: Shape, what: str) -> None:
         raise ShapeError(f"{what} is {show(found)}, expected {show(expected)}")
 
 
-def _dense(map: Dense, x: Shape, slots: Slots) -> Shape:
+def _dense(map: maps.Dense, x: Shape, slots: Slots) -> Shape:
     stored = _rank(slots[map.weight].type.shape, 2, "the weight")
     out, into = side(map).ordered(*stored)
     _same(x[-1:], (into,), "the last dimension of the input")
@@ -137,7 +118,7 @@ def _dense(map: Dense, x: Shape, slots: Slots) -> Shape:
     return (*x[:-1], out)
 
 
-def _conv(map: Conv, x: Shape, weight: Shape, bias: Shape | None) -> Shape | None:
+def _conv(map: maps.Conv, x: Shape, weight: Shape, bias: Shape | None) -> Shape | None:
     n = len(map.stride)
     _rank(x, n + 2, "the input")
     kernel = sizes(_rank(weight, n + 2, "the weight"))
@@ -152,7 +133,7 @@ def _conv(map: Conv, x: Shape, weight: Shape, bias: Shape | None) -> Shape | Non
     return (x[0], out, *(_conv_length(map, i, spatial[i], kernel[i + 2]) for i in range(n)))
 
 
-def _conv_length(map: Conv, i: int, length: int, kernel: int) -> int:
+def _conv_length(map: maps.Conv, i: int, length: int, kernel: int) -> int:
     if not map.transposed:
         return window(length, kernel, map.stride[i], map.padding[i], map.dilation[i])
     extra = map.output_padding[i] if map.output_padding else 0
@@ -162,7 +143,7 @@ def _conv_length(map: Conv, i: int, length: int, kernel: int) -> int:
     return found
 
 
-def _scale(map: Scale, x: Shape, slots: Slots) -> Shape:
+def _scale(map: maps.Scale, x: Shape, slots: Slots) -> Shape:
     factors = (("the factor", map.factor), ("the center", map.center))
     stored = [("the weight", _stored(map.weight, slots)), ("the bias", _stored(map.bias, slots))]
     stored += [(what, _fixed(value, slots)) for what, value in factors if value is not None]
@@ -172,7 +153,7 @@ def _scale(map: Scale, x: Shape, slots: Slots) -> Shape:
     return broadcast(x, map.shape)
 
 
-def _resample(map: Resample, x: Shape) -> Shape | None:
+def _resample(map: maps.Resample, x: Shape) -> Shape | None:
     n = len(map.kernel) if map.kind == "average" else len(map.size)
     if len(x) < n:
         raise ShapeError(f"{n} resampled dimensions in {show(x)}")
@@ -181,7 +162,7 @@ def _resample(map: Resample, x: Shape) -> Shape | None:
     return _pooled(x, map.kernel, map.stride, map.padding, (1,) * n, map.ceil_mode)
 
 
-def _window(map: Window, x: Shape) -> Shape | None:
+def _window(map: maps.Window, x: Shape) -> Shape | None:
     if map.kernel:
         return _pooled(x, map.kernel, map.stride, map.padding, map.dilation, map.ceil_mode)
     dims = {axis(d, len(x)) for d in map.dims} or set(range(len(x)))
@@ -203,7 +184,7 @@ def _pooled(
     return (*x[: len(x) - n], *found)
 
 
-def _normalise(map: Normalise, x: Shape, slots: Slots) -> Shape:
+def _normalise(map: maps.Normalise, x: Shape, slots: Slots) -> Shape:
     _same(_stored(map.weight, slots), map.shape, "the weight")
     _same(_stored(map.bias, slots), map.shape, "the bias")
     if map.kind != "group":
@@ -215,7 +196,7 @@ def _normalise(map: Normalise, x: Shape, slots: Slots) -> Shape:
     return x
 
 
-def _softmax(map: Softmax, x: Shape, slots: Slots) -> Shape:
+def _softmax(map: maps.Softmax, x: Shape, slots: Slots) -> Shape:
     axis(map.dim, len(x))
     if map.allowed == "causal" and len(x) < 2:
         raise ShapeError(f"a causal softmax over {show(x)}")
@@ -224,7 +205,7 @@ def _softmax(map: Softmax, x: Shape, slots: Slots) -> Shape:
     return x
 
 
-def _product(map: Product, a: Shape, b: Shape) -> Shape | None:
+def _product(map: maps.Product, a: Shape, b: Shape) -> Shape | None:
     if map.kind == "mul":
         return broadcast(a, b)
     if map.kind == "conv":

@@ -6,28 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import assert_never
 
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Fixed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Literal,
-    Merge,
-    Named,
-    Normalise,
-    PathMap,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir import maps
+from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named, PathMap
 from pkcompiler.ir.types import Op, Role
 
 ANY: frozenset[Role] = frozenset({"parameter", "buffer", "constant", "computed"})
@@ -51,24 +31,24 @@ def uses(map: PathMap) -> tuple[Use, ...]:
     """Every slot that ``map`` reads. The weight and bias of a :class:`Scale` are parameters, or computed from them; into fixed
     factors none enters."""
     match map:
-        case Dense(weight, bias) | Conv(weight, bias) | Normalise(weight=weight, bias=bias):
+        case maps.Dense(weight, bias) | maps.Conv(weight, bias) | maps.Normalise(weight=weight, bias=bias):
             return _stored(weight, bias, ANY)
-        case Scale(weight, bias):
+        case maps.Scale(weight, bias):
             return _stored(weight, bias, PARAMETER) + _fixed("factor", map.factor) + _fixed("center", map.center)
-        case Embed(weight):
+        case maps.Embed(weight):
             return _stored(weight, None, ANY)
-        case Source(Named(slot)):
+        case maps.Source(Named(slot)):
             return (Use("value", slot),)
-        case Source(value):
+        case maps.Source(value):
             return _fixed("value", value)
-        case Constant(factor):
+        case maps.Constant(factor):
             return _fixed("factor", factor)
-        case Reindex():
+        case maps.Reindex():
             named = ((key, value) for key, value in map.args if isinstance(value, Named))
             return tuple(Use(key, value.slot, FIXED, INTEGERS) for key, value in named)
-        case Softmax(allowed=Named(slot)):
+        case maps.Softmax(allowed=Named(slot)):
             return (Use("allowed", slot, FIXED, BOOL),)
-        case Softmax() | Resample() | Gate() | Window() | Product() | Merge() | Frozen():
+        case maps.Softmax() | maps.Resample() | maps.Gate() | maps.Window() | maps.Product() | maps.Merge() | maps.Frozen():
             return ()
         case _ as unreachable:
             assert_never(unreachable)
@@ -94,17 +74,28 @@ def _fixed(part: str, value: Fixed | None) -> tuple[Use, ...]:
 def arity(map: PathMap) -> tuple[int, int | None]:
     """The least and the largest number of inputs (None: any)."""
     match map:
-        case Source():
+        case maps.Source():
             return 0, 0
-        case Product():
+        case maps.Product():
             return 2, 2
-        case Merge():
+        case maps.Merge():
             return 1, None
-        case Reindex():
+        case maps.Reindex():
             return 1, None if map.fn == "cat" else 1
-        case Frozen():
+        case maps.Frozen():
             return 0, None
-        case Dense() | Conv() | Scale() | Embed() | Constant() | Resample() | Gate() | Window() | Normalise() | Softmax():
+        case (
+            maps.Dense()
+            | maps.Conv()
+            | maps.Scale()
+            | maps.Embed()
+            | maps.Constant()
+            | maps.Resample()
+            | maps.Gate()
+            | maps.Window()
+            | maps.Normalise()
+            | maps.Softmax()
+        ):
             return 1, 1
         case _ as unreachable:
             assert_never(unreachable)

@@ -6,25 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import assert_never
 
+from pkcompiler.ir import maps
 from pkcompiler.ir.graphs import maps_of
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Frozen,
-    Gate,
-    Merge,
-    Named,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir.maps import Named
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.walk import forward
 
@@ -66,8 +50,8 @@ def path_lengths(graph: PathGraph, alive: Collection[str], *, whole: bool) -> Le
     computed = {s.name for s in graph.computed if any(part in alive for part in s.of)}
     counting = _Counting(frozenset(s.name for s in (*graph.parameters, *graph.computed)), computed | set(alive))
     found = forward(graph, lambda _: _Reached((0, 0), (0, 0)), counting.apply)[0].fed
-    separated = any(map.fn in SEPARATING for map in maps_of(graph, Reindex).values())
-    equal = found is not None and found[0] == found[1] and not maps_of(graph, Softmax)
+    separated = any(map.fn in SEPARATING for map in maps_of(graph, maps.Reindex).values())
+    equal = found is not None and found[0] == found[1] and not maps_of(graph, maps.Softmax)
     status = "exact" if equal or (whole and not separated) else "bound"
     return Lengths(None, None, status) if found is None else Lengths(*found, status)
 
@@ -79,28 +63,28 @@ class _Counting:
 
     def apply(self, op: Op, inputs: list[_Reached]) -> _Reached:
         match op.map:
-            case Dense(weight, bias) | Conv(weight, bias):
+            case maps.Dense(weight, bias) | maps.Conv(weight, bias):
                 return self._affine(inputs[0], weight, bias)
-            case Embed(weight):
+            case maps.Embed(weight):
                 return self._affine(inputs[0], weight, None)
-            case Scale(weight, bias):
+            case maps.Scale(weight, bias):
                 x = inputs[0] if op.map.center is None else _Reached(_hull(inputs[0].any, (0, 0)), inputs[0].fed)
                 return self._affine(x, weight, bias)
-            case Normalise(weight=weight, bias=bias):
+            case maps.Normalise(weight=weight, bias=bias):
                 return self._affine(inputs[0], weight, bias)
-            case Source(Named(slot)):
+            case maps.Source(Named(slot)):
                 return _Reached(self._beginning(slot), None)
-            case Source() | Frozen():
+            case maps.Source() | maps.Frozen():
                 return _Reached((0, 0), None)
-            case Gate(zero=zero):
+            case maps.Gate(zero=zero):
                 return _Reached(_hull(inputs[0].any, (0, 0)), inputs[0].fed) if zero else inputs[0]
-            case Product():
+            case maps.Product():
                 left, right = inputs
                 fed = _hull(_sum(left.fed, right.any), _sum(left.any, right.fed))
                 return _Reached(_sum(left.any, right.any), fed)
-            case Merge() | Reindex():
+            case maps.Merge() | maps.Reindex():
                 return _Reached(_hull(*(x.any for x in inputs)), _hull(*(x.fed for x in inputs)))
-            case Constant() | Resample() | Window() | Softmax():
+            case maps.Constant() | maps.Resample() | maps.Window() | maps.Softmax():
                 return inputs[0]
             case _:
                 assert_never(op.map)

@@ -9,24 +9,8 @@ from typing import assert_never
 
 from torch import Tensor
 
+from pkcompiler.ir import maps
 from pkcompiler.ir.graphs import crossed_factors
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Frozen,
-    Gate,
-    Merge,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.walk import forward
 from pkcompiler.ir.weights import Joining, units_of
@@ -54,11 +38,11 @@ class Limits:
         bits = [MANTISSA_BITS - 1]
 
         def step(op: Op, inputs: list[tuple[float, float]]) -> tuple[float, float]:
-            terms, factors = reader.terms(op), 2 if isinstance(op.map, Product) else 1
+            terms, factors = reader.terms(op), 2 if isinstance(op.map, maps.Product) else 1
             through = crossed.get(op.name, ())
             bits.append((MANTISSA_BITS - (terms * max(1, len(through)) + EXTRA).bit_length()) // factors)
             given, still = [most for most, _ in inputs], [frozen for _, frozen in inputs]
-            frozen = _most(op, terms, still) if isinstance(op.map, LINEAR | Product) else 0.0
+            frozen = _most(op, terms, still) if isinstance(op.map, LINEAR | maps.Product) else 0.0
             if not through:
                 return _most(op, terms, given), frozen
             return max(_most(op, terms * len(through), _beside(given, still, i)) for i in through), frozen
@@ -76,7 +60,7 @@ SLACK = 1e-9
 
 def _most(op: Op, terms: int, given: list[float]) -> float:
     """log2 of (terms * the largest + EXTRA); through a product, the logarithms of both factors add up."""
-    largest = sum(given) if isinstance(op.map, Product) else max(given, default=0.0)
+    largest = sum(given) if isinstance(op.map, maps.Product) else max(given, default=0.0)
     return largest + math.log2(terms + EXTRA * 2.0 ** -min(largest, 1000.0))
 
 
@@ -97,23 +81,33 @@ class _Reader:
         """The most entries, multiplicity included, that one entry of the result is a sum of."""
         shape = self.shapes[op.inputs[0]] if op.inputs else ()
         match op.map:
-            case Dense() | Conv() | Embed():
+            case maps.Dense() | maps.Conv() | maps.Embed():
                 return self.kept(op.map)
-            case Resample(size=size, kernel=kernel):
+            case maps.Resample(size=size, kernel=kernel):
                 return math.prod(kernel or shape[-len(size) :])
-            case Reindex(fn="sum", args=args):
+            case maps.Reindex(fn="sum", args=args):
                 return math.prod(shape[d] for d in dict(args)["dims"])  # type: ignore[union-attr, index, misc]
-            case Reindex(fn="cumsum", args=args):
+            case maps.Reindex(fn="cumsum", args=args):
                 return shape[dict(args)["dim"]]  # type: ignore[index]
-            case Window(kernel=kernel, dims=dims):
+            case maps.Window(kernel=kernel, dims=dims):
                 return 1 if self.chosen.pools == "max" else math.prod(kernel or [shape[d] for d in dims])
-            case Product(kind="matmul"):
+            case maps.Product(kind="matmul"):
                 return shape[-1]
-            case Product(kind="conv"):
+            case maps.Product(kind="conv"):
                 return math.prod(self.shapes[op.inputs[1]])
-            case Merge(signs):
+            case maps.Merge(signs):
                 return len(signs)
-            case Product() | Reindex() | Scale() | Source() | Constant() | Gate() | Normalise() | Softmax() | Frozen():
+            case (
+                maps.Product()
+                | maps.Reindex()
+                | maps.Scale()
+                | maps.Source()
+                | maps.Constant()
+                | maps.Gate()
+                | maps.Normalise()
+                | maps.Softmax()
+                | maps.Frozen()
+            ):
                 return 1
             case _:
                 assert_never(op.map)

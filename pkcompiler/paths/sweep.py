@@ -14,28 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.ir import maps
 from pkcompiler.ir.graphs import crossed_factors, makers
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Fixed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Literal,
-    Merge,
-    Named,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import forward, values
 from pkcompiler.paths.computed import Made
@@ -82,7 +63,7 @@ class Sweep:
         self.device = device_of(graph, tensors) if device is None else torch.device(device)
         self._made = [Made(slot) for slot in graph.computed]
         self._fixed: dict[tuple[Fixed, tuple[int, ...]], Tensor] = {}
-        self._matrices: dict[tuple[Resample, tuple[int, ...]], list[Tensor]] = {}
+        self._matrices: dict[tuple[maps.Resample, tuple[int, ...]], list[Tensor]] = {}
         self._crossed = crossed_factors(graph, settings.products, at_data=settings.gates != "open")
         self._factors: Factors | None = None
 
@@ -143,41 +124,41 @@ class Sweep:
 
     def settled(self, op: Op, result: Scaled) -> Scaled:
         """In numbers that the next operation can add up; what only moves or begins is."""
-        return result if isinstance(op.map, Reindex | Source) else self.arithmetic.settle(result)
+        return result if isinstance(op.map, maps.Reindex | maps.Source) else self.arithmetic.settle(result)
 
     def apply(self, op: Op, inputs: list[Scaled], edges: Mapping[str, Tensor]) -> Scaled:
         """One operation: the one match over the path maps."""
         match op.map:
-            case Dense(weight, bias, transposed):
+            case maps.Dense(weight, bias, transposed):
                 return self._affine(inputs[0], bias, edges, lambda x, b: _dense(x, edges[weight], b, transposed))
-            case Conv(weight=weight, bias=bias):
+            case maps.Conv(weight=weight, bias=bias):
                 conv = op.map
                 return self._affine(inputs[0], bias, edges, lambda x, b: self.convolve(conv, x, edges[weight], b))
-            case Scale():
+            case maps.Scale():
                 return self._scale(op.map, inputs[0], edges)
-            case Embed():
+            case maps.Embed():
                 return self._embed(op.map, inputs[0], edges)
-            case Source(value, factor):
+            case maps.Source(value, factor):
                 return self._source(value, factor, edges)
-            case Constant(factor):
+            case maps.Constant(factor):
                 return Scaled(inputs[0].tensor * self.fixed(factor), inputs[0].exponent)
-            case Reindex():
+            case maps.Reindex():
                 return self._reindex(op.map, inputs)
-            case Resample():
+            case maps.Resample():
                 return self._resample(op.map, inputs[0])
-            case Gate():
+            case maps.Gate():
                 return self._gate(op, op.map, inputs[0])
-            case Window():
+            case maps.Window():
                 return Scaled(self._window(op, op.map, inputs[0].tensor), inputs[0].exponent)
-            case Normalise():
+            case maps.Normalise():
                 return self._normalise(op, op.map, inputs[0], edges)
-            case Softmax():
+            case maps.Softmax():
                 return self._softmax(op, op.map, inputs[0])
-            case Product():
+            case maps.Product():
                 return self._product(op, op.map, inputs)
-            case Merge(signs):
+            case maps.Merge(signs):
                 return self._merge(signs, inputs)
-            case Frozen():
+            case maps.Frozen():
                 return Scaled(self._frozen(op, op.map))
             case _:
                 assert_never(op.map)
@@ -194,11 +175,11 @@ class Sweep:
         (left, right), exponent = aligned([x, shift])
         return Scaled(function(left, right), exponent)
 
-    def convolve(self, map: Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, map: maps.Conv, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The convolution of one operation; a sweep that is differentiated in its own way has its own."""
         return convolve(map, x, weight, bias)
 
-    def _scale(self, map: Scale, x: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
+    def _scale(self, map: maps.Scale, x: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
         if map.center is not None:
             x = self._centre(x, self.fixed(map.center, map.shape))
         gain = None if map.factor is None else self.fixed(map.factor, map.shape)
@@ -218,7 +199,7 @@ class Sweep:
         (left, right), exponent = aligned([x, Scaled(center)])
         return Scaled(left - right if self.settings.transform.signed else left + right, exponent)
 
-    def _embed(self, map: Embed, rows: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
+    def _embed(self, map: maps.Embed, rows: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
         weight = edges[map.weight]
         if rows.tensor.is_floating_point():
             return Scaled(rows.tensor @ weight, rows.exponent)
@@ -256,11 +237,11 @@ class Sweep:
 
     # fixed maps -------------------------------------------------------------------------------------------------------
 
-    def _reindex(self, map: Reindex, inputs: list[Scaled]) -> Scaled:
+    def _reindex(self, map: maps.Reindex, inputs: list[Scaled]) -> Scaled:
         tensors, exponent = aligned(inputs)
         return Scaled(apply_reindex(map, tensors, self.batch, self.tensors), exponent)
 
-    def _resample(self, map: Resample, x: Scaled) -> Scaled:
+    def _resample(self, map: maps.Resample, x: Scaled) -> Scaled:
         lengths = tuple(x.tensor.shape[-len(map.size) :])
         key = (map, lengths)
         if key not in self._matrices:
@@ -270,7 +251,7 @@ class Sweep:
 
     # gates ------------------------------------------------------------------------------------------------------------
 
-    def _gate(self, op: Op, map: Gate, x: Scaled) -> Scaled:
+    def _gate(self, op: Op, map: maps.Gate, x: Scaled) -> Scaled:
         """gain^q (slope / gain)^r, and what phi(0) adds."""
         if self.settings.gates == "data^2":
             slopes = self.seen(op.name)
@@ -299,7 +280,7 @@ class Sweep:
         tensor = self.observed[name]
         return tensor.to(self.device) if not tensor.is_floating_point() else self._cast(tensor)
 
-    def _window(self, op: Op, map: Window, x: Tensor) -> Tensor:
+    def _window(self, op: Op, map: maps.Window, x: Tensor) -> Tensor:
         match self.settings.pools:
             case "sum":
                 return window_sum(map, x)
@@ -310,7 +291,7 @@ class Sweep:
 
     # normalisation, softmax, products ---------------------------------------------------------------------------------
 
-    def _normalise(self, op: Op, map: Normalise, x: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
+    def _normalise(self, op: Op, map: maps.Normalise, x: Scaled, edges: Mapping[str, Tensor]) -> Scaled:
         y = x.tensor
         shape = y.shape
         grouped = y.reshape(y.shape[0], map.groups, -1) if map.kind == "group" else y
@@ -328,17 +309,17 @@ class Sweep:
         (left, right), exponent = aligned([Scaled(y, x.exponent), Scaled(edges[map.bias].reshape(gain))])
         return Scaled(left + right, exponent)
 
-    def _softmax(self, op: Op, map: Softmax, scores: Scaled) -> Scaled:
+    def _softmax(self, op: Op, map: maps.Softmax, scores: Scaled) -> Scaled:
         if self.settings.gates != "open":
             return Scaled(self._slopes(op.name))
         return Scaled(scores.tensor * self.share(map, scores.tensor.shape), scores.exponent)
 
-    def share(self, map: Softmax, shape: Sequence[int]) -> Tensor:
+    def share(self, map: maps.Softmax, shape: Sequence[int]) -> Tensor:
         """Uniform attention, raised to the power q, shaped to broadcast against scores of this shape."""
         allowed = self._allowed(map, shape)
         return self._powered(allowed / allowed.sum(map.dim - len(shape), keepdim=True).clamp(min=1))
 
-    def _allowed(self, map: Softmax, shape: Sequence[int]) -> Tensor:
+    def _allowed(self, map: maps.Softmax, shape: Sequence[int]) -> Tensor:
         """1 at the positions that a softmax may attend to, shaped to broadcast against scores of this shape."""
         like = {"dtype": self.settings.dtype, "device": self.device}
         match map.allowed:
@@ -349,7 +330,7 @@ class Sweep:
             case Named(slot):
                 return self._cast(self.tensors[slot])
 
-    def _product(self, op: Op, map: Product, inputs: list[Scaled]) -> Scaled:
+    def _product(self, op: Op, map: maps.Product, inputs: list[Scaled]) -> Scaled:
         """Pairs of paths, or paths through one factor, the other frozen (docs/theory.md, section 1)."""
         crossed = self._crossed.get(op.name)
         if crossed is None:
@@ -362,7 +343,7 @@ class Sweep:
         tensors, exponent = aligned(terms)
         return Scaled(sum(tensors[1:], tensors[0]), exponent)
 
-    def multiplied(self, map: Product, left: Scaled, right: Scaled) -> Scaled:
+    def multiplied(self, map: maps.Product, left: Scaled, right: Scaled) -> Scaled:
         """The product of two factors."""
         exponent = left.exponent + right.exponent
         match map.kind:
@@ -382,7 +363,7 @@ class Sweep:
             total = total - tensor if sign == -1 and self.settings.transform.signed else total + tensor
         return Scaled(total, exponent)
 
-    def _frozen(self, op: Op, map: Frozen) -> Tensor:
+    def _frozen(self, op: Op, map: maps.Frozen) -> Tensor:
         shape = concrete(op.result.type.shape, self.batch)
         if map.as_source and self.settings.constants == "off":
             return torch.zeros(shape, dtype=self.settings.dtype, device=self.device)

@@ -22,24 +22,8 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Frozen,
-    Gate,
-    Literal,
-    Merge,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir import maps
+from pkcompiler.ir.maps import Literal
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
 from pkcompiler.ir.walk import back, forward
@@ -52,13 +36,13 @@ INPUT = ""
 """The group of the inputs' own signs."""
 
 REFUSED: dict[type, str] = {
-    Window: "takes maxima, whose moments are not those of one entry",
-    Normalise: "normalises by its own data",
-    Softmax: "is a softmax",
-    Product: "multiplies two activations",
-    Frozen: "depends on the data otherwise than through paths",
-    Embed: "reads rows of an embedding",
-    Source: "enters as a value that is no input",
+    maps.Window: "takes maxima, whose moments are not those of one entry",
+    maps.Normalise: "normalises by its own data",
+    maps.Softmax: "is a softmax",
+    maps.Product: "multiplies two activations",
+    maps.Frozen: "depends on the data otherwise than through paths",
+    maps.Embed: "reads rows of an embedding",
+    maps.Source: "enters as a value that is no input",
 }
 
 
@@ -149,19 +133,19 @@ class _Flips:
     def forward(self, op: Op, inputs: list[Parity]) -> Parity:
         self.fan_in[op.name] = self._fan_in(op)
         match op.map:
-            case Dense(weight=weight, bias=bias) | Conv(weight=weight, bias=bias):
+            case maps.Dense(weight=weight, bias=bias) | maps.Conv(weight=weight, bias=bias):
                 return self.affine(op, inputs[0], weight, bias)
-            case Scale():
+            case maps.Scale():
                 return self.scale(op, op.map, inputs[0])
-            case Constant():
+            case maps.Constant():
                 return inputs[0]
-            case Reindex() | Resample():
+            case maps.Reindex() | maps.Resample():
                 if not one_to_one(op, self.graph, self.tensors):
                     self.refuse(op, "adds or repeats entries that share their weights")
                 return together(inputs)
-            case Gate():
+            case maps.Gate():
                 return self.gate(op, op.map, inputs[0])
-            case Merge():
+            case maps.Merge():
                 return self.merge(op, inputs)
             case _:
                 self.refuse(op, REFUSED[type(op.map)])
@@ -190,7 +174,7 @@ class _Flips:
         assert self.laws is not None
         return self.laws[slot].is_zero if slot in self.laws else not bool(self.tensors[slot].any())
 
-    def scale(self, op: Op, map: Scale, x: Parity) -> Parity:
+    def scale(self, op: Op, map: maps.Scale, x: Parity) -> Parity:
         if map.weight and self.laws is not None and self.laws[map.weight].kind != "constant":
             self.refuse(op, f"has a gain '{map.weight}' that is drawn at random")
         if map.center is not None and not self._is_zero(map.center):
@@ -204,7 +188,7 @@ class _Flips:
             return fixed.value == 0
         return not bool(self.tensors[fixed.slot].any())  # type: ignore[attr-defined]
 
-    def gate(self, op: Op, map: Gate, x: Parity) -> Parity:
+    def gate(self, op: Op, map: maps.Gate, x: Parity) -> Parity:
         if not (map.piecewise and x.odd):
             self.verdict.wide = True
             self.verdict.narrowness += 1 / max(1, self.fan_in.get(op.inputs[0], 1))
@@ -227,7 +211,7 @@ class _Flips:
     def _fan_in(self, op: Op) -> int:
         """The weights that meet in a unit (the fewest, under a mask); of other maps that of what they read."""
         match op.map:
-            case Dense(weight) | Conv(weight):
+            case maps.Dense(weight) | maps.Conv(weight):
                 counts = by_unit(op.map, self._kept(weight)).sum(1)
             case _:
                 return min((self.fan_in.get(name, 1) for name in op.inputs), default=1)
@@ -251,7 +235,7 @@ class _Flips:
 
 def _derived(op: Op, here: Parity) -> list[Parity]:
     """The derivative of an operation at each value that it reads, from that at its result."""
-    own = {op.name} if isinstance(op.map, Dense | Conv) else set()
+    own = {op.name} if isinstance(op.map, maps.Dense | maps.Conv) else set()
     return [Parity(here.odd | own, here.mixed - own)] * len(op.inputs)
 
 
@@ -278,9 +262,9 @@ def one_to_one(op: Op, graph: PathGraph, tensors: Mapping[str, Tensor]) -> bool:
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.rand(concrete(shapes[n], batch), generator=generator, dtype=torch.float64) + 1 for n in op.inputs]
     match op.map:
-        case Reindex():
+        case maps.Reindex():
             out = apply_reindex(op.map, inputs, batch, tensors)
-        case Resample():
+        case maps.Resample():
             rank = len(op.map.size)
             matrices = [resample_matrix(op.map, axis, n) for axis, n in enumerate(inputs[0].shape[-rank:])]
             return all(int((m != 0).sum(d).max()) <= 1 for m in matrices for d in (0, 1))

@@ -14,28 +14,9 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor
 
+from pkcompiler.ir import maps
 from pkcompiler.ir.graphs import modulators
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Fixed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Literal,
-    Merge,
-    Named,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import forward
 from pkcompiler.ir.weights import side
@@ -85,9 +66,9 @@ class Constraints:
         (A BatchNorm without gain and bias subtracts its running mean so, and what enters it must keep its scale.)
         """
         empty = x == ZERO
-        if (isinstance(op.map, Reindex) and op.map.fn not in SUMS) or not bool(empty.any()):
+        if (isinstance(op.map, maps.Reindex) and op.map.fn not in SUMS) or not bool(empty.any()):
             return x
-        if isinstance(op.map, Merge):
+        if isinstance(op.map, maps.Merge):
             return torch.where(empty, self.labels.pinned("a shift by a constant 0 holds it"), x)
         return x.masked_scatter(empty, self.labels.fresh(int(empty.sum())))
 
@@ -99,41 +80,41 @@ class Constraints:
     def apply(self, op: Op, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         """The labels of an operation's result [shape]."""
         match op.map:
-            case Dense():
+            case maps.Dense():
                 return self._dense(op, op.map, inputs[0], shape)
-            case Conv():
+            case maps.Conv():
                 return self._conv(op, op.map, inputs[0], shape)
-            case Scale():
+            case maps.Scale():
                 return self._scale(op, op.map, inputs[0])
-            case Embed(weight):
+            case maps.Embed(weight):
                 units = self.labels.fresh(shape[-1], op.name)
                 self._use(weight, units[None], self.ground.expand(1, 1))
                 return units.expand(shape)
-            case Source(value):
+            case maps.Source(value):
                 return self._source(op, value, shape)
-            case Constant():
+            case maps.Constant():
                 return inputs[0].expand(shape)
-            case Reindex():
+            case maps.Reindex():
                 return self._reindex(op.map, inputs, shape)
-            case Resample():
+            case maps.Resample():
                 last = range(-len(op.map.size or op.map.kernel), 0)
                 return self.labels.joined(inputs[0], list(last)).expand(shape)
-            case Gate():
+            case maps.Gate():
                 return inputs[0] if op.map.piecewise else self._stop(op, inputs, shape, f"{op.map.kind} is not homogeneous")
-            case Window():
+            case maps.Window():
                 return self._window(op.map, inputs[0], shape)
-            case Normalise():
+            case maps.Normalise():
                 return self._normalise(op, op.map, inputs[0], shape)
-            case Softmax():
+            case maps.Softmax():
                 return self._stop(op, inputs, shape, "softmax is not homogeneous")
-            case Product():
+            case maps.Product():
                 return self._product(op, op.map, inputs, shape)
-            case Merge():
+            case maps.Merge():
                 first = inputs[0].expand(shape)
                 for other in inputs[1:]:
                     self.labels.merge(first, other)
                 return self.labels.find(first)
-            case Frozen():
+            case maps.Frozen():
                 return self._stop(op, inputs, shape, "a recorded factor")
             case _:
                 assert_never(op.map)
@@ -157,7 +138,7 @@ class Constraints:
         else:
             self.uses[slot] = Use(target, origin)
 
-    def _dense(self, op: Op, map: Dense, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _dense(self, op: Op, map: maps.Dense, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         origin = self.labels.joined(x, list(range(x.dim() - 1))).reshape(-1)
         units = self.labels.fresh(shape[-1], op.name)
         sides = side(map)
@@ -169,7 +150,7 @@ class Constraints:
         if slot is not None:
             self._use(slot, target, self.ground.reshape([1] * target.dim()))
 
-    def _conv(self, op: Op, map: Conv, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _conv(self, op: Op, map: maps.Conv, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         spatial = len(map.stride)
         channel = x.dim() - spatial - 1
         origin = self.labels.joined(x, [d for d in range(x.dim()) if d != channel]).reshape(map.groups, -1)
@@ -185,7 +166,7 @@ class Constraints:
         self._bias(map.bias, units)
         return units.reshape(-1, *tail).expand(shape)
 
-    def _scale(self, op: Op, map: Scale, x: Tensor) -> Tensor:
+    def _scale(self, op: Op, map: maps.Scale, x: Tensor) -> Tensor:
         """A gain takes up a scale per entry, unless it is spread over different units: then it stays, and they pass.
 
         BatchNorm keeps its statistics, so what enters it keeps its scale (in training mode too, where it would lose it).
@@ -206,7 +187,7 @@ class Constraints:
             self._bias(map.bias, self.labels.joined(units, spread).reshape(self.tensors[map.bias].shape))
         return units
 
-    def _normalise(self, op: Op, map: Normalise, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _normalise(self, op: Op, map: maps.Normalise, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The input stays (eps is not scaled with it); the gain and the bias take up the scale of the result."""
         self.labels.pin(x, f"it is normalised (%{op.name})")
         if map.weight is None:
@@ -228,7 +209,7 @@ class Constraints:
             return torch.where(self.tensors[value.slot] == 0, ZERO, fixed)
         return torch.full(shape, ZERO) if value == Literal(0.0) else fixed
 
-    def _reindex(self, map: Reindex, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    def _reindex(self, map: maps.Reindex, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         if map.fn in SUMS:
             dims: Any = dict(map.args)["dims" if map.fn == "sum" else "dim"]
             together = self.labels.joined(inputs[0], dims if isinstance(dims, tuple) else (dims,))
@@ -239,12 +220,12 @@ class Constraints:
             moved = moved.masked_scatter(empty, self.labels.fresh(int(empty.sum())))
         return moved
 
-    def _window(self, map: Window, x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def _window(self, map: maps.Window, x: Tensor, shape: tuple[int, ...]) -> Tensor:
         if not map.kernel:
             return self.labels.joined(x, map.dims).reshape(shape)
         return self.labels.joined(x, list(range(-len(map.kernel), 0))).expand(shape)
 
-    def _product(self, op: Op, map: Product, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
+    def _product(self, op: Op, map: maps.Product, inputs: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         """One factor passes with its scale, what multiplies it stays."""
         passes = self._passing(op, inputs, shape)
         self.labels.pin(inputs[1 - passes], f"it multiplies another value (%{op.name})")

@@ -8,27 +8,8 @@ from typing import Any, assert_never
 
 import numpy as np
 
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Fixed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Literal,
-    Merge,
-    Named,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir import maps
+from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import values
 from pkcompiler.ir.weights import Joining, side
@@ -99,40 +80,40 @@ class Walk:
     def apply(self, op: Op, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
         """The axes of an operation's result [shape]."""
         match op.map:
-            case Dense():
+            case maps.Dense():
                 return self._dense(op.map, inputs[0])
-            case Conv():
+            case maps.Conv():
                 return self._conv(op, op.map, inputs[0], shape)
-            case Scale():
+            case maps.Scale():
                 stored = [name for name in (op.map.weight, op.map.bias) if name is not None]
                 stored += [v.slot for v in (op.map.factor, op.map.center) if isinstance(v, Named | InvSqrt)]
                 views = [self._viewed(op, name, op.map.shape) for name in stored]
                 return self._broadcast([inputs[0], *views], shape)
-            case Embed():
+            case maps.Embed():
                 units, rows = self._layer(op.map)
                 self.labels.pin(rows, "an integer chooses it")
                 return (*inputs[0], units)
-            case Source(value):
+            case maps.Source(value):
                 return self._source(op, value)
-            case Constant(factor):
+            case maps.Constant(factor):
                 return self._broadcast([inputs[0], *self._stored(factor)], shape)
-            case Reindex():
+            case maps.Reindex():
                 return self._reindex(op, op.map, inputs, shape)
-            case Resample():
+            case maps.Resample():
                 return self._windowed(op, inputs[0], len(op.map.kernel or op.map.size), shape)
-            case Gate():
+            case maps.Gate():
                 return inputs[0]
-            case Window():
+            case maps.Window():
                 return self._window(op, op.map, inputs[0], shape)
-            case Normalise():
+            case maps.Normalise():
                 return self._normalise(op, op.map, inputs[0])
-            case Softmax():
+            case maps.Softmax():
                 return self._softmax(op, op.map, inputs[0])
-            case Product():
+            case maps.Product():
                 return self._product(op, op.map, inputs, shape)
-            case Merge():
+            case maps.Merge():
                 return self._broadcast(inputs, shape)
-            case Frozen():
+            case maps.Frozen():
                 return tuple(self.labels.fixed(n, f"the recorded factor %{op.name} has its size") for n in shape)
             case _:
                 assert_never(op.map)
@@ -170,13 +151,13 @@ class Walk:
             self.made[op.name] = value.slot
         return self._stored(value)[0] if not isinstance(value, Literal) else ()
 
-    def _dense(self, map: Dense, x: Axes) -> Axes:
+    def _dense(self, map: maps.Dense, x: Axes) -> Axes:
         units, read = self._layer(map)
         self.labels.unite(x[-1], read)
         self._bias(map.bias, units)
         return (*x[:-1], units)
 
-    def _conv(self, op: Op, map: Conv, x: Axes, shape: tuple[int, ...]) -> Axes:
+    def _conv(self, op: Op, map: maps.Conv, x: Axes, shape: tuple[int, ...]) -> Axes:
         units, read, *kernel = self._layer(map)
         self._pin((*kernel, *x[2:]), POSITION)
         if map.groups == 1:
@@ -186,7 +167,7 @@ class Walk:
         self._bias(map.bias, units)
         return (x[0], units, *(self.labels.fixed(n, POSITION) for n in shape[2:]))
 
-    def _grouped(self, op: Op, map: Conv, x: Ints, first: Ints, second: Ints) -> Ints:
+    def _grouped(self, op: Op, map: maps.Conv, x: Ints, first: Ints, second: Ints) -> Ints:
         """Whole groups go, with what they read and make; else the same channel of every group."""
         key, groups = (op.name, "groups"), map.groups
         read = x.reshape(groups, -1)
@@ -216,7 +197,7 @@ class Walk:
                 self.labels.pin(axis, f"the groups of %{op.name} mix it with other units")
         return units
 
-    def _normalise(self, op: Op, map: Normalise, x: Axes) -> Axes:
+    def _normalise(self, op: Op, map: maps.Normalise, x: Axes) -> Axes:
         stored = [self._whole(name) for name in (map.weight, map.bias) if name is not None]
         if map.kind != "group":
             own = x[len(x) - len(map.shape) :]
@@ -245,7 +226,7 @@ class Walk:
             found.append(wide[0])
         return tuple(found)
 
-    def _reindex(self, op: Op, map: Reindex, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
+    def _reindex(self, op: Op, map: maps.Reindex, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
         args: dict[str, Any] = dict(map.args)
         if op.inputs[0] in self.made and len(op.inputs) == 1:
             self.made[op.name] = self.made[op.inputs[0]]
@@ -258,7 +239,7 @@ class Walk:
         self._pin(x[-rank:], f"%{op.name} slides over it")
         return (*x[:-rank], *(self.labels.fixed(n, POSITION) for n in shape[-rank:]))
 
-    def _window(self, op: Op, map: Window, x: Axes, shape: tuple[int, ...]) -> Axes:
+    def _window(self, op: Op, map: maps.Window, x: Axes, shape: tuple[int, ...]) -> Axes:
         if map.kernel:
             return self._windowed(op, x, len(map.kernel), shape)
         reduced = {d % len(x) for d in map.dims} or set(range(len(x)))
@@ -266,7 +247,7 @@ class Walk:
         one = self.labels.fixed(1, "a dimension of size 1")
         return tuple(one if d in reduced else axis for d, axis in enumerate(x) if map.keepdim or d not in reduced)
 
-    def _softmax(self, op: Op, map: Softmax, x: Axes) -> Axes:
+    def _softmax(self, op: Op, map: maps.Softmax, x: Axes) -> Axes:
         self.labels.pin(x[map.dim], f"the softmax %{op.name} runs over it")
         if map.allowed == "causal":
             self._pin(x[-2:], f"the causal softmax %{op.name} runs over it")
@@ -276,7 +257,7 @@ class Walk:
             self._pin(tuple(wide), f"a stored mask of the softmax %{op.name} has its size")
         return x
 
-    def _product(self, op: Op, map: Product, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
+    def _product(self, op: Op, map: maps.Product, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
         if map.kind == "mul":
             return self._broadcast(inputs, shape)
         if map.kind == "conv":

@@ -14,27 +14,8 @@ import numpy as np
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Fixed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Literal,
-    Merge,
-    Named,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir import maps
+from pkcompiler.ir.maps import Fixed, InvSqrt, Literal, Named
 from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.paths.factors import Rest
 from pkcompiler.paths.reindex import concrete
@@ -79,43 +60,43 @@ class Walk:
 
     def _apply(self, op: Op, inputs: list[Any]) -> Any:
         match op.map:
-            case Dense(weight, bias, transposed):
+            case maps.Dense(weight, bias, transposed):
                 w = self._parameter(op, weight)
                 return self._biased(np.matmul(inputs[0], w if transposed else w.T), bias)
-            case Conv():
+            case maps.Conv():
                 return self._conv(op, op.map, inputs[0])
-            case Scale():
+            case maps.Scale():
                 return self._scale(op.map, inputs[0])
-            case Embed(weight):
+            case maps.Embed(weight):
                 return np.matmul(inputs[0], self._parameter(op, weight))
-            case Source(value, factor):
+            case maps.Source(value, factor):
                 return self._source(value, factor)
-            case Constant(factor):
+            case maps.Constant(factor):
                 return inputs[0] * factors(self._raw(factor))
-            case Reindex():
+            case maps.Reindex():
                 return self._reindex(op, op.map, inputs)
-            case Resample():
+            case maps.Resample():
                 return self._resample(op, op.map, inputs[0])
-            case Gate(zero=zero, gain=gain):
+            case maps.Gate(zero=zero, gain=gain):
                 x = inputs[0] * (self._slopes(op.name, inputs[0].shape) if self.gates else factors(np.asarray(gain)))
                 return x + numbers(zero) if zero and self.constants else x
-            case Window():
+            case maps.Window():
                 return self._window(op, op.map, inputs[0])
-            case Normalise():
+            case maps.Normalise():
                 return self._normalise(op.map, inputs[0])
-            case Softmax():
+            case maps.Softmax():
                 return inputs[0] * factors(self._share(op.map, inputs[0].shape))
-            case Product():
+            case maps.Product():
                 return self._product(op, op.map, inputs)
-            case Merge(signs):
+            case maps.Merge(signs):
                 return sum((x * s for x, s in zip(inputs[1:], signs[1:], strict=True)), inputs[0] * signs[0])
-            case Frozen(as_source=added):
+            case maps.Frozen(as_source=added):
                 shape = concrete(op.result.type.shape, self.batch)
                 return numbers(np.full(shape, float(not added or self.constants)))
             case _:
                 assert_never(op.map)
 
-    def _product(self, op: Op, map: Product, inputs: list[Any]) -> Any:
+    def _product(self, op: Op, map: maps.Product, inputs: list[Any]) -> Any:
         """Each path of one factor with each of the other; or those of one factor, with what the other is frozen at."""
         if map.kind == "conv":
             raise fail("PKC537", f"%{op.name} convolves by a computed kernel, which has no symbolic form", "use path_functional")
@@ -134,12 +115,12 @@ class Walk:
             value = next(v for v in (*self.graph.inputs, *(o.result for o in self.graph.ops)) if v.name == name)
             shape = concrete(value.type.shape, self.batch)
             ones = entries(shape, (Path(1) for _ in range(math.prod(shape))))
-            if op is not None and isinstance(op.map, Softmax):
+            if op is not None and isinstance(op.map, maps.Softmax):
                 ones = ones * factors(self._share(op.map, shape))
             elif op is not None and self.rest.is_fixed(op):
                 inputs = [self._frozen(source) for source in op.inputs]
-                times = np.multiply if isinstance(op.map, Product) and op.map.kind == "mul" else np.matmul
-                ones = times(*inputs) if isinstance(op.map, Product) else self._apply(op, inputs)
+                times = np.multiply if isinstance(op.map, maps.Product) and op.map.kind == "mul" else np.matmul
+                ones = times(*inputs) if isinstance(op.map, maps.Product) else self._apply(op, inputs)
             self.frozen[name] = ones
         return self.frozen[name]
 
@@ -167,7 +148,7 @@ class Walk:
         raw = self._raw(value)
         return numbers(raw if factor or self.constants else 0 * raw)
 
-    def _scale(self, map: Scale, x: Any) -> Any:
+    def _scale(self, map: maps.Scale, x: Any) -> Any:
         if map.center is not None and self.constants:
             x = x + numbers(-self._shaped(self._raw(map.center), map))
         if map.factor is not None:
@@ -176,15 +157,15 @@ class Walk:
             x = x * self.parameters[map.weight].reshape(map.shape)
         return x if map.bias is None else x + self.parameters[map.bias].reshape(map.shape)
 
-    def _shaped(self, raw: Any, map: Scale) -> Any:
+    def _shaped(self, raw: Any, map: maps.Scale) -> Any:
         return raw if raw.ndim == 0 else raw.reshape(map.shape)
 
-    def _normalise(self, map: Normalise, x: Any) -> Any:
+    def _normalise(self, map: maps.Normalise, x: Any) -> Any:
         shape = (map.shape[0], *([1] * (x.ndim - 2))) if map.kind == "group" else map.shape
         x = x if map.weight is None else x * self.parameters[map.weight].reshape(shape)
         return x if map.bias is None else x + self.parameters[map.bias].reshape(shape)
 
-    def _share(self, map: Softmax, shape: tuple[int, ...]) -> Any:
+    def _share(self, map: maps.Softmax, shape: tuple[int, ...]) -> Any:
         if map.allowed is None:
             return np.full(shape, 1 / shape[map.dim])
         causal = map.allowed == "causal"
@@ -196,7 +177,7 @@ class Walk:
         made = (Path(1, (), (), (indexed(name, (*at, *window), (*shape, *(2 for _ in window))),)) for at in np.ndindex(*shape))
         return entries(shape, made)
 
-    def _conv(self, op: Op, map: Conv, x: Any) -> Any:
+    def _conv(self, op: Op, map: maps.Conv, x: Any) -> Any:
         w = self._parameter(op, map.weight)
         shape = concrete(op.result.type.shape, self.batch)
         found = np.zeros((x.shape[0], shape[1], *self._room(map, x, w, shape)), dtype=object)
@@ -211,19 +192,19 @@ class Walk:
             found = found[(slice(None), slice(None), *window)]
         return found if map.bias is None else found + self.parameters[map.bias].reshape(-1, *([1] * (len(shape) - 2)))
 
-    def _room(self, map: Conv, x: Any, w: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _room(self, map: maps.Conv, x: Any, w: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         if not map.transposed:
             return shape[2:]
         dims = zip(x.shape[2:], w.shape[2:], map.stride, map.dilation, map.padding, shape[2:], strict=True)
         return tuple(max((n - 1) * s + d * (k - 1) + 1, p + out) for n, k, s, d, p, out in dims)
 
-    def _around(self, map: Conv, x: Any, w: Any, shape: tuple[int, ...]) -> Any:
+    def _around(self, map: maps.Conv, x: Any, w: Any, shape: tuple[int, ...]) -> Any:
         for axis, n in enumerate(shape[2:]):
             reach = (n - 1) * map.stride[axis] + map.dilation[axis] * (w.shape[axis + 2] - 1) + 1
             x = padded(x, axis + 2, map.padding[axis], max(0, reach - x.shape[axis + 2] - map.padding[axis]))
         return x
 
-    def _gather(self, map: Conv, x: Any, w: Any, found: Any, group: int, k: tuple[int, ...]) -> None:
+    def _gather(self, map: maps.Conv, x: Any, w: Any, found: Any, group: int, k: tuple[int, ...]) -> None:
         into, out = w.shape[1], w.shape[0] // map.groups
         dims = zip(k, map.stride, map.dilation, found.shape[2:], strict=True)
         window = tuple(slice(i * d, i * d + (n - 1) * s + 1, s) for i, s, d, n in dims)
@@ -231,7 +212,7 @@ class Walk:
         rows = w[(slice(group * out, (group + 1) * out), slice(None), *k)]
         found[:, group * out : (group + 1) * out] += np.moveaxis(np.matmul(seen, rows.T), -1, 1)
 
-    def _scatter(self, map: Conv, x: Any, w: Any, found: Any, group: int, k: tuple[int, ...]) -> None:
+    def _scatter(self, map: maps.Conv, x: Any, w: Any, found: Any, group: int, k: tuple[int, ...]) -> None:
         into, out = w.shape[0] // map.groups, w.shape[1]
         dims = zip(k, map.stride, map.dilation, x.shape[2:], strict=True)
         window = tuple(slice(i * d, i * d + (n - 1) * s + 1, s) for i, s, d, n in dims)
@@ -239,7 +220,7 @@ class Walk:
         rows = w[(slice(group * into, (group + 1) * into), slice(None), *k)]
         found[(slice(None), slice(group * out, (group + 1) * out), *window)] += np.moveaxis(np.matmul(seen, rows), -1, 1)
 
-    def _window(self, op: Op, map: Window, x: Any) -> Any:
+    def _window(self, op: Op, map: maps.Window, x: Any) -> Any:
         if not map.kernel:
             x = x * self._slopes(op.name, x.shape) if self.gates else x
             return x.sum(axis=map.dims, keepdims=map.keepdim)
@@ -256,12 +237,12 @@ class Walk:
             total = total + (seen * self._slopes(op.name, seen.shape, *k) if self.gates else seen)
         return total
 
-    def _resample(self, op: Op, map: Resample, x: Any) -> Any:
+    def _resample(self, op: Op, map: maps.Resample, x: Any) -> Any:
         if map.kind == "cubic":
             raise fail("PKC537", f"%{op.name} is a cubic interpolation, which has no symbolic form here", "use path_functional")
         return resampled(x, resample_matrices(map, x.shape[-len(map.size) :], 1))
 
-    def _reindex(self, op: Op, map: Reindex, inputs: list[Any]) -> Any:
+    def _reindex(self, op: Op, map: maps.Reindex, inputs: list[Any]) -> Any:
         args: dict[str, Any] = dict(map.args)
         shape = concrete(op.result.type.shape, self.batch)
         match map.fn:

@@ -12,26 +12,8 @@ import numpy as np
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Fixed,
-    Frozen,
-    Gate,
-    InvSqrt,
-    Merge,
-    Named,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir import maps
+from pkcompiler.ir.maps import Fixed, InvSqrt, Named
 from pkcompiler.ir.maps import Literal as Number
 from pkcompiler.ir.types import Op
 from pkcompiler.ir.weights import side
@@ -191,40 +173,40 @@ class Lowering:
 
     def _terms(self, op: Op, shape: tuple[int, ...]) -> list[Term]:
         match op.map:
-            case Dense(weight, bias):
+            case maps.Dense(weight, bias):
                 return self._dense(op, weight, shape) + self._bias(bias, shape)
-            case Embed(weight):
+            case maps.Embed(weight):
                 return self._dense(op, weight, shape)
-            case Conv():
+            case maps.Conv():
                 return self._conv(op, op.map, shape) + self._bias(op.map.bias, shape)
-            case Scale():
+            case maps.Scale():
                 return self._scale(op, op.map, shape)
-            case Source(value, factor):
+            case maps.Source(value, factor):
                 return self._source(op, value, factor, shape)
-            case Constant(factor):
+            case maps.Constant(factor):
                 return self._times(op, factor, shape)
-            case Reindex():
+            case maps.Reindex():
                 return self._reindex(op, op.map, shape)
-            case Resample(size=sizes):
+            case maps.Resample(size=sizes):
                 matrices = resample_matrices(op.map, self.shape(op.inputs[0])[-len(sizes) :], self.power)
                 return [Term(ONE, Operator(op.map.kind, lambda x: resampled(x, matrices)), op.inputs)]
-            case Gate(zero=zero, gain=largest):
+            case maps.Gate(zero=zero, gain=largest):
                 return [
                     self._repeated(op.inputs[0], shape, self._number(largest)),
                     *(self._constant(shape, self._number(zero)) if zero else []),
                 ]
-            case Window(kernel=kernel):
+            case maps.Window(kernel=kernel):
                 return self._window(op, op.map, shape) if kernel else self._summed(op, op.map.dims, op.map.keepdim)
-            case Normalise(weight=weight, bias=bias):
+            case maps.Normalise(weight=weight, bias=bias):
                 gain = ONE if weight is None else self.slot(weight)
                 return [self._repeated(op.inputs[0], shape, gain), *self._bias(bias, shape)]
-            case Softmax():
+            case maps.Softmax():
                 return self._softmax(op, op.map, shape)
-            case Product():
+            case maps.Product():
                 return self._product(op, op.map, shape)
-            case Merge():
+            case maps.Merge():
                 return [self._repeated(name, shape) for name in op.inputs]
-            case Frozen(as_source=added):
+            case maps.Frozen(as_source=added):
                 return self._constant(shape, ONE) if added else [self._ones(shape)]
             case _:
                 assert_never(op.map)
@@ -237,7 +219,7 @@ class Lowering:
             found.append(Term(width * self.slot(weight), Operator("sum", function), op.inputs))
         return found
 
-    def _conv(self, op: Op, map: Conv, shape: tuple[int, ...]) -> list[Term]:
+    def _conv(self, op: Op, map: maps.Conv, shape: tuple[int, ...]) -> list[Term]:
         kernel = self.groups.graph.slot(map.weight).type.shape[2:]
         group, inner = self.groups.split[op.name]
         kept = collapsed(group)
@@ -248,7 +230,7 @@ class Lowering:
             found.append(Term(width * self.slot(map.weight), Operator(f"conv{name}", function), op.inputs))
         return found
 
-    def _scale(self, op: Op, map: Scale, shape: tuple[int, ...]) -> list[Term]:
+    def _scale(self, op: Op, map: maps.Scale, shape: tuple[int, ...]) -> list[Term]:
         by = ONE if map.weight is None else self.slot(map.weight)
         if isinstance(map.factor, Named) and not self.groups.is_uniform(map.factor):
             raise fail(
@@ -284,17 +266,17 @@ class Lowering:
     def _summed(self, op: Op, dims: Sequence[int], keepdim: bool) -> list[Term]:
         return self._sums(self.groups.values[op.inputs[0]], dims, ONE, op.inputs, keepdim)
 
-    def _window(self, op: Op, map: Window, shape: tuple[int, ...]) -> list[Term]:
+    def _window(self, op: Op, map: maps.Window, shape: tuple[int, ...]) -> list[Term]:
         out = shape[-len(map.kernel) :]
         name = f"window{'x'.join(texts(map.kernel))}/{'x'.join(texts(map.stride or map.kernel))}"
         return [Term(ONE, Operator(name, lambda x: pool_sum(map, x, out)), op.inputs)]
 
-    def _softmax(self, op: Op, map: Softmax, shape: tuple[int, ...]) -> list[Term]:
+    def _softmax(self, op: Op, map: maps.Softmax, shape: tuple[int, ...]) -> list[Term]:
         """Uniform over the allowed positions."""
         share = self._share(map, shape)
         return [Term(ONE, Operator("softmax", lambda x: x * share), op.inputs)]
 
-    def _share(self, map: Softmax, shape: tuple[int, ...]) -> np.ndarray:
+    def _share(self, map: maps.Softmax, shape: tuple[int, ...]) -> np.ndarray:
         if map.allowed is None:
             return np.full(shape, powered(1 / shape[map.dim], self.power), dtype=object)
         allowed = (
@@ -304,7 +286,7 @@ class Lowering:
         share = allowed / allowed.sum(map.dim % len(shape), keepdims=True).clip(min=1)
         return np.broadcast_to(exact_values(share, self.power), shape)
 
-    def _product(self, op: Op, map: Product, shape: tuple[int, ...]) -> list[Term]:
+    def _product(self, op: Op, map: maps.Product, shape: tuple[int, ...]) -> list[Term]:
         """Pairs of paths, or paths through one factor, the other frozen."""
         crossed = self.rest.crossed.get(op.name)
         if crossed is None:
@@ -313,7 +295,7 @@ class Lowering:
         pairs = {0: lambda: (first, self._frozen(second)), 1: lambda: (self._frozen(first), second)}
         return [term for position in crossed for term in self._multiplied(op, map, pairs[position]())]
 
-    def _multiplied(self, op: Op, map: Product, operands: tuple[str, ...]) -> list[Term]:
+    def _multiplied(self, op: Op, map: maps.Product, operands: tuple[str, ...]) -> list[Term]:
         if map.kind == "conv":
             raise fail("PKC537", f"%{op.name} convolves by a computed kernel, which has no closed form here", "use path_functional")
         if map.kind == "mul":
@@ -331,16 +313,16 @@ class Lowering:
 
     def _at_rest(self, name: str, shape: tuple[int, ...]) -> list[Term]:
         op = self.rest.makers.get(name)
-        if op is not None and isinstance(op.map, Softmax):
+        if op is not None and isinstance(op.map, maps.Softmax):
             share = self._share(op.map, shape)
             return [Term(ONE, Operator("softmax", lambda: share), ())]
         if op is None or not self.rest.is_fixed(op):
             return [self._ones(shape)]
-        terms = self._multiplied(op, op.map, op.inputs) if isinstance(op.map, Product) else self._terms(op, shape)
+        terms = self._multiplied(op, op.map, op.inputs) if isinstance(op.map, maps.Product) else self._terms(op, shape)
         folded = [self._folded(term, shape) for term in terms]
         return [replace(term, operands=tuple(self._frozen(n) for n in term.operands)) for term in folded]
 
-    def _reindex(self, op: Op, map: Reindex, shape: tuple[int, ...]) -> list[Term]:
+    def _reindex(self, op: Op, map: maps.Reindex, shape: tuple[int, ...]) -> list[Term]:
         args: dict[str, Any] = dict(map.args)
         axes = self.groups.values[op.inputs[0]]
         match map.fn:

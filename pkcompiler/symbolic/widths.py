@@ -9,25 +9,8 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.ir.maps import (
-    Constant,
-    Conv,
-    Dense,
-    Embed,
-    Frozen,
-    Gate,
-    Literal,
-    Merge,
-    Named,
-    Normalise,
-    Product,
-    Reindex,
-    Resample,
-    Scale,
-    Softmax,
-    Source,
-    Window,
-)
+from pkcompiler.ir import maps
+from pkcompiler.ir.maps import Literal, Named
 from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import values
 from pkcompiler.ir.weights import side
@@ -85,38 +68,38 @@ class Groups:
         self.unifier.at = op.name
         shape = self.shape_of(op)
         match op.map:
-            case Dense(weight):
+            case maps.Dense(weight):
                 out, into = side(op.map).ordered(*self._units(op, weight))
                 self.unifier.unify(inputs[0][-1], into)
                 return (*inputs[0][:-1], out)
-            case Conv():
+            case maps.Conv():
                 return self._conv(op, op.map, inputs[0], shape)
-            case Embed(weight):
+            case maps.Embed(weight):
                 rows, dim = self._units(op, weight)
                 self.unifier.unify(inputs[0][-1], rows)
                 return (*inputs[0][:-1], dim)
-            case Scale() | Gate() | Normalise():
+            case maps.Scale() | maps.Gate() | maps.Normalise():
                 return self._broadcast([inputs[0]], shape)
-            case Constant(factor):
+            case maps.Constant(factor):
                 axes = self._broadcast([inputs[0]], shape)
                 return axes if self.is_uniform(factor) else self._ground(axes)
-            case Source(value):
+            case maps.Source(value):
                 if isinstance(value, Named) and value.slot in self.parameters:
                     return self.parameters[value.slot]
                 return _fresh(shape, op.name) if self.is_uniform(value) else _numbers(shape)
-            case Frozen():
+            case maps.Frozen():
                 return _fresh(shape, op.name)
-            case Reindex():
+            case maps.Reindex():
                 return self._reindex(op, op.map, inputs, shape)
-            case Resample(size=sizes):
+            case maps.Resample(size=sizes):
                 return self._windowed(inputs[0], len(sizes), shape)
-            case Window(kernel=kernel, dims=dims, keepdim=keepdim):
+            case maps.Window(kernel=kernel, dims=dims, keepdim=keepdim):
                 return self._windowed(inputs[0], len(kernel), shape) if kernel else _summed(inputs[0], dims, keepdim)
-            case Softmax():
+            case maps.Softmax():
                 return self._softmax(op.map, inputs[0])
-            case Product():
+            case maps.Product():
                 return self._product(op.map, inputs, shape)
-            case Merge():
+            case maps.Merge():
                 return self._broadcast(inputs, shape)
             case _:
                 assert_never(op.map)
@@ -137,7 +120,7 @@ class Groups:
                 atom.channel = True
         return axes
 
-    def _conv(self, op: Op, map: Conv, x: Axes, shape: tuple[int, ...]) -> Axes:
+    def _conv(self, op: Op, map: maps.Conv, x: Axes, shape: tuple[int, ...]) -> Axes:
         """``split``: the groups and the channels of a group of the input, by operation."""
         axes = self._units(op, map.weight)
         first, second = axes[:2]
@@ -184,7 +167,7 @@ class Groups:
         self._ground(x[-rank:])
         return (*x[:-rank], *_numbers(shape[-rank:]))
 
-    def _softmax(self, map: Softmax, x: Axes) -> Axes:
+    def _softmax(self, map: maps.Softmax, x: Axes) -> Axes:
         self.unifier.ground(x[map.dim])
         if map.allowed == "causal":
             self._ground(x[-2:])
@@ -193,7 +176,7 @@ class Groups:
             self._ground(tuple(x[i] for i in range(-len(allowed), 0) if allowed[i] > 1))
         return x
 
-    def _product(self, map: Product, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
+    def _product(self, map: maps.Product, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
         left, right = inputs
         match map.kind:
             case "mul":
@@ -209,7 +192,7 @@ class Groups:
                 return _numbers(shape)
         assert_never(map.kind)
 
-    def _reindex(self, op: Op, map: Reindex, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
+    def _reindex(self, op: Op, map: maps.Reindex, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
         args = dict(map.args)
         x = inputs[0]
         match map.fn:
@@ -297,7 +280,7 @@ class Groups:
         return tensor.numel() < 2 or bool(torch.all(tensor == tensor.flatten()[0]))
 
 
-def touched(map: Reindex, rank: int) -> list[int]:
+def touched(map: maps.Reindex, rank: int) -> list[int]:
     """The dimensions along which a reindexing moves entries."""
     args = dict(map.args)
     given = args.get("dims", args.get("dim"))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pkcompiler.show.page import Heat
-from pkcompiler.show.pictures import blank, save
+from pkcompiler.show.pictures import blank
 from pkcompiler.show.theme import LIGHT, ramp
 
 if TYPE_CHECKING:
@@ -26,15 +25,6 @@ def heat_of(kernel: ExplicitKernel) -> Heat:
     chosen = kernel.heat_map(MOST)
     rows = tuple(tuple(float(v) for v in row) for row in chosen.values.tolist())
     return Heat(tuple(chosen.labels), rows, len(kernel.paths))
-
-
-def write_heat_map(path: str | Path, kernel: ExplicitKernel) -> None:
-    """Write the heat map as a picture, in the format that the name ends in (png, svg, pdf).
-
-    Raises ``PKC632`` where matplotlib is missing, ``PKC633`` for an unknown format, ``PKC634`` where the file cannot be written.
-    """
-    shown = heat_of(kernel)
-    save(Path(path), lambda: drawn(shown))
 
 
 def colour(value: float, largest: float) -> str:

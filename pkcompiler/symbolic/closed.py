@@ -337,12 +337,6 @@ def _notes(groups: Groups, lowering: Lowering) -> list[str]:
     return found
 
 
-def second_moments(forms: ClosedForms, given: Mapping[str, Number] | None = None) -> dict[str, float]:
-    """E[theta^2] of every parameter at the model's own widths and the deviations given."""
-    bindings = forms.symbols.bindings(given or {})
-    return {slot: float(m.substituted(bindings).coefficient) for slot, m in forms.moments.items()}
-
-
 def sympy_number(number: Fraction) -> Any:
     """A rational of sympy."""
     return sympy.Rational(number.numerator, number.denominator)

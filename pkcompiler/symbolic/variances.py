@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Literal
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.ir.types import PathGraph
@@ -15,7 +14,6 @@ from pkcompiler.symbolic.axes import Axis
 from pkcompiler.symbolic.monomial import Monomial
 from pkcompiler.symbolic.to_program import SLOT, Lowering
 
-Scheme = Literal["weights", "slots", "roles", "he"]
 SCHEMES: dict[str, str] = {
     "weights": "a symbol for every weight; norm gains 1, biases 0",
     "slots": "a symbol for every parameter",

@@ -191,13 +191,13 @@ class ArchitectureCurve:
 
 
 @in_own_modes
-def architecture_curve(trace: Measured, outputs: int, lr: float, times: Any, *, scale: float = 1.0) -> ArchitectureCurve:
+def architecture_curve(trace: Measured, outputs: int, lr: float, times: Any) -> ArchitectureCurve:
     """What Tr Theta alone says of the loss, without data: it falls no faster than at the mean eigenvalue.
 
     For a residual of no preferred direction (E r r^T a multiple of I) under gradient flow, E loss(t) / E loss(0) = mean over the
-    eigenvalues of exp(-2 lr scale lambda t) >= exp(-2 lr scale t Tr / outputs), by Jensen; over random initialisations as well,
+    eigenvalues of exp(-2 lr lambda t) >= exp(-2 lr t Tr / outputs), by Jensen; over random initialisations as well,
     with the mean trace. ``trace``: a trace over ``outputs`` rows (of one sample: its outputs; of n samples: n times as many).
-    ``times`` [m], in steps. ``scale``: 2 c of the loss c sum r^2 (1 for ``sum``, 1/n for ``mean``). Raises ``PKC528``.
+    ``times`` [m], in steps, of the loss sum r^2 / 2. Raises ``PKC528``.
     """
     raise_all(_wrong_arguments(lr, 1, "mse", "sum"))
     at = torch.as_tensor(times, dtype=torch.float64)
@@ -207,7 +207,7 @@ def architecture_curve(trace: Measured, outputs: int, lr: float, times: Any, *, 
     shape = Measured(math.nan, status="not predicted", note=why)
     if trace.status == "not predicted":
         return ArchitectureCurve(at, torch.full_like(at, math.nan), "not predicted", trace.note, shape)
-    lower = torch.exp(-2 * lr * scale * at * float(trace) / outputs)
+    lower = torch.exp(-2 * lr * at * float(trace) / outputs)
     note = "from below, by Jensen's inequality: gradient flow, linearised, a residual of no preferred direction"
     inexact = "" if trace.status == "exact" else f"; the trace is {trace.status}"
     return ArchitectureCurve(at, lower, "bound", note + inexact, shape)

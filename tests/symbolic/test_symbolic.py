@@ -16,7 +16,6 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.paths.functional import open_functional, path_functional
 from pkcompiler.paths.semiring import settings
 from pkcompiler.symbolic import ClosedForms, closed_forms
-from pkcompiler.symbolic.closed import second_moments
 from tests.symbolic.symbolic_models import MODELS, Shuffle, forms_of
 
 TOLERANCE = 1e-11
@@ -100,7 +99,8 @@ def test_both_halves_of_a_gated_unit_are_one_group():
 
 def filled(forms: ClosedForms, graph, tensors: Mapping[str, Tensor], given: Mapping[str, float]) -> dict[str, Tensor]:
     """Every parameter filled with the square root of its second moment."""
-    moments = second_moments(forms, given)
+    bindings = forms.symbols.bindings(given)
+    moments = {name: float(m.substituted(bindings).coefficient) for name, m in forms.moments.items()}
     return {**tensors, **{s.name: torch.full(s.type.shape, moments[s.name] ** 0.5, dtype=torch.float64) for s in graph.parameters}}
 
 

@@ -12,7 +12,8 @@ from pkcompiler.ir.types import Op, PathGraph
 from pkcompiler.ir.uses import uses
 from pkcompiler.ir.weights import Joining, bias_of, joinings, multiplied, stored_weights
 from pkcompiler.modes import in_own_modes
-from pkcompiler.paths.reach import Fed, lit
+from pkcompiler.paths.functional import static_batch
+from pkcompiler.paths.reach import Fed, Reached, lit
 from pkcompiler.paths.reindex import by_unit
 from pkcompiler.paths.sources import check_masks
 
@@ -38,21 +39,28 @@ class Topology:
 
 
 @in_own_modes
-def topology(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None = None) -> Topology:
+def topology(
+    graph: PathGraph,
+    tensors: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None = None,
+    watched: frozenset[str] = frozenset(),
+) -> Topology:
     """The entries that matter under ``masks`` (boolean, by parameter name; a missing one keeps everything).
 
-    Values play no part: a weight that is 0 and kept counts. Zeroing what is not effective leaves the function as it is (unless a
-    frozen factor reads it, see :class:`~pkcompiler.paths.reach.Reach`).
-    Raises ``PKC401`` for masks that do not fit.
+    Values play no part: a weight that is 0 and kept counts. ``watched``: the values and parameters that recorded factors are
+    computed from (``Capture.watched``); what they depend on is effective. Zeroing what is not leaves the function as it is, if
+    they are given. Raises ``PKC401`` for masks that do not fit.
     """
-    fed, edges = _prepared(graph, tensors, masks)
-    sources, output, from_input = fed.run(edges)
-    effective, on_input_path = lit(output, edges), lit(from_input, edges | sources)
+    found, edges = _reached(graph, tensors, masks, watched)
+    effective = lit([found.any, *(full for full, _ in found.watched)], edges)
+    on_input_path = lit([found.fed, *(fed for _, fed in found.watched)], edges | found.sources)
+    for name in watched & edges.keys():
+        effective[name] |= True
     return Topology(
         {name: effective[name] & (edge.detach() > 0) for name, edge in edges.items()},
         {name: on_input_path[name] & (edge.detach() > 0) for name, edge in edges.items()},
-        {name: on_input_path[name] for name in sources},
-        from_input.detach() > 0,
+        {name: on_input_path[name] for name in found.sources},
+        found.fed.detach() > 0,
     )
 
 
@@ -61,18 +69,21 @@ def has_path(
 ) -> bool:
     """Whether a path to an output is left. ``sources``: ``inputs`` (False: the layers have collapsed, the network is a constant),
     or ``any`` (biases, values and constants are sources too)."""
-    fed, edges = _prepared(graph, tensors, masks)
     with torch.no_grad():
-        _, output, from_input = fed.run(edges)
-    return bool((from_input if sources == "inputs" else output).any())
+        found, _ = _reached(graph, tensors, masks)
+    return bool((found.fed if sources == "inputs" else found.any).any())
 
 
-def _prepared(graph: PathGraph, tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> tuple[Fed, dict[str, Tensor]]:
+def _reached(
+    graph: PathGraph,
+    tensors: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None,
+    watched: frozenset[str] = frozenset(),
+) -> tuple[Reached, dict[str, Tensor]]:
     check_masks(graph, masks)
-    first = graph.inputs[0].type.shape[:1] if graph.inputs else ()
-    batch = first[0] if first and isinstance(first[0], int) else 1
-    fed = Fed(graph, tensors, batch)
-    return fed, {name: edge.requires_grad_() for name, edge in fed.any.edges(masks).items()}
+    fed = Fed(graph, tensors, static_batch(graph), watched)
+    edges = {name: edge.requires_grad_() for name, edge in fed.any.edges(masks).items()}
+    return fed.run(edges), edges
 
 
 @dataclass(frozen=True, slots=True)

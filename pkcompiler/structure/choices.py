@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pkcompiler.ir.maps import Conv
+from pkcompiler.ir.weights import side
 from pkcompiler.structure.labels import Axes, Classes, Ints, Labels
 
 Key = tuple[str, str]
@@ -82,7 +84,7 @@ class Reshaping:
         if 0 in shape:
             return tuple(self.labels.fixed(n, "nothing is there") for n in shape)
         found: list[Ints] = [self.labels.fixed(1, "a dimension of size 1")] * len(shape)
-        for number, (inner, outer) in enumerate(_segments([a.size for a in axes], shape)):
+        for number, (inner, outer) in enumerate(segments([a.size for a in axes], shape)):
             flat = self.joined((key, f"join {number}"), [axes[i] for i in inner])
             for place, part in zip(outer, self.split((key, f"split {number}"), flat, [shape[i] for i in outer]), strict=True):
                 found[place] = part
@@ -118,12 +120,49 @@ class Reshaping:
         self.choices.note(key, ("split", *sizes), len(sizes), grid[:, 0])
         return [grid[:, 0] if i == reading else self.labels.fixed(n, _inside(key), soft=True) for i, n in enumerate(sizes)]
 
+    def grouped(self, name: str, map: Conv, x: Ints, first: Ints, second: Ints) -> Ints:
+        """The units that a convolution ``name`` in groups makes of the channels ``x``: whole groups go, with what they read and
+        make; else the same channel of every group. ``first``, ``second``: the dimensions of its weight."""
+        key, groups = (name, "groups"), map.groups
+        read = x.reshape(groups, -1)
+        turned = side(map).turned
+        inner = second if turned else first.reshape(groups, -1)
+        options = 2 if read.shape[1] > 1 else 1
+        reading = self.choices.reading(key)
+        self.choices.note(key, ("groups", groups, *read.shape), options, x)
+        if turned:
+            self.labels.unite(first, x)
+        if reading == 0:
+            self.labels.unite(read, read[:, :1])
+            self.labels.pin(second, f"a channel within every group of %{name}")
+            if turned:
+                return np.repeat(read[:, 0], second.size)
+            self.labels.unite(inner, read[:, :1])
+            return first
+        self.labels.unite(read, read[:1])
+        if turned:
+            units = np.tile(second, groups)
+        else:
+            self.labels.unite(read[0], second)
+            self.labels.unite(inner, inner[:1])
+            units = first
+        if reading == options:
+            for axis in (x, first, second):
+                self.labels.pin(axis, f"the groups of %{name} mix it with other units")
+        return units
+
+    def normalised(self, name: str, groups: int, x: Ints) -> bool:
+        """Whether a GroupNorm ``name`` takes statistics over units of ``x`` of which some can go and others stay."""
+        if 1 < groups < x.size:
+            self.split((name, "groups"), x, (groups, x.size // groups))
+        return groups == 1 or self.choices.reading((name, "groups")) > 0
+
 
 def _inside(key: Key) -> str:
     return f"a part of the units that %{key[0]} splits"
 
 
-def _segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+def segments(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
     """The least runs of dimensions whose products are equal, in order; dimensions of size 1 belong to none."""
     left = [i for i, n in enumerate(before) if n != 1]
     right = [i for i, n in enumerate(after) if n != 1]

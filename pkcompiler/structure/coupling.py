@@ -16,9 +16,9 @@ from pkcompiler.ir.maps import Frozen
 from pkcompiler.ir.types import PathGraph
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.reindex import concrete
-from pkcompiler.structure.choices import Choices
+from pkcompiler.structure.choices import Choices, Reshaping
 from pkcompiler.structure.groups import Axis, Excluded, Group, Layer, Member, Side, entry_name
-from pkcompiler.structure.labels import Classes, Ints
+from pkcompiler.structure.labels import Classes, Ints, Labels
 from pkcompiler.structure.propagate import Walk
 
 
@@ -49,19 +49,26 @@ def coupling(graph: PathGraph, watched: frozenset[str] | None = None) -> Couplin
 
     :raises PkcError: PKC440, where ``watched`` is needed
     """
+    watched = known_watched(graph, watched)
+    choices = Choices()
+    while True:
+        labels = Labels()
+        walk = Walk(graph, labels, Reshaping(labels, choices), watched)
+        classes = walk.labels.solve()
+        if not choices.revise(classes, _stored(walk, classes)):
+            return _Groups(graph, walk, classes).result()
+
+
+def known_watched(graph: PathGraph, watched: frozenset[str] | None) -> frozenset[str]:
+    """What is frozen at the data is computed from ``watched``. Raises ``PKC440`` where that must be given."""
     frozen = list(maps_of(graph, Frozen))
     if frozen and watched is None:
         raise fail(
             "PKC440",
             f"%{frozen[0]} is recorded from the model's run, and the graph does not say from which units it is computed",
-            "give them: coupling(captured.graph, captured.watched)",
+            "give what the capture knows of it: coupling(captured.graph, captured.watched)",
         )
-    choices = Choices()
-    while True:
-        walk = Walk(graph, choices, watched or frozenset())
-        classes = walk.labels.solve()
-        if not choices.revise(classes, _stored(walk, classes)):
-            return _Groups(graph, walk, classes).result()
+    return watched or frozenset()
 
 
 def _stored(walk: Walk, classes: Classes) -> np.ndarray:

@@ -18,9 +18,11 @@ Axes = tuple[Ints, ...]
 class Labels:
     """Labels >= 0 stand for units, negative ones for what no unit is, each with its reason.
 
-    ``soft``: reasons that hold only because of how a reshape was read (see :mod:`pkcompiler.structure.choices`).
+    ``rewritten``: whether what the model's code makes (constants, paddings) can be made in another size. ``soft``: reasons that
+    hold only because of how a reshape was read (see :mod:`pkcompiler.structure.choices`).
     """
 
+    rewritten: bool = False
     known: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     soft: set[int] = field(default_factory=set)
@@ -37,6 +39,10 @@ class Labels:
         if soft:
             self.soft.add(label)
         return np.full(count, label, dtype=np.int64)
+
+    def made(self, count: int, reason: str) -> Ints:
+        """``count`` entries that the model's code makes."""
+        return self.fresh(count) if self.rewritten else self.fixed(count, reason)
 
     def unite(self, left: Ints, right: Ints) -> None:
         """Entries that go together, in pairs (vectors that broadcast)."""

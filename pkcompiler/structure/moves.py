@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from pkcompiler.structure.choices import Reshaping
+from pkcompiler.ir.maps import Conv
 from pkcompiler.structure.labels import Axes, Ints, Labels
 
 Args = dict[str, Any]
 
 
+class Views(Protocol):
+    """What is known of units that one dimension holds and another view of it takes apart."""
+
+    def reshaped(self, key: str, axes: Axes, shape: Sequence[int]) -> Axes:
+        """The axes of a tensor after a reshape."""
+
+    def grouped(self, name: str, map: Conv, x: Ints, first: Ints, second: Ints) -> Ints:
+        """The units that a convolution ``name`` in groups makes of the channels ``x``, by a weight of dimensions ``first`` and
+        ``second``."""
+
+    def normalised(self, name: str, groups: int, x: Ints) -> bool:
+        """Whether a GroupNorm ``name`` takes statistics over units of ``x`` of which some can go and others stay."""
+
+
 class Moves:
     """Labels after a reindexing. A slice, a concatenation or a padding keeps the units that it keeps, in their order."""
 
-    def __init__(self, labels: Labels, reshaping: Reshaping) -> None:
-        self.labels, self.reshaping = labels, reshaping
+    def __init__(self, labels: Labels, views: Views) -> None:
+        self.labels, self.views = labels, views
         self._rules: dict[str, Callable[[str, Axes, Args, tuple[int, ...]], Axes]] = {
             "reshape": self._reshape,
             "permute": self._permute,
@@ -48,7 +62,7 @@ class Moves:
         return _with(inputs[0], dim, np.concatenate([axes[dim] for axes in inputs]))
 
     def _reshape(self, name: str, x: Axes, args: Args, shape: tuple[int, ...]) -> Axes:
-        return self.reshaping.reshaped(name, x, shape)
+        return self.views.reshaped(name, x, shape)
 
     def _permute(self, name: str, x: Axes, args: Args, shape: tuple[int, ...]) -> Axes:
         return tuple(x[d] for d in args["dims"])
@@ -87,7 +101,7 @@ class Moves:
                 found[dim] = self.labels.fixed(shape[dim], f"the padding %{name}")
                 continue
             reason = f"the padding %{name}"
-            found[dim] = np.concatenate([self.labels.fixed(before, reason), x[dim], self.labels.fixed(after, reason)])
+            found[dim] = np.concatenate([self.labels.made(before, reason), x[dim], self.labels.made(after, reason)])
         return tuple(found)
 
     def _roll(self, name: str, x: Axes, args: Args, shape: tuple[int, ...]) -> Axes:

@@ -14,9 +14,8 @@ from pkcompiler.ir.types import Op, PathGraph, Value
 from pkcompiler.ir.walk import values
 from pkcompiler.ir.weights import Joining, side
 from pkcompiler.paths.reindex import concrete
-from pkcompiler.structure.choices import Choices, Reshaping
 from pkcompiler.structure.labels import Axes, Ints, Labels
-from pkcompiler.structure.moves import Moves
+from pkcompiler.structure.moves import Moves, Views
 
 POSITION = "a position in space or time"
 
@@ -30,18 +29,16 @@ class Met:
 
 
 class Walk:
-    """The axes of every value and slot of a graph, under one reading of its reshapes.
+    """The axes of every value and slot of a graph. ``views``: what reshapes and groups of channels say of their units.
 
     ``values``, ``slots``: axes by name. ``sides``: by slot and dimension ``out`` (it makes units) or ``in`` (it reads them); what
     does neither (the positions of a kernel) is missing. ``met``: what is reduced over units without a parameter.
     """
 
-    def __init__(self, graph: PathGraph, choices: Choices, watched: frozenset[str]) -> None:
+    def __init__(self, graph: PathGraph, labels: Labels, views: Views, watched: frozenset[str]) -> None:
         self.graph, self.watched = graph, watched
-        self.labels = Labels()
-        self.reshaping = Reshaping(self.labels, choices)
-        self.choices = choices
-        self.moves = Moves(self.labels, self.reshaping)
+        self.labels, self.views = labels, views
+        self.moves = Moves(labels, views)
         self.sides: dict[tuple[str, int], str] = {}
         self.met: list[Met] = []
         self.made: dict[str, str] = {}
@@ -51,7 +48,7 @@ class Walk:
 
     def _slot(self, role: str, shape: Sequence[int]) -> Axes:
         if role == "constant":
-            return tuple(self.labels.fixed(n, "a constant that the model's code makes has its size") for n in shape)
+            return tuple(self.labels.made(n, "a constant that the model's code makes has its size") for n in shape)
         return tuple(self.labels.fresh(n) if n > 1 else self.labels.fixed(n, "the only unit of its layer") for n in shape)
 
     def _input(self, value: Value) -> Axes:
@@ -112,7 +109,7 @@ class Walk:
             case maps.Product():
                 return self._product(op, op.map, inputs, shape)
             case maps.Merge():
-                return self._broadcast(inputs, shape)
+                return self.added(op, inputs, shape)
             case maps.Frozen():
                 return tuple(self.labels.fixed(n, f"the recorded factor %{op.name} has its size") for n in shape)
             case _:
@@ -137,7 +134,7 @@ class Walk:
         return self._sided(slot, *["out"] * len(self.slots[slot]))
 
     def _viewed(self, op: Op, slot: str, shape: Sequence[int]) -> Axes:
-        return self.reshaping.reshaped(f"{op.name}.{slot}", self._whole(slot), shape)
+        return self.views.reshaped(f"{op.name}.{slot}", self._whole(slot), shape)
 
     def _stored(self, value: Fixed) -> list[Axes]:
         return [] if isinstance(value, Literal) else [self._whole(value.slot)]
@@ -163,39 +160,9 @@ class Walk:
         if map.groups == 1:
             self.labels.unite(x[1], read)
         else:
-            units = self._grouped(op, map, x[1], *side(map).ordered(units, read))
+            units = self.views.grouped(op.name, map, x[1], *side(map).ordered(units, read))
         self._bias(map.bias, units)
         return (x[0], units, *(self.labels.fixed(n, POSITION) for n in shape[2:]))
-
-    def _grouped(self, op: Op, map: maps.Conv, x: Ints, first: Ints, second: Ints) -> Ints:
-        """Whole groups go, with what they read and make; else the same channel of every group."""
-        key, groups = (op.name, "groups"), map.groups
-        read = x.reshape(groups, -1)
-        turned = side(map).turned
-        inner = second if turned else first.reshape(groups, -1)
-        options = 2 if read.shape[1] > 1 else 1
-        reading = self.choices.reading(key)
-        self.choices.note(key, ("groups", map.groups, *read.shape), options, x)
-        if turned:
-            self.labels.unite(first, x)
-        if reading == 0:
-            self.labels.unite(read, read[:, :1])
-            self.labels.pin(second, f"a channel within every group of %{op.name}")
-            if turned:
-                return np.repeat(read[:, 0], second.size)
-            self.labels.unite(inner, read[:, :1])
-            return first
-        self.labels.unite(read, read[:1])
-        if turned:
-            units = np.tile(second, groups)
-        else:
-            self.labels.unite(read[0], second)
-            self.labels.unite(inner, inner[:1])
-            units = first
-        if reading == options:
-            for axis in (x, first, second):
-                self.labels.pin(axis, f"the groups of %{op.name} mix it with other units")
-        return units
 
     def _normalise(self, op: Op, map: maps.Normalise, x: Axes) -> Axes:
         stored = [self._whole(name) for name in (map.weight, map.bias) if name is not None]
@@ -208,10 +175,9 @@ class Walk:
             return x
         for axes in stored:
             self.labels.unite(x[1], axes[0])
-        if 1 < map.groups < x[1].size:
-            self.reshaping.split((op.name, "groups"), x[1], (map.groups, x[1].size // map.groups))
-        if map.groups == 1 or self.choices.reading((op.name, "groups")):
+        if self.views.normalised(op.name, map.groups, x[1]):
             self.met.append(Met(op.name, x[1]))
+        self.met += [Met(op.name, axis) for axis in x[2:]]
         return x
 
     # what no parameter enters -----------------------------------------------------------------------------------------
@@ -225,6 +191,10 @@ class Walk:
                 self.labels.unite(wide[0], axis)
             found.append(wide[0])
         return tuple(found)
+
+    def added(self, op: Op, inputs: Sequence[Axes], shape: tuple[int, ...]) -> Axes:
+        """What is added has the units of each other."""
+        return self._broadcast(inputs, shape)
 
     def _reindex(self, op: Op, map: maps.Reindex, inputs: list[Axes], shape: tuple[int, ...]) -> Axes:
         args: dict[str, Any] = dict(map.args)

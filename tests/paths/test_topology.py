@@ -14,7 +14,6 @@ from torch import nn
 
 import pkcompiler
 from pkcompiler.frontend.capture import Capture, capture
-from pkcompiler.ir.maps import Frozen
 from pkcompiler.paths.count import count_paths
 from pkcompiler.paths.lengths import path_lengths
 from pkcompiler.paths.semiring import settings
@@ -68,10 +67,8 @@ def test_effective_is_what_lies_on_a_listed_path(name, density, seed):
 @pytest.mark.parametrize(("name", "density", "seed"), every(FAMILIES))
 def test_what_is_not_effective_does_not_change_the_function(name, density, seed):
     case, captured = built(name)
-    if any(isinstance(op.map, Frozen) for op in captured.graph.ops):
-        pytest.skip("a frozen factor reads weights that the graph does not tell of")
     masks = random_masks(case.module, seed, density)
-    kept = topology(captured.graph, captured.tensors, masks).effective
+    kept = topology(captured.graph, captured.tensors, masks, captured.watched).effective
     before, after = ({n: p * m[n] for n, p in case.module.named_parameters()} for m in (masks, kept))
     x = case.signed
     outputs = [torch.func.functional_call(case.module, given, (x,)) for given in (before, after)]

@@ -58,8 +58,10 @@ def kept_units(
     """What stays so that outputs are those of the masked network.
 
     An entry stays where it is not 0 and an output depends on it, and with it all that must have the same index; a dimension never
-    becomes empty. ``watched``: what recorded factors are computed from (``Capture.watched``). ``streams``: branches that are added
-    keep the union of their entries, or each its own (``indexed``). ``whole``: slots of which nothing may leave.
+    becomes empty. ``watched``: what recorded factors are computed from (``Capture.watched``). ``whole``: slots of which nothing may
+    leave. ``streams``: what is added keeps the union of its entries; or (``indexed``) every operand and the sum keep each their
+    own, along the dimensions in which layers make units: an entry that an operand lacks is 0 there, one that the sum lacks is left
+    out.
 
     :raises PkcError: PKC401 for masks that do not fit; PKC440, where ``watched`` is needed
     """
@@ -92,19 +94,11 @@ def _held(graph: PathGraph, whole: frozenset[str]) -> Iterator[tuple[str, str]]:
             yield name, f"the weight '{computed.name}' is computed"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Passed:
-    """Where ``source`` stays, ``target`` stays (entry by entry)."""
-
-    source: Ints
-    target: Ints
-
-
 class _Removal(Walk):
     """The walk whose views are rectangles, whose constants can be made anew, and where what statistics are taken over stays."""
 
     def __init__(self, graph: PathGraph, watched: frozenset[str], streams: Streams) -> None:
-        self.streams, self.passed, self.outputs = streams, list[_Passed](), set[int]()
+        self.streams, self.outputs = streams, set[int]()
         labels = Labels(rewritten=True)
         self.products = Products(labels)
         super().__init__(graph, labels, self.products, watched)
@@ -123,27 +117,24 @@ class _Removal(Walk):
         return found
 
     def added(self, op: Op, inputs: Sequence[Axes], shape: tuple[int, ...]) -> Axes:
-        """With indexed streams a sum keeps what any of its operands keeps, along the dimensions in which layers make units."""
+        """With indexed streams a sum and its operands keep each their own, along the dimensions in which layers make units."""
         if self.streams == "union":
             return super().added(op, inputs, shape)
         found = []
         for place in range(-len(shape), 0):
             wide = [axes[place] for axes in inputs if len(axes) >= -place and axes[place].size == shape[place]]
-            found.append(self._indexed(wide) if any(not self.outputs.isdisjoint(a.tolist()) for a in wide) else self._united(wide))
+            apart = any(not self.outputs.isdisjoint(axis.tolist()) for axis in wide)
+            found.append(self._apart(wide) if apart else self._together(wide))
         return tuple(found)
 
-    def _united(self, wide: Sequence[Ints]) -> Ints:
+    def _together(self, wide: Sequence[Ints]) -> Ints:
         for axis in wide[1:]:
             self.labels.unite(wide[0], axis)
         return wide[0]
 
-    def _indexed(self, wide: Sequence[Ints]) -> Ints:
-        fixed = next((axis for axis in wide if (axis < 0).all()), None)
-        if fixed is not None or all(np.array_equal(axis, wide[0]) for axis in wide):
-            return wide[0] if fixed is None else fixed
-        result = self.labels.fresh(wide[0].size)
-        self.passed += [_Passed(axis, result) for axis in wide]
-        return result
+    def _apart(self, wide: Sequence[Ints]) -> Ints:
+        same = all(np.array_equal(axis, wide[0]) for axis in wide)
+        return wide[0] if same else self.labels.fresh(wide[0].size)
 
 
 class _State:
@@ -186,7 +177,7 @@ class _State:
         """Grow to the least fixpoint at which no dimension is empty."""
         axes = [axis for named in (self.walk.values, self.walk.slots) for found in named.values() for axis in found if axis.size]
         while True:
-            while any([*map(self._rectangle, self.walk.products.rectangles), *map(self._pass, self.walk.passed)]):
+            while sum(self._rectangle(found) for found in self.walk.products.rectangles):
                 pass
             if not any(not self.kept[self.at(axis)].any() and self.mark(self.at(axis)[:1], LAST) for axis in axes):
                 return
@@ -201,9 +192,6 @@ class _State:
             grown |= self.mark(part[self.kept[whole].any(axis=others)], reason)
         inside = np.ix_(*(self.kept[part] for part in parts))
         return self.mark(whole[inside].ravel(), reason) or grown
-
-    def _pass(self, found: _Passed) -> bool:
-        return self.mark(self.at(found.target)[self.kept[self.at(found.source)]], "a branch that is added there keeps it")
 
 
 def over(entries: Tensor, dim: int) -> NDArray[np.bool_]:

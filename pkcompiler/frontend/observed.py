@@ -13,6 +13,7 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.export import Program, repeat_batch
 from pkcompiler.frontend.precision import defaults
 from pkcompiler.ir.maps import Batch, Dim
+from pkcompiler.ir.walk import reached
 from pkcompiler.ops.quotients import singular
 
 DTYPES = {
@@ -28,14 +29,7 @@ MAKES_WEIGHTS = "pkc_makes_weights"
 
 def behind(node: fx.Node) -> set[fx.Node]:
     """The node and all that it is computed from."""
-    found: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        here = stack.pop()
-        if here not in found:
-            found.add(here)
-            stack.extend(here.all_input_nodes)
-    return found
+    return set(reached([node], lambda n: n.all_input_nodes))
 
 
 class ProgramRun(fx.Interpreter):

@@ -1,16 +1,29 @@
-"""The one loop over a graph: forward, every value from those that its operation reads; back, every value from what its readers say.
+"""The loops over a graph: forward, every value from those that its operation reads; back, every value from what its readers say;
+and depth first from some nodes of any graph.
 
 A reader of graphs brings the rule of one operation (its own exhaustive ``match``) and keeps no values of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
 
 from pkcompiler.ir.types import Op, PathGraph, Value
 
 V = TypeVar("V")
+N = TypeVar("N", bound=Hashable)
+
+
+def reached(starts: Iterable[N], further: Callable[[N], Iterable[N]]) -> Iterator[N]:
+    """Every node that the starts lead to, themselves included, each once and depth first; ``further``: where a node leads."""
+    stack, seen = list(starts), set[N]()
+    while stack:
+        here = stack.pop()
+        if here not in seen:
+            seen.add(here)
+            yield here
+            stack.extend(further(here))
 
 
 def values(graph: PathGraph, start: Callable[[Value], V], rule: Callable[[Op, list[V]], V]) -> Iterator[tuple[str, V]]:

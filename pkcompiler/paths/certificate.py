@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from pkcompiler.frontend.load_weights import non_finite, not_finite
 from pkcompiler.frontend.observed import ProgramRun, run_inputs
 from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Frozen, Gate, Normalise
+from pkcompiler.ir.walk import reached
 from pkcompiler.modes import in_own_modes
 from pkcompiler.ops.gates import FACTORIES, FROZEN_LIST, PASS_THROUGH, is_pointwise
 from pkcompiler.paths.autograd import DerivativeRun, certificate_three, derivatives, rows_by_frequency, trainable
@@ -208,7 +209,7 @@ def path_gradients(captured: Capture, observed: Mapping[str, Tensor], cotangent:
     """The right-hand side of (1) and the derivative of its inner product with ``cotangent``, by the signed sweep."""
     graph = captured.graph
     flat = dict(zip(captured.program.inputs, captured.call.flat, strict=True))
-    placeholders = input_placeholders(captured)
+    placeholders = dict(captured.lifted.inputs)
     sources = {v.name: flat[placeholders[v.name]] for v in graph.inputs}
     batch = example_batch(captured.call.flat) if captured.batched else 1
     sweep = Sweep(graph, captured.tensors, SIGNED, observed=observed, batch=batch)
@@ -217,11 +218,6 @@ def path_gradients(captured: Capture, observed: Mapping[str, Tensor], cotangent:
         result = sweep.run(edges, sources)
         value = times_power(result.tensor, result.exponent)
         return value.detach(), derivatives((value * cotangent).sum(), edges)
-
-
-def input_placeholders(captured: Capture) -> dict[str, str]:
-    """The program's placeholder behind each input of the graph."""
-    return dict(captured.lifted.inputs)
 
 
 class _Reference(DerivativeRun):
@@ -359,19 +355,18 @@ def _is_entrywise(node: fx.Node, root: fx.Node, values: Mapping[str, Tensor]) ->
 
 
 def _is_gate(node: fx.Node, root: fx.Node, program: Program, values: Mapping[str, Tensor]) -> bool:
-    stack, seen = [node], set()
-    while stack:
-        here = stack.pop()
-        if here is root or here in seen or op_name(here) in FACTORIES:
+    def ends(here: fx.Node) -> bool:
+        return here is root or op_name(here) in FACTORIES
+
+    for here in reached([node], lambda n: () if ends(n) else n.all_input_nodes):
+        if ends(here):
             continue
-        seen.add(here)
         if here.op == "placeholder" and (here.name in program.parameters or here.name in program.inputs):
             return False
         pointwise = is_pointwise(here.target) or op_name(here) in PASS_THROUGH
         pointwise = pointwise or (root in here.all_input_nodes and _is_entrywise(here, root, values))
         if here.op == "call_function" and not pointwise and here.all_input_nodes:
             return False
-        stack.extend(here.all_input_nodes)
     return True
 
 
@@ -382,15 +377,9 @@ NORMALISATIONS = frozenset(
 
 def _may_freeze(node: fx.Node, program: Program) -> bool:
     """A normalisation, a softmax, a singular function, an integer or boolean tensor, or what is computed from those and buffers."""
-    stack, seen = [node], set()
-    while stack:
-        here = stack.pop()
-        if here in seen or not is_floating(here):
-            continue
-        seen.add(here)
-        if op_name(here) in FROZEN_LIST | NORMALISATIONS:
-            continue
-        if here.name in program.parameters or here.name in program.inputs:
-            return False
-        stack.extend(here.all_input_nodes)
-    return True
+
+    def further(here: fx.Node) -> Iterable[fx.Node]:
+        return here.all_input_nodes if is_floating(here) and op_name(here) not in FROZEN_LIST | NORMALISATIONS else ()
+
+    moves = {*program.parameters, *program.inputs}
+    return not any(n.name in moves and is_floating(n) for n in reached([node], further))

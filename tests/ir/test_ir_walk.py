@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 
+import networkx as nx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +15,7 @@ from pkcompiler.ir.graphs import carrying, crossed_twice, data_dependent, makers
 from pkcompiler.ir.maps import Dense, Frozen, Gate, Merge, Product, Scale
 from pkcompiler.ir.types import Op, PathGraph, Slot, TensorType, Value
 from pkcompiler.ir.uses import uses
-from pkcompiler.ir.walk import back, forward, last_uses, marked, values
+from pkcompiler.ir.walk import back, forward, last_uses, marked, reached, values
 
 COUNT = 100
 T = TensorType("f32", (1, 2))
@@ -167,3 +168,15 @@ def test_a_computed_weight_crosses_what_it_is_made_of() -> None:
     made = Slot("made", T, "computed", of=("v", "g"), formula="v * g")
     graph = PathGraph("net", graph.inputs, (made, *graph.slots[1:], Slot("g", T, "parameter")), graph.ops, graph.outputs)
     assert crossed_twice(graph) == ("v",)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=30), st.lists(st.integers(0, 9), max_size=3))
+@settings(max_examples=COUNT, deadline=None)
+def test_what_is_reached_is_what_lies_behind_the_starts_each_once(edges: list[tuple[int, int]], starts: list[int]) -> None:
+    """In cycles too; and each but a start comes behind one that leads to it."""
+    graph = nx.DiGraph(edges)
+    graph.add_nodes_from(starts)
+    found = list(reached(starts, graph.successors))
+    assert set(found) == {node for start in starts for node in nx.descendants(graph, start) | {start}}
+    assert len(found) == len(set(found))
+    assert all(node in starts or set(found[:i]) & set(graph.predecessors(node)) for i, node in enumerate(found))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import fx
 
 from pkcompiler.frontend.equal.products import Regrouped, leaves
 from pkcompiler.frontend.equal.reading import constant_of, is_free, seen_through
+from pkcompiler.ir.walk import reached
 from pkcompiler.ops.gates import is_pointwise
 
 
@@ -49,15 +50,11 @@ def is_function(value: Any, root: fx.Node) -> bool:
 
 def pointwise(value: Any, root: fx.Node | None = None) -> Iterator[fx.Node]:
     """A value and what it is computed from by pointwise operators, as far as ``root``."""
-    stack, seen = [seen_through(value)], set()
-    while stack:
-        node = stack.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        if node is not root and opens(node):
-            stack.extend(map(seen_through, node.all_input_nodes))
+
+    def further(node: fx.Node) -> Iterable[fx.Node]:
+        return map(seen_through, node.all_input_nodes) if node is not root and opens(node) else ()
+
+    return reached([seen_through(value)], further)
 
 
 def opens(node: fx.Node) -> bool:

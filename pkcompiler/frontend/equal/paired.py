@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import fx
@@ -21,6 +21,7 @@ from pkcompiler.frontend.equal.reading import (
     seen_through,
 )
 from pkcompiler.frontend.lift.classify import meta
+from pkcompiler.ir.walk import reached
 from pkcompiler.ops.gates import is_pointwise
 from pkcompiler.ops.normalise import NORMALISED
 
@@ -88,14 +89,12 @@ def subjects(norm: fx.Node) -> Iterator[fx.Node]:
 
 def inside(norm: fx.Node) -> Iterator[fx.Node]:
     """The nodes of a norm, from its end to what it squares."""
-    stack, seen = [norm], set()
-    while stack:
-        node = stack.pop()
-        if node not in seen and not is_free(node):
-            seen.add(node)
-            yield node
-            value = squared(node)
-            stack.extend(() if called(node, *READERS) or (value is not None and not is_norm(value)) else node.all_input_nodes)
+
+    def further(node: fx.Node) -> Iterable[fx.Node]:
+        ends = is_free(node) or called(node, *READERS) or ((value := squared(node)) is not None and not is_norm(value))
+        return () if ends else node.all_input_nodes
+
+    return (node for node in reached([norm], further) if not is_free(node))
 
 
 READERS = ("aten.var.correction", "aten.std.correction", "aten.linalg_vector_norm.default")

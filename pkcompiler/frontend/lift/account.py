@@ -12,6 +12,7 @@ from pkcompiler.frontend.lift.builder import Builder
 from pkcompiler.frontend.lift.classify import Classes, is_floating
 from pkcompiler.frontend.lift.unplaced import lost_use
 from pkcompiler.ir.types import Op, Slot
+from pkcompiler.ir.walk import reached
 from pkcompiler.ir.weights import holders, inner_factors, projections
 
 
@@ -47,17 +48,7 @@ def account(builder: Builder, classes: Classes) -> None:
 
 
 def _leads_to_observed(node: fx.Node, classes: Classes) -> bool:
-    seen: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        here = stack.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        if classes.kinds.get(here) == "observed":
-            return True
-        stack.extend(here.users)
-    return False
+    return any(classes.kinds.get(n) == "observed" for n in reached([node], lambda n: n.users))
 
 
 def observed_only(builder: Builder, reached: set[str]) -> tuple[str, ...]:

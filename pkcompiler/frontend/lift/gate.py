@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from pkcompiler.frontend.lift.classify import op_name, short
 from pkcompiler.frontend.lift.gain import gain_of
 from pkcompiler.ir.maps import Gate
+from pkcompiler.ir.walk import reached
 
 PLUMBING = ("dtype", "layout", "device", "pin_memory")
 """Named arguments that change no value of an elementwise function."""
@@ -19,28 +20,18 @@ PLUMBING = ("dtype", "layout", "device", "pin_memory")
 
 def region_nodes(node: fx.Node, root: fx.Node) -> list[fx.Node]:
     """The nodes of the region from ``root`` (excluded) to ``node`` (included), in the program's order."""
-    found: set[fx.Node] = set()
-    stack = [node]
-    while stack:
-        here = stack.pop()
-        if here is root or here in found or here.op != "call_function" or (here is not node and not _reads(here, root)):
-            continue
-        found.add(here)
-        stack.extend(here.all_input_nodes)
+
+    def inner(here: fx.Node) -> list[fx.Node]:
+        operands = here.all_input_nodes if here is not root else []
+        return [n for n in operands if n is not root and n.op == "call_function" and _reads(n, root)]
+
+    found = set(reached([node], inner))
     return [n for n in node.graph.nodes if n in found] if len(found) > 1 else [node]
 
 
 def _reads(node: fx.Node, root: fx.Node) -> bool:
     """Whether ``node`` depends on ``root`` (a pointwise chain: short)."""
-    stack, seen = [node], set()
-    while stack:
-        here = stack.pop()
-        if here is root:
-            return True
-        if here not in seen:
-            seen.add(here)
-            stack.extend(here.all_input_nodes)
-    return False
+    return root in reached([node], lambda n: n.all_input_nodes)
 
 
 def region_function(node: fx.Node, root: fx.Node, known: Mapping[str, Tensor | None]) -> Callable[[Tensor], Tensor]:

@@ -36,6 +36,7 @@ from pkcompiler.ir.computed import print_formula
 from pkcompiler.ir.maps import Constant, Frozen, Gate, Merge, Product, Reindex, Resample
 from pkcompiler.ir.types import Op, PathGraph, TensorType, Value
 from pkcompiler.ir.uses import slots_read
+from pkcompiler.ir.walk import reached
 from pkcompiler.ops.entries import entry_of
 from pkcompiler.ops.gates import PASS_THROUGH, is_random
 from pkcompiler.ops.table import Index, Known, Observed, Path, Stored
@@ -107,39 +108,30 @@ class _Lifter:
         for node, ref in self.builder.refs.items():
             if isinstance(ref, Path):
                 nodes.setdefault(ref.name, node.name)
-        found: dict[str, Record] = {}
-        seen: set[str] = set()
-        stack = [name for op in ops if isinstance(op.map, Product) for name in op.inputs]
-        while stack:
-            name = stack.pop()
-            if name in seen:
-                continue
-            seen.add(name)
-            if name in nodes:
-                found[OBSERVED + name] = Record("factor", nodes[name])
-            if name in made and isinstance(made[name].map, Constant | Reindex | Resample | Merge | Product):
-                stack.extend(made[name].inputs)
-        return found
+
+        def made_of(name: str) -> tuple[str, ...]:
+            op = made.get(name)
+            return op.inputs if op and isinstance(op.map, Constant | Reindex | Resample | Merge | Product) else ()
+
+        factors = [name for op in ops if isinstance(op.map, Product) for name in op.inputs]
+        return {OBSERVED + name: Record("factor", nodes[name]) for name in reached(factors, made_of) if name in nodes}
 
     def watched(self, records: Mapping[str, Record], names: frozenset[str]) -> frozenset[str]:
         """Which of ``names`` (values and parameters) what is frozen is computed from, directly or through what is on no path."""
         nodes = {n.name: n for n in self.program.module.graph.nodes}
-        stack = [nodes[r.node] for r in records.values() if r.kind == "frozen"]
+        starts = [nodes[r.node] for r in records.values() if r.kind == "frozen"]
         masked = [nodes[r.source] for r in records.values() if r.kind == "softmax" and r.source]
-        stack += [n for node in masked for n in node.all_input_nodes if self.classes.kinds[n] == "observed"]
-        found: set[str] = set()
-        seen: set[fx.Node] = set()
-        while stack:
-            node = stack.pop()
-            if node in seen or self.classes.kinds[node] in ("known", "number"):
-                continue
-            seen.add(node)
+        starts += [n for node in masked for n in node.all_input_nodes if self.classes.kinds[n] == "observed"]
+
+        def name(node: fx.Node) -> str:
             ref = self.builder.refs.get(node)
-            here = ref.name if isinstance(ref, Path) else ref.slot if isinstance(ref, Stored) else ""
-            found |= {here} & names
-            if here not in names:
-                stack.extend(node.all_input_nodes)
-        return frozenset(found)
+            return ref.name if isinstance(ref, Path) else ref.slot if isinstance(ref, Stored) else ""
+
+        def further(node: fx.Node) -> Iterable[fx.Node]:
+            ends = self.classes.kinds[node] in ("known", "number") or name(node) in names
+            return () if ends else node.all_input_nodes
+
+        return frozenset(map(name, reached(starts, further))) & names
 
     def unreached(self, ops: Sequence[Op], needed: set[str]) -> list[Diagnostic]:
         """``PKC208``, where frozen factors alone lead from the inputs to the output."""
@@ -152,28 +144,13 @@ class _Lifter:
 
     def last_path(self, node: fx.Node) -> fx.Node | None:
         """The observed operator behind ``node`` that reads a path; None where only constants and indices are observed."""
-        stack, seen = [node], set()
-        while stack:
-            here = stack.pop()
-            if here in seen or self.classes.kinds[here] != "observed":
-                continue
-            seen.add(here)
-            if any(self.classes.kinds[n] in ("path", "several") for n in here.all_input_nodes):
-                return here
-            stack.extend(here.all_input_nodes)
-        return None
+        kinds = self.classes.kinds
+        on_path = (n for n in self.observed_behind(node) if any(kinds[i] in ("path", "several") for i in n.all_input_nodes))
+        return next(on_path, None)
 
     def demanded(self, output: fx.Node) -> set[fx.Node]:
         """The nodes that a path to the output reads, seen through gates (which read their root alone)."""
-        wanted: set[fx.Node] = set()
-        stack = [output]
-        while stack:
-            node = stack.pop()
-            if node in wanted:
-                continue
-            wanted.add(node)
-            stack.extend(self.operands(node))
-        return wanted
+        return set(reached([output], self.operands))
 
     def operands(self, node: fx.Node) -> Iterable[fx.Node]:
         if self.classes.kinds[node] in ("observed", "known", "number") or node in self.classes.computed:
@@ -205,13 +182,9 @@ class _Lifter:
 
     def observed_behind(self, node: fx.Node) -> Iterator[fx.Node]:
         """An observed node, and those that it is computed from."""
-        stack, seen = [node], set()
-        while stack:
-            here = stack.pop()
-            if here not in seen and self.classes.kinds[here] == "observed":
-                seen.add(here)
-                stack.extend(here.all_input_nodes)
-                yield here
+        kinds = self.classes.kinds
+        met = reached([node], lambda n: n.all_input_nodes if kinds[n] == "observed" else ())
+        return (n for n in met if kinds[n] == "observed")
 
     def computed(self, node: fx.Node) -> Any:
         """A computed weight: a slot of its own, and the slots that it is made of. Every use inside of it counts as read."""
@@ -270,13 +243,7 @@ class _Lifter:
     def unplaced_behind(self, result: str) -> list[Diagnostic]:
         """The errors of every operator that the result depends on, in the program's order, one behind another too."""
         made: dict[str, Sequence[str]] = {**{op.name: op.inputs for op in self.builder.ops}, **self.behind}
-        seen: set[str] = set()
-        stack = [result]
-        while stack:
-            name = stack.pop()
-            if name not in seen:
-                seen.add(name)
-                stack.extend(made.get(name, ()))
+        seen = set(reached([result], lambda name: made.get(name, ())))
         return [error for value, error in self.errors.items() if value in seen]
 
     def translate(self, node: fx.Node) -> Any:

@@ -99,6 +99,7 @@ class _Removal(Walk):
 
     def __init__(self, graph: PathGraph, watched: frozenset[str], streams: Streams) -> None:
         self.streams, self.outputs = streams, set[int]()
+        self.cells = {map.weight.rpartition(".")[0] for _, map in joinings(graph.ops)}
         labels = Labels(rewritten=True)
         self.products = Products(labels)
         super().__init__(graph, labels, self.products, watched)
@@ -117,8 +118,9 @@ class _Removal(Walk):
         return found
 
     def added(self, op: Op, inputs: Sequence[Axes], shape: tuple[int, ...]) -> Axes:
-        """With indexed streams a sum and its operands keep each their own, along the dimensions in which layers make units."""
-        if self.streams == "union":
+        """With indexed streams a sum and its operands keep each their own, along the dimensions in which layers make units; but not
+        inside a module that has weights of its own (a recurrent cell)."""
+        if self.streams == "union" or op.origin.module in self.cells:
             return super().added(op, inputs, shape)
         found = []
         for place in range(-len(shape), 0):

@@ -211,4 +211,44 @@ def densenet() -> Built:
     return built(Net(run, **layers), drawn(2, 2, 4, 4))
 
 
-MODELS = (vgg, resnet, mobilenet, grouped, vit, llama, unet, mixer, swin, unshuffled, densenet)
+class Recurrent(nn.Module):
+    def __init__(self, kind: type[nn.Module], layers: int) -> None:
+        super().__init__()
+        self.table, self.cell, self.head = nn.Embedding(7, 5), kind(5, 6, layers, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.cell(self.table(x))[0][:, -1])
+
+
+def lstm(layers: int = 2) -> Built:
+    return built(Recurrent(nn.LSTM, layers), torch.tensor([[1, 2, 3], [4, 5, 6]]))
+
+
+def gru() -> Built:
+    return built(Recurrent(nn.GRU, 2), torch.tensor([[1, 2, 3], [4, 5, 6]]))
+
+
+def encoder() -> Built:
+    """torch's own attention, after the norm."""
+    layers = (nn.Linear(3, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 3))
+    return built(nn.Sequential(*layers), drawn(1, 4, 3))
+
+
+def computed() -> Built:
+    layers = (nn.Linear(3, 8), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 6)), nn.ReLU(), nn.Linear(6, 3))
+    return built(nn.Sequential(*layers), drawn(2, 3))
+
+
+def frozen() -> Built:
+    """Divided by its norm, and shifted by its logarithm of a sum of exponentials."""
+
+    def run(m: Net, x: Tensor) -> Tensor:
+        x = m.a(x)
+        x = m.b(x / x.norm(dim=-1, keepdim=True)).relu()
+        return m.d(m.c(x - x.logsumexp(-1, keepdim=True)).tanh())
+
+    return built(Net(run, a=nn.Linear(2, 5), b=nn.Linear(5, 7), c=nn.Linear(7, 9), d=nn.Linear(9, 2)), drawn(2, 2))
+
+
+CONVOLUTIONAL = (vgg, resnet, mobilenet, grouped, unet, unshuffled, densenet)
+MODELS = (*CONVOLUTIONAL, vit, llama, mixer, swin, lstm, gru, encoder, computed, frozen)

@@ -127,7 +127,7 @@ SHIFTED = {"attention": ("k.bias",), "causal_attention": ("k.bias",), "written_a
 
 @followed
 def test_changing_a_parameter_changes_an_output_where_it_reaches_one(name, density, seed):
-    case, captured, masks, found, function = masked(name, density, seed, leaky=True)
+    case, _, masks, found, function = masked(name, density, seed, leaky=True)
     before = function.run()
     for parameter in found.parameters.keys() - set(SHIFTED.get(name, ())):
         reaches = found.parameters[parameter].reaches

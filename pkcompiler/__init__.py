@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from pkcompiler.kernel.gram import PathKernel
     from pkcompiler.kernel.path_kernel import path_kernel
     from pkcompiler.lowering import apply_masks, lower, remove_masks
+    from pkcompiler.lowering.compact.make import compact
+    from pkcompiler.lowering.compact.result import Compact
     from pkcompiler.ops.own import path_op
     from pkcompiler.paths.certificate import Certificate, certify
     from pkcompiler.paths.functional import Functional, path_functional
@@ -45,6 +47,7 @@ _HOME = {
     "Artifact": "artifact.read",
     "Certificate": "paths.certificate",
     "ClosedForms": "symbolic.closed",
+    "Compact": "lowering.compact.result",
     "Diagnostic": "diagnostics",
     "Dynamics": "tangent.dynamics",
     "ExplicitKernel": "kernel.explicit",
@@ -66,6 +69,7 @@ _HOME = {
     "certify": "paths.certificate",
     "channel_groups": "structure.coupling",
     "closed_forms": "symbolic.closed",
+    "compact": "lowering.compact.make",
     "dynamics": "tangent.dynamics",
     "explicit": "kernel.explicit",
     "lift": "frontend.capture",
@@ -92,6 +96,7 @@ __all__ = [
     "Artifact",
     "Certificate",
     "ClosedForms",
+    "Compact",
     "Diagnostic",
     "Dynamics",
     "ExplicitKernel",
@@ -112,6 +117,7 @@ __all__ = [
     "certify",
     "channel_groups",
     "closed_forms",
+    "compact",
     "dynamics",
     "explicit",
     "lift",

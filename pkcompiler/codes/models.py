@@ -112,6 +112,18 @@ CODES: dict[str, str] = {
         "model in three calls at the example. Buffers are kept (register_buffer); apply_masks keeps the class. "
         "A constant that the first call fills is no change after a call: model(x), then lower."
     ),
+    "PKC280": (
+        "A compact network is made by running the recorded graph over what the masks have left of every tensor. It is refused "
+        "where an operation writes in place to what has other units, or where its result is not the masked network's."
+    ),
+    "PKC281": (
+        "shrink takes the names and shapes of the dense model's state_dict, expand those of the compact network's. "
+        "Compact.kept lists the names."
+    ),
+    "PKC282": (
+        "The state of an optimizer is translated where its tensors have the shape of their parameter (SGD, Adam and their like), "
+        "by the names of the parameters in the optimizer's order."
+    ),
     "PKC301": "Two values or two slots of a graph have the same name.",
     "PKC302": "An operation reads a value that no input and no operation above it defines.",
     "PKC303": "An operation reads a slot (a parameter, buffer or constant) that the graph does not declare.",

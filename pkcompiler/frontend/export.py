@@ -260,6 +260,7 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
     with evaluating(model), quiet_tracing(), defaults(call.dtype, state_of(model)):
         entry.eval()
         exported, batched, recorded = _try_export(entry, call, free)
+        views_to_reshapes(exported.graph)
         if not make_plain(exported.graph_module):
             exported = exported.run_decompositions(decompositions())
     signature = exported.graph_signature
@@ -273,6 +274,12 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
     drop_tokens(module, signature)
     _keep_output(module, signature)
     return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name, recorded, call.dtype)
+
+
+def views_to_reshapes(graph: fx.Graph) -> None:
+    """A view holds for the strides that export saw, where ``contiguous()`` left no trace: other kernels give other ones."""
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default
 
 
 def _keep_output(module: fx.GraphModule, signature: ExportGraphSignature) -> None:

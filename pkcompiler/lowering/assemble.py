@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -55,10 +56,33 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
         two recordings, or, with ``example_inputs``, in three calls in each mode.
     """
     with keeping_default_device("forward"):
-        return _lowered(model, masks, example_inputs)
+        return assembled(recording(model, masks, example_inputs))
 
 
-def _lowered(model: nn.Module, masks: Masks, example_inputs: Any) -> Lowered | ModePair:
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """A copy of a model and the graphs of its two modes; ``evaluation`` None: the training graph serves both.
+
+    ``masks``: by canonical name; ``fills``: what is read where a mask drops, if not 0; ``batch``: the only one that an exported
+    graph takes; ``call``: the call that exported graphs repeat, None for traced ones.
+    """
+
+    root: nn.Module
+    masks: Mapping[str, Tensor]
+    fills: Mapping[str, Tensor]
+    evaluation: Trace | None
+    training: Trace
+    batch: int | None = None
+    call: Recorded | None = None
+
+    @property
+    def traces(self) -> list[Trace]:
+        """Each graph once."""
+        return [trace for trace in (self.evaluation, self.training) if trace is not None]
+
+
+def recording(model: nn.Module, masks: Masks, example_inputs: Any, *, export: bool = False) -> Recording:
+    """What :func:`lower` makes its result of; raises as it does. ``export``: without a symbolic trace."""
     raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)
     for name, mask in applied_masks(model).items():
@@ -72,6 +96,8 @@ def _lowered(model: nn.Module, masks: Masks, example_inputs: Any) -> Lowered | M
     if example is not None:
         refuse_unrepeatable(root, args, kwargs)
     try:
+        if export:
+            raise NotTraceable("it is to be exported")
         evaluation, training = trace_modes(root, args, kwargs)
         if example is not None:
             beside(root, (evaluation, training), (args, kwargs))
@@ -84,37 +110,26 @@ def _lowered(model: nn.Module, masks: Masks, example_inputs: Any) -> Lowered | M
             ) from reason
         evaluation, training, batch = export_modes(root, args, kwargs)
         refuse_parted(root, (evaluation, training), (args, kwargs))
-        return _assemble(root, checked, fills, evaluation, training, static_batch=batch, recorded=Recorded.of(root, args, kwargs))
-    if same_program(evaluation, training):
-        return _assemble(root, checked, fills, None, training)
-    return _assemble(root, checked, fills, evaluation, training)
+        return Recording(root, checked, fills, evaluation, training, batch, Recorded.of(root, args, kwargs))
+    return Recording(root, checked, fills, None if same_program(evaluation, training) else evaluation, training)
 
 
-def _assemble(
-    root: nn.Module,
-    masks: Mapping[str, Tensor],
-    fills: Mapping[str, Tensor],
-    evaluation: Trace | None,
-    training: Trace,
-    *,
-    static_batch: int | None = None,
-    recorded: Recorded | None = None,
-) -> Lowered | ModePair:
-    """The result over ``root``, which it takes over; no evaluation trace: the training trace serves both modes."""
+def assembled(found: Recording) -> Lowered | ModePair:
+    """The result over the copy, which it takes over."""
+    root, masks, traces = found.root, found.masks, found.traces
     canonical = canonical_names(root)
-    traces = [trace for trace in (evaluation, training) if trace is not None]
     raise_all([*_write_faults(root, traces, {name for name, first in canonical.items() if first in masks}), *_alias_faults(traces)])
     for trace in traces:
         _adopt_constants(root, trace)
     mask_names = {name: _register(root, name, "mask", mask) for name, mask in masks.items()}
-    fill_names = {name: _register(root, name, "fill", fill) for name, fill in fills.items()}
+    fill_names = {name: _register(root, name, "fill", fill) for name, fill in found.fills.items()}
     for trace in traces:
         weave(trace.graph, root, canonical, mask_names, fill_names)
     lowered: Lowered | ModePair
-    if evaluation is None:
-        lowered = Lowered(root, training.graph, mask_names)
+    if found.evaluation is None:
+        lowered = Lowered(root, found.training.graph, mask_names)
     else:
-        lowered = ModePair(root, evaluation.graph, training.graph, mask_names, static_batch, recorded)
+        lowered = ModePair(root, found.evaluation.graph, found.training.graph, mask_names, found.batch, found.call)
     keep(lowered, of_all_names(lowered, masks), anew=False, called=False)
     return lowered
 

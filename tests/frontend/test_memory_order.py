@@ -150,3 +150,24 @@ def test_masks_of_transposed_ties_that_agree_are_applied() -> None:
     mask = torch.rand(6, 6, generator=torch.Generator().manual_seed(1)) > 0.5
     pkcompiler.apply_masks(net, {"wide.weight": mask, "head.weight": mask.t()})
     assert torch.equal(net.wide.weight != 0, mask) and torch.equal(net.head.weight != 0, mask.t())
+
+
+class Attention(nn.Module):
+    """As it is written everywhere: the result of the kernel is laid out by position, then seen as one row a token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (z.view(*x.shape[:2], 2, 4).transpose(1, 2) for z in self.qkv(x).chunk(3, -1))
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(torch.nn.functional.glu(y.transpose(1, 2).contiguous().view(x.shape).repeat(1, 1, 2), -1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_view_of_what_a_kernel_lays_out_its_own_way_lifts(dtype: torch.dtype) -> None:
+    """``contiguous()`` does nothing on what flash attention gives, and export records nothing of it."""
+    found = pkcompiler.certify(Attention().to(dtype), torch.randn(2, 5, 8, dtype=dtype))
+    assert max(found.max_relative_error, found.max_gradient_error, found.max_autograd_error) < 1e-9

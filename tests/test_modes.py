@@ -91,6 +91,9 @@ X = torch.randn(5, 4, generator=torch.Generator().manual_seed(2))
 Y = torch.tensor([0, 1, 2, 1, 0])
 DATA = (X, Y)
 MASKS = {"b.weight": torch.rand(6, 6, generator=torch.Generator().manual_seed(3)) > 0.5}
+EMPTIED = {n: torch.ones_like(p).bool() for n, p in MODEL.named_parameters()}
+for of_unit in ("a.weight", "a.bias", "b.weight", "b.bias"):
+    EMPTIED[of_unit][:2] = False
 GRAPH = pkcompiler.lift(MODEL, X)
 TRAINED = net(4), net(5)
 TRAINING = "schedule gradual { prune magnitude { density = 50% at = epochs(1..2) } }"
@@ -175,6 +178,7 @@ ENTRIES: dict[str, Callable[[], Any]] = {
     "predict_trace monte carlo": lambda: pkcompiler.predict_trace(MODEL, X, draws=2, method="monte carlo", initialise=net),
     "rescale": rescaled,
     "lower": lambda: pkcompiler.lower(MODEL, MASKS).state_dict(),
+    "compact": lambda: pkcompiler.compact(MODEL, EMPTIED, X).module.state_dict(),
     "channel_groups": lambda: pkcompiler.channel_groups(GRAPH),
     "groups": grouped,
     "data": lambda: [pkcompiler.data.load_data("digits(per_class = 2)").x, pkcompiler.data.subset(DATA).x],

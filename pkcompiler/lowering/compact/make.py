@@ -29,6 +29,8 @@ from pkcompiler.structure.kept import Streams, kept_units
 CLOSE = {torch.float64: 1e-9, torch.float32: 1e-3}
 """Of the largest output: how far the compact network may be from the masked one. Sums of other lengths round otherwise."""
 
+FAULT = "this is a fault of pkcompiler's: lower(model, masks) keeps all shapes"
+
 
 @checked
 @in_own_modes
@@ -174,13 +176,18 @@ def _run(network: nn.Module, args: Any, kwargs: Any) -> tuple[list[Tensor], int]
 
 def _refuse_other(one: Tensor, other: Tensor) -> None:
     """Raise ``PKC280`` where an output is not the masked network's."""
-    most = float(one.abs().max()) if one.numel() else 0.0
-    off = float((one - other).abs().max()) if one.numel() else 0.0
+    if one.shape != other.shape:
+        raise fail(
+            "PKC280", f"the compact network gives {tuple(other.shape)} at the example, the masked one {tuple(one.shape)}", FAULT
+        )
+    proper = one.nan_to_num() if torch.equal(one.isnan(), other.isnan()) else one
+    most = float(proper.abs().max()) if one.numel() else 0.0
+    off = float((proper - other.nan_to_num()).abs().max()) if one.numel() else 0.0
     if not off <= CLOSE.get(one.dtype, 1e-2) * most:
         raise fail(
             "PKC280",
             f"the compact network is {off / most if most else off:.2g} of the largest output off the masked one at the example",
-            "this is a fault of pkcompiler's: lower(model, masks) keeps all shapes",
+            FAULT,
         )
 
 

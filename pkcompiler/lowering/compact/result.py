@@ -31,9 +31,13 @@ class Report:
             f"{name:<14} {dense:>14,} -> {left:>14,}  {left / dense if dense else 0:8.2%}"
             for name, (dense, left) in (("parameters", self.parameters), ("multiply-adds", self.multiply_adds))
         ]
-        rows += [f"{count:,} units stay: {reason}" for reason, count in self.stays]
-        rows += [f"%{name} is read whole: {count:,} zeros are put back" for name, count in self.put_back]
+        rows += [f"{count:,} dead {_units(count)}: {reason}" for reason, count in self.stays]
+        rows += [f"%{name} is read whole, with zeros put back: {count:,}" for name, count in self.put_back]
         return "\n".join(rows)
+
+
+def _units(count: int) -> str:
+    return "unit stays" if count == 1 else "units stay"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

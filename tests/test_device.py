@@ -217,6 +217,7 @@ ENTRIES: dict[str, tuple[str, Callable[[World], Any]]] = {
     "lower exported and moved": ("attention", moved),
     "lower": ("cnn", lambda w: (lambda net: [net(w.x), net.state_dict()])(pkcompiler.lower(w.model, w.masks))),
     "lower exported": ("attention", lambda w: pkcompiler.lower(w.model, w.masks, w.x)(w.x)),
+    "compact": ("cnn", lambda w: (lambda net: [net(w.x), net.state_dict()])(pkcompiler.compact(w.model, w.masks, w.x).module)),
     "apply_masks": ("cnn", lambda w: pkcompiler.apply_masks(w.fresh(), w.masks)(w.x)),
     "remove_masks": ("cnn", lambda w: pkcompiler.remove_masks(pkcompiler.apply_masks(w.fresh(), w.masks))(w.x)),
     "prune shaped": ("mlp", lambda w: pkcompiler.prune(w.model, w.x, schedule=SHAPED, data=w.data, masks=w.masks).masks),
@@ -287,6 +288,7 @@ ALL_THERE = (
     "LossPathKernel",
     "rescale",
     "lower",
+    "compact",
     "apply_masks",
     "groups",
 )

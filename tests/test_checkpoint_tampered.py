@@ -20,7 +20,7 @@ from pkcompiler.pruning.recipe import recipe_hash
 from pkcompiler.pruning.rounds import Run
 from pkcompiler.pruning.state import Round, misfit
 from pkcompiler.training.tree import from_bytes, to_bytes
-from tests.study.study_files import STUDY, files, run
+from tests.driver.study.study_files import STUDY, files, run
 
 Change = Callable[[dict[str, Any]], object]
 

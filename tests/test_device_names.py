@@ -12,14 +12,14 @@ import pkcompiler
 from pkcompiler.diagnostics import PkcError
 from pkcompiler.driver.open import captured_on, find_device, open_model
 from pkcompiler.driver.prune import job, prune_to
+from pkcompiler.driver.study.examine import examine
+from pkcompiler.driver.study.grid import cells_of
 from pkcompiler.lang.library import find_study
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.paths.sources import device_of
-from pkcompiler.study.examine import examine
-from pkcompiler.study.grid import cells_of
 from tests.device import DEVICE, elsewhere
+from tests.driver.study.study_files import STUDY, files
 from tests.same_bits import same
-from tests.study.study_files import STUDY, files
 
 MODEL = """
 import torch

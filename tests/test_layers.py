@@ -18,7 +18,6 @@ PACKAGE = ROOT / "pkcompiler"
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("study",),
     ("driver",),
     ("show",),
     ("analyses", "training"),
@@ -80,8 +79,8 @@ AT_HOME = {
     "sympy": ("paths/count.py", "symbolic/", "predict/expected.py", "lang/check/curve_proof.py"),
     "scipy": ("kernel/", "predict/", "rescaling/", "structure/"),
     "matplotlib": ("show/",),
-    "joblib": ("study/",),
-    "pyarrow": ("study/",),
+    "joblib": ("driver/study/",),
+    "pyarrow": ("driver/study/",),
     "bokeh": ("show/",),
     "click": ("cli/",),
     "rich": ("cli/", "pruning/progress.py"),

@@ -14,8 +14,8 @@ from torch import nn
 
 import pkcompiler
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.study.store import TOKEN
 from pkcompiler.files import sweep
-from pkcompiler.study.store import TOKEN
 from tests.cli_support import home, pkc
 
 __all__ = ["home"]

@@ -250,7 +250,11 @@ def _quiet() -> Iterator[tuple[BytesIO, BytesIO]]:
 def stopped_short() -> Iterator[None]:
     """Inside, no model is traced, no closed form is made, and no study runs."""
     with ExitStack() as stack:
-        for place in ("pkcompiler.driver.open.capture", "pkcompiler.study.run.run_study", "pkcompiler.symbolic.closed_forms"):
+        for place in (
+            "pkcompiler.driver.open.capture",
+            "pkcompiler.driver.study.run.run_study",
+            "pkcompiler.symbolic.closed_forms",
+        ):
             stack.enter_context(mock.patch(place, _reached))
         yield
 

@@ -42,8 +42,8 @@ class Here(Executor):
 def study() -> None:
     """As ``pkc study small.pkc -o out`` does, but that no worker is started."""
     from pkcompiler.diagnostics import PkcError
+    from pkcompiler.driver.study import run_study
     from pkcompiler.lang.library import find_study
-    from pkcompiler.study import run_study
 
     try:
         run_study(find_study("small.pkc"), Path("out"), jobs=1, threads=1, executor=Here())

@@ -36,8 +36,8 @@ def compare(artifacts: tuple[str, ...], json_file: str | None, html: str | None)
     """Compare artifacts: densities, overlaps, paths and norms."""
     if len(artifacts) < 2:
         raise click.UsageError(f"One artifact has nothing to be compared with: type pkc compare {artifacts[0]} OTHER.")
-    from pkcompiler.artifact.compare import compare as side_by_side
     from pkcompiler.cli.summary import compared
+    from pkcompiler.driver.compare import compare as side_by_side
 
     pages.prepare(html, None)
     found = side_by_side([_loaded(path) for path in artifacts])

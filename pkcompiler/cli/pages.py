@@ -12,7 +12,7 @@ from pkcompiler.cli.output import say, typed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pkcompiler.artifact.compare import Comparison
+    from pkcompiler.artifact.comparison import Comparison
     from pkcompiler.driver.analyse import Analysed
     from pkcompiler.ir.types import PathGraph
     from pkcompiler.kernel.explicit import ExplicitKernel

@@ -15,9 +15,9 @@ from pkcompiler.cli.output import put, say, table
 from pkcompiler.cli.streams import stderr
 
 if TYPE_CHECKING:
-    from pkcompiler.study.grid import Cell
-    from pkcompiler.study.run import State, Studied
-    from pkcompiler.study.store import Record
+    from pkcompiler.driver.study.grid import Cell
+    from pkcompiler.driver.study.run import State, Studied
+    from pkcompiler.driver.study.store import Record
 
 SHOWN = 5
 """Failed cells that are named."""
@@ -40,8 +40,8 @@ def study(
     FILE declares it (file.pkc:name picks one of several). Each cell has a file of its own in DIR/cells; the same command again
     does what is left. The results are DIR/results.csv and DIR/results.parquet.
     """
+    from pkcompiler.driver.study.run import check_study, require_study, run_study, state_of_study
     from pkcompiler.lang.library import find_study, split_path
-    from pkcompiler.study.run import check_study, require_study, run_study, state_of_study
 
     found = find_study(file)
     folder, where = Path(split_path(file)[0]).parent, Path(out or f"study-{found.name}")
@@ -136,7 +136,7 @@ def _bar(total: int) -> Iterator[Callable[[Cell, Record], None] | None]:
 
 def _results(done: Studied) -> None:
     """The mean of the first number that train returns, for every method and compression."""
-    from pkcompiler.study.results_table import metric_of, summary
+    from pkcompiler.driver.study.results_table import metric_of, summary
 
     metric = metric_of(done.rows)
     if metric is not None:
@@ -152,8 +152,8 @@ def _results(done: Studied) -> None:
 
 
 def _draw(done: Studied) -> None:
+    from pkcompiler.driver.study.results_table import measures_of, metric_of
     from pkcompiler.show.study import write_study_plots
-    from pkcompiler.study.results_table import measures_of, metric_of
 
     metric = metric_of(done.rows)
     if metric is None:

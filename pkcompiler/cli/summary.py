@@ -11,7 +11,7 @@ from pkcompiler.cli.output import put, table
 from pkcompiler.cli.streams import stdout
 
 if TYPE_CHECKING:
-    from pkcompiler.artifact.compare import Comparison
+    from pkcompiler.artifact.comparison import Comparison
     from pkcompiler.artifact.read import Artifact
     from pkcompiler.pruning.state import Round
     from pkcompiler.training.planned import PlannedRound

@@ -5,6 +5,6 @@ certify    -> is the path graph the model?                         ``certificate
 analyse    -> a report, and what analyses measure                  ``analyse``
 prune      words -> a plan; a plan, data, a loss -> masks          ``prune``, ``job``, ``prune_to``, ``rehearse``
 rescale    -> the same function by other weights                   ``rescale_to``
-compare    artifacts -> densities, overlaps, norms                 ``pkcompiler.artifact.compare``
-study      passes x targets x seeds -> one table                   ``pkcompiler.study.run``
+compare    artifacts -> densities, overlaps, norms                 ``compare``
+study      passes x targets x seeds -> one table                   ``study.run_study``
 """

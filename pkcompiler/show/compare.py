@@ -14,7 +14,7 @@ from pkcompiler.show.html import document, footer, header, save, section, slot, 
 from pkcompiler.show.page import Quantity
 
 if TYPE_CHECKING:
-    from pkcompiler.artifact.compare import Comparison, Overlap
+    from pkcompiler.artifact.comparison import Comparison, Overlap
 
 COLOURS = ("accent", "second", "third", "muted", "text")
 

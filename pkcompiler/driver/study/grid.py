@@ -13,12 +13,12 @@ from typing import Any
 import torch
 
 from pkcompiler.diagnostics import Diagnostic, fail, raise_all
+from pkcompiler.driver.study.code_files import placed, source_hashes
 from pkcompiler.files import barred, sha256_of
 from pkcompiler.lang.ast import Analysis, DataSpec, Pass, Schedule, Study
 from pkcompiler.lang.plan import Plan, plan_of, require_data
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.syntax.print_schedule import data_expr
-from pkcompiler.study.code_files import placed, source_hashes
 from pkcompiler.usercode import parse_spec
 from pkcompiler.version import __version__
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
 
+from pkcompiler.driver.study.store import Record
 from pkcompiler.files import write_whole
-from pkcompiler.study.store import Record
 
 if TYPE_CHECKING:
     import pyarrow

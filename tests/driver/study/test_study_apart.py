@@ -13,14 +13,14 @@ import torch
 
 from pkcompiler import usercode
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.study import cell as cells_work
+from pkcompiler.driver.study.results_table import summary
+from pkcompiler.driver.study.store import TOKEN
 from pkcompiler.files import locked
 from pkcompiler.frontend.spec import load_model
 from pkcompiler.lang.library import find_study
-from pkcompiler.study import cell as cells_work
-from pkcompiler.study.results_table import summary
-from pkcompiler.study.store import TOKEN
 from pkcompiler.usermodules import fresh, importable
-from tests.study.study_files import STUDY, files, run
+from tests.driver.study.study_files import STUDY, files, run
 
 NET = """
 import torch

@@ -10,10 +10,10 @@ import pytest
 from examples_path import EXAMPLES
 
 from pkcompiler.data import load_data, read
+from pkcompiler.driver.study.code_files import source_hashes
+from pkcompiler.driver.study.grid import data_place
 from pkcompiler.lang.library import find_study
-from pkcompiler.study.code_files import source_hashes
-from pkcompiler.study.grid import data_place
-from tests.study.study_files import STUDY, files, run
+from tests.driver.study.study_files import STUDY, files, run
 
 ONE = STUDY.replace("1, 2, 40", "1").replace("0..1", "0")
 SNIP = ONE.replace("= 1\n", "= 2\n").replace("synflow, magnitude", "snip").replace("  rounds      = 3\n", "")

@@ -16,7 +16,7 @@ from pkcompiler.schema import problem
 CELLS = "cells"
 LOCK = "lock"
 TOKEN = "pkc study works in this folder\n"
-HASH, SCHEMA = "sha256", "study/cell.schema.json"
+HASH, SCHEMA = "sha256", "driver/study/cell.schema.json"
 """The entry of a cell's file that holds the hash of all others, and what these are."""
 LARGEST = 1.8e308
 """Numbers of columns are doubles."""

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from pkcompiler.artifact.folder import refuse_ending
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
+from pkcompiler.driver.study.cell import digest, run_cell, start_worker
+from pkcompiler.driver.study.examine import examine
+from pkcompiler.driver.study.grid import Cell, cells_of, made, with_samples
+from pkcompiler.driver.study.results_table import Row, rows_of, write_tables
+from pkcompiler.driver.study.store import CELLS, Record, hold, read_cell
 from pkcompiler.files import sweep, unwritable
 from pkcompiler.lang.ast import Study
-from pkcompiler.study.cell import digest, run_cell, start_worker
-from pkcompiler.study.examine import examine
-from pkcompiler.study.grid import Cell, cells_of, made, with_samples
-from pkcompiler.study.results_table import Row, rows_of, write_tables
-from pkcompiler.study.store import CELLS, Record, hold, read_cell
 
 INSTALL = "pip install 'pkcompiler[study]', or: pip install 'joblib>=1.4' 'pyarrow>=17'"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")

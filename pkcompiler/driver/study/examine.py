@@ -9,10 +9,10 @@ import torch
 from pkcompiler.data import LoadedData
 from pkcompiler.diagnostics import Diagnostic, PkcError
 from pkcompiler.driver.open import find_device
+from pkcompiler.driver.study.cell import apart, data_of, load_train, opened_of
+from pkcompiler.driver.study.grid import Cell
 from pkcompiler.pruning.rounds import Run
 from pkcompiler.scoring.evidence import Evidence
-from pkcompiler.study.cell import apart, data_of, load_train, opened_of
-from pkcompiler.study.grid import Cell
 
 
 def examine(cells: tuple[Cell, ...]) -> tuple[Diagnostic, ...]:

@@ -16,12 +16,12 @@ from click.testing import CliRunner
 
 from pkcompiler.cli import main
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.study import run_study
+from pkcompiler.driver.study.results_table import measures_of, metric_of
 from pkcompiler.lang.library import find_study
 from pkcompiler.show.study import accuracy, points, sparsity, write_study_plots
 from pkcompiler.show.study import panels as panels_of
-from pkcompiler.study import run_study
-from pkcompiler.study.results_table import measures_of, metric_of
-from tests.study.study_files import STUDY, Here, files, run
+from tests.driver.study.study_files import STUDY, Here, files, run
 
 SMALL = STUDY.replace("1, 2, 40", "1, 2").replace("synflow, magnitude", "magnitude")
 SLEEPY = """

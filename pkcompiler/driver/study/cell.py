@@ -24,6 +24,9 @@ from pkcompiler.data import LoadedData, load_data
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.driver.open import Opened, captured_on, find_device, objective_of, open_model
 from pkcompiler.driver.prune import job
+from pkcompiler.driver.study.code_files import source_files, source_hashes
+from pkcompiler.driver.study.grid import FORMAT, SAMPLES, Cell, made
+from pkcompiler.driver.study.store import Record, write_cell
 from pkcompiler.files import sha256_of, unwritable
 from pkcompiler.frontend.capture import Capture
 from pkcompiler.frontend.spec import set_seed
@@ -31,9 +34,6 @@ from pkcompiler.lowering.apply import apply_masks
 from pkcompiler.paths.topology import topology
 from pkcompiler.pruning.collapse import Collapsed
 from pkcompiler.selection.candidates import candidates
-from pkcompiler.study.code_files import source_files, source_hashes
-from pkcompiler.study.grid import FORMAT, SAMPLES, Cell, made
-from pkcompiler.study.store import Record, write_cell
 from pkcompiler.usermodules import fresh
 from pkcompiler.userstreams import lent
 

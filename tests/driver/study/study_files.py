@@ -7,9 +7,9 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
+from pkcompiler.driver.study import Studied, run_study
 from pkcompiler.lang.ast import Study
 from pkcompiler.lang.library import find_study
-from pkcompiler.study import Studied, run_study
 
 MODEL = """
 import torch

@@ -14,13 +14,13 @@ import torch
 from pyarrow import parquet
 
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.driver.study import Studied, run_study
+from pkcompiler.driver.study import run as running
+from pkcompiler.driver.study.code_files import source_hashes
+from pkcompiler.driver.study.grid import cells_of
+from pkcompiler.driver.study.results_table import metric_of, summary
 from pkcompiler.lang.library import find_analysis, find_schedule, find_study
-from pkcompiler.study import Studied, run_study
-from pkcompiler.study import run as running
-from pkcompiler.study.code_files import source_hashes
-from pkcompiler.study.grid import cells_of
-from pkcompiler.study.results_table import metric_of, summary
-from tests.study.study_files import CELLS, MODEL, STUDY, Here, files, run
+from tests.driver.study.study_files import CELLS, MODEL, STUDY, Here, files, run
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,7 @@ def _row(line: ReportLine, evaluator: AnalysisEvaluator) -> Row:
     notes = [note for note in dict.fromkeys(m.note for m in marks) if note]
     if isinstance(value, Measured) and value.note not in ("", *notes):
         notes.append(value.note)
-    return Row(line.label, shown_kind(line), value, status, "; ".join(notes), line_formula(line, dict(evaluator.analysis.lets)))
+    return Row(line.label, shown_kind(line), value, status, "; ".join(notes), line_formula(line))
 
 
 def _refused(error: PkcError) -> Value:

@@ -97,6 +97,7 @@ class Typed:
     words: Mapping[str, str | float] = field(default_factory=dict)  # those that are words, and numbers as such
     derived: bool = False  # grad would see a derivative in it
     differs: bool = False  # it is evaluated differently where grad will see it
+    moves: bool = False  # grad would see theta in it, or what is computed from it
     let: bool = False  # it is the name of another expression
 
     @property
@@ -113,6 +114,10 @@ class Typed:
     def stands_for(self, name: str) -> bool:
         """Whether it is a reserved name, through names."""
         return self.value.expr == Name(name)
+
+    def calls(self, function: str) -> bool:
+        """Whether it is itself a call of a function."""
+        return isinstance(self.expr, Call) and self.expr.function == function
 
     def walk(self) -> Iterator[Typed]:
         """It and its parts in the order of the text, each node once."""
@@ -224,6 +229,7 @@ class Analysis:
     doc: str
     lets: tuple[tuple[str, Expr], ...]
     reports: tuple[ReportLine, ...]
+    typed: tuple[Typed, ...] = field(repr=False, compare=False)  # what the lets stand for, in order
     text: str  # the canonical text of this declaration (what fmt prints)
     passes: tuple[tuple[str, Pass], ...] = ()
     needs_data: bool = False  # reads data, loss or output
@@ -275,7 +281,7 @@ class Stage:
     span: Span | None = field(default=None, compare=False)
     structure: str = "unstructured"  # | "2:4" | "block(16, 16)" | "channel", canonical text
     at: At | None = None  # None: before training
-    regrow: Expr | None = None  # the score by which removed weights come back
+    regrow: Pass | None = None  # whose score removed weights come back by
     swap: float | None = None  # which part of the kept weights is removed and regrown after a round
     rewind: tuple[str, int] | None = None  # ("epoch", 4) or ("step", 500)
     requires: tuple[tuple[str, float], ...] = ()  # (("effective_paths", 1000.0),)

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
-from pkcompiler.lang.ast import Call, DataSpec, Expr, Pass, Schedule, Stage
-from pkcompiler.lang.check.facts import Scope
-from pkcompiler.lang.check.stage import ON_A_MODEL, conflicts, reads_data
-from pkcompiler.lang.check.typed import Typer
+from pkcompiler.lang.ast import Call, DataSpec, Pass, Schedule, Stage
+from pkcompiler.lang.check.stage import ON_A_MODEL, conflicts
 from pkcompiler.lang.functions.paths import DEFAULTS
 from pkcompiler.lang.functions.seen import BY_LAYER, uncomparable
 from pkcompiler.lang.library import as_typed, find_pass, find_schedule, print_schedule
@@ -74,7 +72,7 @@ class Plan:
         for pass_, stage in zip(self.passes, self.stages, strict=True):
             if pass_.needs_data:
                 return f"the pass '{pass_.name}'"
-            if stage.regrow is not None and reads_data(stage.regrow):
+            if stage.regrow is not None and stage.regrow.needs_data:
                 return f"regrow of the stage '{pass_.name}'"
         return ""
 
@@ -135,19 +133,13 @@ def plan_of(
     )
     for stage, p in zip(stages, passes, strict=True):
         _agree(stage)
-        alone = uncomparable(p.score, dict(p.lets))
+        alone = uncomparable(node.call for node in p.typed.walk() if isinstance(node.expr, Call))
         if stage.scope == "global" and alone is not None:
             raise fail("PKC570", f"the stage '{stage.pass_name}' has scope = global: {alone.by_layer}", BY_LAYER)
     chosen_seed = seed if seed is not None else given.seed if given.seed is not None else 0
     named = tuple(dict.fromkeys((s.pass_name, p) for s, p in zip(stages, passes, strict=True)))
     full = replace(given, seed=chosen_seed, data=data or given.data, stages=stages, passes=named)
     return Plan(replace(full, text=print_schedule(full)), passes)
-
-
-def regrowing(stage: Stage, score: Expr) -> Pass:
-    """The score of ``regrow`` as a pass."""
-    typed = Typer(Scope()).typed(score)
-    return Pass(f"{stage.pass_name}-regrow", "", "", (), score, typed, "", needs_data=reads_data(score))
 
 
 def refuse_training(plan: Plan) -> None:

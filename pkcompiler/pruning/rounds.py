@@ -15,7 +15,7 @@ from pkcompiler.ir.weights import sides_of
 from pkcompiler.lang.ast import Pass, Stage
 from pkcompiler.lang.check.curves import density_at
 from pkcompiler.lang.functions.seen import reads_all
-from pkcompiler.lang.plan import SWAP, Plan, no_data, regrowing
+from pkcompiler.lang.plan import SWAP, Plan, no_data
 from pkcompiler.paths.sources import check_finite, plain_masks
 from pkcompiler.paths.topology import has_path
 from pkcompiler.pruning.collapse import check_connected, collapse, count, empty, operations_connect
@@ -195,7 +195,7 @@ class _Stage:
         self.ground, self.may = ground, ground.of(aim.stage, given)
         self.stage, self.graph, self.tensors = aim.stage, run.captured.graph, run.captured.tensors
         self.rounds = self.stage.rounds or 1
-        self.passes = [pass_] if self.stage.regrow is None else [pass_, regrowing(self.stage, self.stage.regrow)]
+        self.passes = [pass_] if self.stage.regrow is None else [pass_, self.stage.regrow]
         self.works: list[Workspace] = []
         self.zeros, self.by_position = Zeros(run.captured, aim, pass_), 0
 

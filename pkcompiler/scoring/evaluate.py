@@ -182,7 +182,6 @@ class Evaluator:
 def _own_derivative(left: Typed, right: Typed) -> Typed | None:
     """The derivative in u * grad(F, u): theta dF/dtheta and its kin, which need no second pass; None of any other product."""
     for factor, other in ((left, right), (right, left)):
-        derivative = isinstance(other.expr, Call) and other.expr.function == "grad"
-        if derivative and factor.edge not in ("", "1") and factor.edge == other.args[1].edge:
+        if other.calls("grad") and factor.edge not in ("", "1") and factor.edge == other.args[1].edge:
             return other
     return None

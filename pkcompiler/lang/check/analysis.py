@@ -56,6 +56,7 @@ class AnalysisChecker(ExpressionChecker):
             doc=doc or "",
             lets=tuple(lets),
             reports=tuple(lines),
+            typed=tuple(typer.typed(value) for _, value in lets),
             text=print_item(bare(block)),
             passes=tuple(used.items()),
             needs_data=any(f.data for _, _, f in reports),

@@ -10,7 +10,7 @@ from pkcompiler.lang.check.facts import PARAM, Facts, Scope, show_axes
 from pkcompiler.lang.check.kinds import KindChecker
 from pkcompiler.lang.check.repeat import MOST_REPEATS, read_init, warn_of_repeat
 from pkcompiler.lang.check.typed import Typer
-from pkcompiler.lang.functions.seen import BY_LAYER, uncomparable
+from pkcompiler.lang.functions.seen import BY_LAYER, calls, uncomparable
 from pkcompiler.lang.syntax.format import print_expr, print_item
 
 
@@ -31,7 +31,7 @@ class PassChecker(ExpressionChecker):
         mode = self.word(settings, "mode", "pass")
         among = self.word(settings, "among", "pass")
         common = self.common(settings, "pass")
-        alone = score and uncomparable(score, dict(lets))
+        alone = score and uncomparable(calls((score,), dict(lets)))
         if score is not None and alone and (common.scope or words.default("scope", "pass")) == "global":
             self.findings.error("PKC570", f"{alone.name}() with scope = global", score.span, alone.by_layer, BY_LAYER)
         repeat, init = self._repeated(settings)

@@ -8,7 +8,7 @@ from pkcompiler.diagnostics import Span
 from pkcompiler.lang import words
 from pkcompiler.lang.ast import At, Block, Labelled, Name, Pass, Schedule, Stage, Text
 from pkcompiler.lang.check.settings import SEEDS
-from pkcompiler.lang.check.stage import ON_A_MODEL, StageChecker, density_of, reads_data
+from pkcompiler.lang.check.stage import ON_A_MODEL, StageChecker, density_of
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.lang.syntax.print_schedule import at_expr, number_of, schedule_block
 
@@ -48,7 +48,7 @@ class ScheduleChecker(StageChecker):
         for block, stage in zip(blocks, stages, strict=True):
             label = block.label.value if block.label else ""
             scores = label in used and used[label].needs_data
-            if scores or (stage is not None and stage.regrow is not None and reads_data(stage.regrow)):
+            if scores or (stage is not None and stage.regrow is not None and stage.regrow.needs_data):
                 what = f"pass '{label}'" if scores else f"what '{label}' regrows by"
                 span = block.label.span if block.label else None
                 message = f"{what} reads data, and the schedule names none"

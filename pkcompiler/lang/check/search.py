@@ -35,20 +35,6 @@ def walk(expr: Expr, lets: Mapping[str, Expr], within: Callable[[Expr], tuple[Ex
         left += reversed(within(part))
 
 
-def written_out(expr: Expr, lets: Mapping[str, Expr]) -> float:
-    """How many parts an expression has, every name written out wherever it stands. A name may stand for what comes before it."""
-    sizes: dict[str, float] = {}
-
-    def size(part: Expr) -> float:
-        if isinstance(part, Name) and part.value in sizes:
-            return sizes[part.value]
-        return 1.0 + sum(size(inner) for inner in children(part))
-
-    for name, value in lets.items():
-        sizes[name] = size(value)
-    return size(expr)
-
-
 def nesting(expr: Expr, known: Mapping[str, int]) -> int:
     """How deep the operations of an expression are nested, its names written out; ``known``: the depths of the names."""
     if isinstance(expr, Name) and expr.value in known:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from pkcompiler.lang import words
-from pkcompiler.lang.ast import At, Block, Expr, Labelled, Name, Pass, Setting, Stage
+from pkcompiler.lang.ast import At, Block, Labelled, Name, Pass, Setting, Stage
 from pkcompiler.lang.check.declare import Declarations
 from pkcompiler.lang.check.facts import PARAM, Scope, show_axes
 from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.kinds import KindChecker
 from pkcompiler.lang.check.pass_names import PassNames
 from pkcompiler.lang.check.stage_values import StageReader
+from pkcompiler.lang.check.typed import Typer
 from pkcompiler.lang.rows import suggest
 from pkcompiler.lang.syntax.format import print_expr
 
@@ -45,7 +46,7 @@ class StageChecker(Declarations):
         structure = reader.structure(settings["structure"]) if "structure" in settings else None
         at = reader.at(settings["at"]) if "at" in settings else None
         rewind = reader.rewind(settings["rewind"]) if "rewind" in settings else None
-        regrow = self._regrow(settings["regrow"]) if "regrow" in settings else None
+        regrow = self._regrow(settings["regrow"], block) if "regrow" in settings else None
         swap_word = words.find("swap", "setting", "prune")
         swap = self.reader.fraction(settings["swap"], swap_word, zero=False) if "swap" in settings and swap_word else None
         requires = self._requires(block)
@@ -162,17 +163,20 @@ class StageChecker(Declarations):
                 self.findings.error("PKC105", message, item.label.span, f"must be {' | '.join(known)}", note)
         return tuple(found.items())
 
-    def _regrow(self, item: Setting) -> Expr | None:
-        """A score: an expression with the axis [param]."""
-        value = self.reader.one(item)
+    def _regrow(self, item: Setting, block: Block) -> Pass | None:
+        """A score, an expression with the axis [param], as a pass."""
+        value, scope, before = self.reader.one(item), Scope(), self.findings.errors()
         if value is None:
             return None
-        facts = KindChecker(Scope(), self.findings).facts(value)
+        facts = KindChecker(scope, self.findings).facts(value)
         if facts.axes is not None and facts.axes != PARAM:
             message = f"regrow is {show_axes(facts.axes)}"
             note = "write regrow = abs(grad(loss, theta))"
             self.findings.error("PKC111", message, value.span, "must have one value per parameter: [param]", note)
-        return value
+        if self.findings.errors() > before:
+            return None
+        name = block.label.value if block.label else ""
+        return Pass(f"{name}-regrow", "", "", (), value, Typer(scope).typed(value), "", needs_data=facts.data)
 
     def _together(self, stage: Stage, settings: dict[str, Setting]) -> bool:
         """Whether the settings of a stage go together; the first that does not is reported (``PKC421``)."""
@@ -215,11 +219,6 @@ def conflicts(stage: Stage) -> list[tuple[str, str, str, str]]:
          "coupled layers lose a unit together", "write scope = global"),
     ]  # fmt: skip
     return [(word, message, label, note) for wrong, word, message, label, note in checks if wrong]
-
-
-def reads_data(expr: Expr) -> bool:
-    """Whether a checked expression reads data, loss or output."""
-    return KindChecker(Scope(), Findings()).facts(expr).data
 
 
 def density_of(target: tuple[str, float]) -> float:

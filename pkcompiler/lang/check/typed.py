@@ -8,6 +8,7 @@ from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Typed, Unary
 from pkcompiler.lang.check.facts import Facts, Scope, edge_of
 from pkcompiler.lang.check.findings import Findings
 from pkcompiler.lang.check.kinds import KindChecker
+from pkcompiler.lang.functions.names import NAMES
 from pkcompiler.lang.functions.table import FUNCTIONS
 from pkcompiler.lang.syntax.format import print_expr
 
@@ -43,7 +44,7 @@ class Typer(KindChecker):
         match expr:
             case Name(name) if name in self.scope.lets:
                 value = self.typed(self.scope.lets[name])
-                return Typed(expr, axes, edge, (value,), derived=value.derived, differs=value.differs, let=True)
+                return Typed(expr, axes, edge, (value,), derived=value.derived, differs=value.differs, moves=value.moves, let=True)
             case Call():
                 return self._function(expr, axes, edge)
             case Unary(_, operand):
@@ -51,9 +52,10 @@ class Typer(KindChecker):
             case Binary(_, left, right):
                 args = self.typed(left), self.typed(right)
             case _:
-                return Typed(expr, axes, edge, differs=expr == Name("theta"))
-        derived, differs = any(a.derived for a in args), any(a.differs for a in args)
-        return Typed(expr, axes, edge, args, derived=derived, differs=differs)
+                moves = isinstance(expr, Name) and expr.value in NAMES and NAMES[expr.value].moves
+                return Typed(expr, axes, edge, differs=expr == Name("theta"), moves=moves)
+        derived, differs, moves = (any(getattr(a, what) for a in args) for what in ("derived", "differs", "moves"))
+        return Typed(expr, axes, edge, args, derived=derived, differs=differs, moves=moves)
 
     def _function(self, call: Call, axes: frozenset[str], edge: str) -> Typed:
         function = FUNCTIONS[call.function]
@@ -66,7 +68,8 @@ class Typer(KindChecker):
         outside = () if function.constant else (*args, *(node for key, node in named.items() if key != "edge"))
         derived = function.derives or any(node.derived for node in seen)
         differs = function.derives or any(node.differs for node in outside)
-        return Typed(call, axes, edge, args, named, words, derived, differs)
+        moves = function.moves or (not function.constant and any(node.moves for node in args))
+        return Typed(call, axes, edge, args, named, words, derived, differs, moves)
 
 
 def _word(expr: Expr) -> str | float:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pkcompiler.lang.ast import Binary, Call, Expr, Name, Pass
-from pkcompiler.lang.check.facts import edge_of, resolve
-from pkcompiler.lang.check.search import walk, written_out
+from pkcompiler.lang.ast import Binary, Call, Name, Pass, Typed
 from pkcompiler.lang.explain.notation import Notation
 from pkcompiler.lang.functions.closed import Product
-from pkcompiler.lang.functions.paths import argument_lines
-from pkcompiler.lang.functions.seen import calls
+from pkcompiler.lang.functions.paths import argument_lines, path_edge
 from pkcompiler.lang.functions.table import FUNCTIONS
 from pkcompiler.lang.syntax.format import print_expr
 
@@ -26,17 +23,24 @@ _INIT = {
 
 def formula(pass_: Pass) -> str:
     """``score_i = ...``, and below it what the letters in it mean."""
-    writer = Notation(dict(pass_.lets))
+    writer, whole = Notation(), pass_.typed.value
     seen: list[Product] = []
-    right = _sum_of_products(pass_.score, writer, seen) if written_out(pass_.score, writer.lets) <= MAX_PARTS else None
+    right = _sum_of_products(whole, writer, seen) if _size(whole, {}) <= MAX_PARTS else None
     if right is None:
         seen = []
-        right = writer.text(pass_.score)
+        right = writer.text(pass_.typed)
     below: list[str] = []
-    whole = resolve(pass_.score, writer.lets)
-    if isinstance(whole, Call) and (own := FUNCTIONS[whole.function].score) is not None:
+    if isinstance(whole.expr, Call) and (own := FUNCTIONS[whole.expr.function].score) is not None:
         right, below = own[0], own[1](writer, whole)
     return "\n".join([f"score_i = {_as_kept(pass_, right)}", *_legend(seen, pass_, right), *below, *_function_lines(pass_)])
+
+
+def _size(node: Typed, known: dict[Typed, int]) -> int:
+    """How many parts an expression has, every name written out wherever it stands."""
+    node = node.value
+    if node not in known:
+        known[node] = 1 + sum(_size(part, known) for part in (*node.args, *node.named.values()))
+    return known[node]
 
 
 def _as_kept(pass_: Pass, right: str) -> str:
@@ -50,12 +54,12 @@ def _as_kept(pass_: Pass, right: str) -> str:
     return f"|{right}|" if pass_.order == "magnitude" else right
 
 
-def _sum_of_products(expr: Expr, writer: Notation, seen: list[Product]) -> str | None:
-    expr = resolve(expr, writer.lets)
-    if isinstance(expr, Binary) and expr.op in "+-":
-        left, right = _sum_of_products(expr.left, writer, seen), _sum_of_products(expr.right, writer, seen)
-        return None if left is None or right is None else f"{left} {expr.op} {right}"
-    term = writer.product(expr)
+def _sum_of_products(node: Typed, writer: Notation, seen: list[Product]) -> str | None:
+    node = node.value
+    if isinstance(node.expr, Binary) and node.expr.op in "+-":
+        left, right = (_sum_of_products(arg, writer, seen) for arg in node.args)
+        return None if left is None or right is None else f"{left} {node.expr.op} {right}"
+    term = writer.product(node)
     if term is None:
         return None
     seen.append(term)
@@ -71,16 +75,16 @@ def _legend(seen: list[Product], pass_: Pass, right: str) -> list[str]:
             lines.append(f"the factor {left} is left over: this is not the path mass through i alone")
             if term.odd and term.factor % 2 == 0:
                 lines.append("for the derivative was taken by theta; by the edge it is grad(R, theta^2)")
-    if any(edge_of(dict(c.kwargs).get("edge", Name("")), dict(pass_.lets)) != "1" for c in sums):
+    if any(path_edge(call) != "1" for call in sums):
         lines.append("v_p = c_p times the product of the weights on p, at theta * mask; n_ip = how often p crosses i")
     for call in sums:
-        lines += [line for line in argument_lines(call) if line not in lines]
+        lines += [line for line in argument_lines(call.call) if line not in lines]
     if not seen:
         lines += [f"with {name} = {print_expr(expr)}" for name, expr in pass_.lets]
     lines += [t.mass.legend for t in seen if t.mass is not None and t.mass.legend and right == t.mass.text]
     if "loss" in right.replace("losses_n", ""):
         lines.append("loss = the mean loss over all samples, at theta * mask")
-    if any(Name("prunable") in walk(expr, {}) for expr in (pass_.score, *dict(pass_.lets).values())):
+    if any(node.expr == Name("prunable") for node in pass_.typed.walk()):
         lines.append("prunable_i = 1 where a pass may prune (after include, before except), else 0")
     if "losses_n" in right:
         lines.append("losses_n = the loss of sample n alone, at theta * mask")
@@ -89,7 +93,7 @@ def _legend(seen: list[Product], pass_: Pass, right: str) -> list[str]:
 
 def _function_lines(pass_: Pass) -> list[str]:
     """What the functions that the pass reads say of themselves, and its initial weights."""
-    read = calls((pass_.score, *dict(pass_.lets).values()))
+    read = [node.call for node in pass_.typed.walk() if isinstance(node.expr, Call)]
     names = {call.function for call in read}
     functions = [function for name, function in FUNCTIONS.items() if name in names]
     lines = [function.legend for function in functions if function.legend]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from pkcompiler.lang.ast import Analysis, Call, Expr, ReportLine
+from pkcompiler.lang.ast import Analysis, Call, ReportLine, Typed
 from pkcompiler.lang.check.facts import show_axes
 from pkcompiler.lang.explain.notation import Notation
 from pkcompiler.lang.functions.table import FUNCTIONS
@@ -12,9 +10,8 @@ from pkcompiler.lang.functions.table import FUNCTIONS
 
 def legend(analysis: Analysis) -> list[str]:
     """One line for every ``let`` in order, and what the letters in them mean."""
-    lets = dict(analysis.lets)
-    lines = [f"{name} = {_meaning(expr, lets)}" for name, expr in analysis.lets]
-    whole = [c for c in (*lets.values(), *(r.value for r in analysis.reports)) if isinstance(c, Call)]
+    lines = [f"{name} = {_meaning(value)}" for (name, _), value in zip(analysis.lets, analysis.typed, strict=True)]
+    whole = [c.expr for c in (*analysis.typed, *(r.typed for r in analysis.reports)) if isinstance(c.expr, Call)]
     for name, function in FUNCTIONS.items():
         of = [call for call in whole if call.function == name]
         lines += [line for line in (function.letters(of) if of else ()) if line not in lines]
@@ -30,12 +27,12 @@ def shown_kind(line: ReportLine) -> str:
     )
 
 
-def line_formula(line: ReportLine, lets: Mapping[str, Expr]) -> str:
+def line_formula(line: ReportLine) -> str:
     """The expression of a line in the usual letters; its ``let`` names stay."""
-    return _meaning(line.value, lets)
+    return _meaning(line.typed)
 
 
-def _meaning(expr: Expr, lets: Mapping[str, Expr]) -> str:
-    writer = Notation(lets)
-    said = FUNCTIONS[expr.function].meaning(writer, expr) if isinstance(expr, Call) else None
-    return writer.text(expr) if said is None else said
+def _meaning(node: Typed) -> str:
+    writer = Notation()
+    said = FUNCTIONS[node.expr.function].meaning(writer, node) if isinstance(node.expr, Call) else None
+    return writer.text(node) if said is None else said

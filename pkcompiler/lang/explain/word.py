@@ -109,9 +109,8 @@ def explain_analysis(found: Analysis) -> str:
     """Source, what it reads, what each line shows with its formula, the text."""
     head = [f"{found.name}: an analysis" + (f", {found.doc}" if found.doc else "")]
     head += [f"  source  {found.source or 'not given'}", f"  reads   {reads(found)}", ""]
-    lets = dict(found.lets)
     for line in found.reports:
-        head += [f"  {line.label}: {shown_kind(line)}", f"    {line_formula(line, lets)}"]
+        head += [f"  {line.label}: {shown_kind(line)}", f"    {line_formula(line)}"]
     below = legend(found)
     head += ["", *(f"  {line}" for line in below)] if below else []
     return "\n".join([*head, "", *("  " + line for line in found.text.rstrip("\n").split("\n"))]) + "\n"

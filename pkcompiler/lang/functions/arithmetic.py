@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pkcompiler.lang.ast import Call, Name, Number
+from pkcompiler.lang.ast import Call, Name, Number, Typed
 from pkcompiler.lang.check.facts import NUMBER, OVER, UNKNOWN, Facts, show_axes
 from pkcompiler.lang.functions.closed import absolute
 from pkcompiler.lang.functions.record import Argument, Checker, Function, Value, Writer, always, as_argument
@@ -88,7 +88,7 @@ def _quantile(checker: Checker, call: Call) -> Facts:
     return UNKNOWN
 
 
-def _of_argument(writer: Writer, call: Call) -> bool:
+def _of_argument(writer: Writer, call: Typed) -> bool:
     return writer.not_negative(call.args[0])
 
 
@@ -96,7 +96,7 @@ def _entrywise(name: str, doc: str, example: str, **said: Any) -> Function:
     return Function(name=name, doc=doc, example=example, facts=as_argument, entrywise=True, anew=True, **said)
 
 
-def _reduces(name: str, doc: str, example: str, not_negative: Callable[[Writer, Call], bool]) -> Function:
+def _reduces(name: str, doc: str, example: str, not_negative: Callable[[Writer, Typed], bool]) -> Function:
     return Function(name=name, doc=doc, example=example, facts=_reduction, arguments=(AXIS,), anew=True, not_negative=not_negative)
 
 

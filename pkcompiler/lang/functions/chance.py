@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pkcompiler.lang.check.facts import PARAM, Facts
 from pkcompiler.lang.functions.closed import Mass, Product
-from pkcompiler.lang.functions.record import Function, always
+from pkcompiler.lang.functions.record import Function
 
 _DRAWN = Mass("u_i", True, legend="u_i is drawn uniformly from [0, 1), seeded per parameter name")
 
@@ -15,7 +15,6 @@ FUNCTIONS = (
         example="uniform()",
         facts=lambda checker, call: Facts(PARAM, varies=True),
         count=0,
-        entries=always,
         product=lambda writer, call: Product(mass=_DRAWN),
     ),
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pkcompiler.lang.ast import Call
+from pkcompiler.lang.ast import Typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Mass:
 
     text: str
     positive: bool = False
-    call: Call | None = None
+    call: Typed | None = None
     legend: str = ""
 
 

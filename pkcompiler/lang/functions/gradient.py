@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pkcompiler.lang.ast import Call, Expr, Name
+from pkcompiler.lang.ast import Call, Expr, Name, Typed
 from pkcompiler.lang.check.facts import OVER, PARAM, Facts, edge_of, resolve, show_axes
 from pkcompiler.lang.functions.closed import Mass, Product, times
 from pkcompiler.lang.functions.names import NAMES
-from pkcompiler.lang.functions.paths import path_mass
-from pkcompiler.lang.functions.record import Checker, Function, Writer, always
-from pkcompiler.lang.functions.second import product_text, too_deep
+from pkcompiler.lang.functions.paths import path_edge, path_mass
+from pkcompiler.lang.functions.record import Checker, Function, Writer
+from pkcompiler.lang.functions.second import as_product, product_text, too_deep
 from pkcompiler.lang.syntax.format import print_expr
 
 
@@ -72,18 +72,16 @@ def _check_by(checker: Checker, of: Facts, shown: str, by: Expr) -> None:
     checker.error("PKC112", f"{shown} cannot be derived by '{print_expr(by)}'", by.span, f"must be {known}", note)
 
 
-def _product(writer: Writer, call: Call) -> Product | None:
-    functional, by = call.args
-    lets = writer.lets
-    inner, masked = resolve(functional, lets), resolve(by, lets) == Name("mask")
-    if inner == Name("loss"):
+def _product(writer: Writer, call: Typed) -> Product | None:
+    inner, by = call.args[0].value, call.args[1]
+    masked = by.stands_for("mask")
+    if inner.expr == Name("loss"):
         return Product(odd=masked, power=1.0 if masked else 0.0, mass=Mass("d loss / d theta_i"))
-    if not isinstance(inner, Call) or inner.function != "paths":
+    if not inner.calls("paths"):
         return None
-    edge = edge_of(dict(inner.kwargs).get("edge", Call("abs", (Name("theta"),), ())), lets)
-    mass = path_mass(writer, inner, edge)
+    edge, mass = path_edge(inner), path_mass(writer, inner)
     own = {"abs(theta)": Product(power=1), "theta^2": Product(power=2), "theta": Product(odd=True, power=1), "1": Product()}[edge]
-    if not masked and edge_of(by, lets) == edge and edge != "theta":
+    if not masked and by.edge == edge and edge != "theta":
         return replace(own, power=-own.power, mass=mass)
     if edge == "1":
         return None
@@ -91,9 +89,12 @@ def _product(writer: Writer, call: Call) -> Product | None:
     return times(by_theta, Product(odd=True, power=1)) if masked else by_theta
 
 
-def _text(writer: Writer, call: Call, index: str) -> str:
-    functional, by = call.args
-    return product_text(writer, call, index) or f"d {writer.operand(functional, '')} / d {writer.operand(by, index)}"
+def _text(writer: Writer, call: Typed, index: str) -> str:
+    of, by = call.args
+    parts = as_product(call)
+    if parts is not None and index:
+        return product_text(writer, parts, index)
+    return f"d {writer.operand(of, '')} / d {writer.operand(by, index)}"
 
 
 FUNCTIONS = (
@@ -105,9 +106,9 @@ FUNCTIONS = (
         count=2,
         moves=True,
         derives=True,
-        entries=always,
         reads_all=lambda node: node.args[0].derived,
         text=_text,
+        inlined=True,
         product=_product,
     ),
 )

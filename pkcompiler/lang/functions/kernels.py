@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from pkcompiler.lang.ast import Call, Expr, Name
+from pkcompiler.lang.ast import Call, Expr, Name, Typed
 from pkcompiler.lang.check.facts import NUMBER, PARAM, Axes, Facts, Scope, resolve, show_axes
 from pkcompiler.lang.functions.paths import DEFAULTS, edge_given
 from pkcompiler.lang.functions.record import Checker, Function, Writer, is_count
@@ -110,8 +110,8 @@ def _on_data(name: str, doc: str) -> Function:
     return Function(name=name, doc=doc, example=example, facts=partial(_reads, example=example), analysis=True)
 
 
-def _paths_of(writer: Writer, call: Call) -> str:
-    return f"J^T J of the paths of {print_expr(call.args[0])}"
+def _paths_of(writer: Writer, call: Typed) -> str:
+    return f"J^T J of the paths of {print_expr(call.args[0].expr)}"
 
 
 FUNCTIONS = (

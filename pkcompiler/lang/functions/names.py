@@ -19,11 +19,6 @@ class Reserved:
     data: bool = False
     anew: bool = False
 
-    @property
-    def entries(self) -> bool:
-        """Whether it has one value per parameter entry."""
-        return self.axes == "param"
-
 
 NAMES = {
     name.name: name

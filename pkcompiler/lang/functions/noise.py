@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pkcompiler.lang.ast import Call, Name
+from pkcompiler.lang.ast import Call
 from pkcompiler.lang.check.facts import PARAM, Facts, show_axes
 from pkcompiler.lang.functions.record import Argument, Checker, Function, Value, is_count
 from pkcompiler.lang.syntax.format import print_expr
@@ -89,7 +89,6 @@ FUNCTIONS = (
         facts=_noise,
         count=0,
         arguments=(_AXES, _COUNT),
-        entries=lambda call: ("axes", Name("param")) in call.kwargs,
         drawn=True,
         legend="noise() = independent N(0, 1) numbers, drawn anew in every round and repetition",
     ),

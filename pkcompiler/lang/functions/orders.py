@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pkcompiler.lang.ast import Call, Name, Number
+from pkcompiler.lang.ast import Call, Name, Number, Typed
 from pkcompiler.lang.check.facts import NUMBER, PARAM, Facts, show_axes
 from pkcompiler.lang.functions.record import Argument, Checker, Function, Value, Writer, always
 from pkcompiler.lang.syntax.format import print_expr
@@ -58,8 +58,8 @@ def balance_numbers(call: Call) -> tuple[float, float]:
     return nodes, kernels
 
 
-def _walk_lines(writer: Writer, call: Call) -> list[str]:
-    whole = dict(call.kwargs).get("keep") == KERNELS
+def _walk_lines(writer: Writer, call: Typed) -> list[str]:
+    whole = dict(call.call.kwargs).get("keep") == KERNELS
     hop = "a hop along a convolution visits the whole kernel" if whole else "a hop visits one weight"
     return [
         "visit_i = how many weights the walks visited before weight i: so the k largest scores are exactly the first k visited,",
@@ -69,8 +69,8 @@ def _walk_lines(writer: Writer, call: Call) -> list[str]:
     ]
 
 
-def _balance_lines(writer: Writer, call: Call) -> list[str]:
-    nodes, kernels = balance_numbers(call)
+def _balance_lines(writer: Writer, call: Typed) -> list[str]:
+    nodes, kernels = balance_numbers(call.call)
     opened = f" + {kernels:g} * kernels / k" if kernels else ""
     return [
         "taken_i = how many weights of its parameter are taken before weight i: always the one that adds most to",
@@ -90,7 +90,6 @@ FUNCTIONS = (
         example="walks(abs(theta))",
         facts=_walks,
         arguments=(_KEEP,),
-        entries=always,
         reads_all=always,
         score=("-visit_i", _walk_lines),
     ),
@@ -100,7 +99,6 @@ FUNCTIONS = (
         example="balance(uniform())",
         facts=_balance,
         arguments=(_NODES, _KERNELS),
-        entries=always,
         by_layer=LAYERED,
         score=("-taken_i", _balance_lines),
     ),

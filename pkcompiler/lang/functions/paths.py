@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number
+from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Typed
 from pkcompiler.lang.check.facts import EDGES, Facts, edge_of, show_axes
 from pkcompiler.lang.functions.closed import Mass
 from pkcompiler.lang.functions.record import Argument, Checker, Function, Value, Writer
@@ -169,34 +169,35 @@ def _output(checker: Checker, expr: Expr | None) -> Facts:
 # what it is -------------------------------------------------------------------------------------------------------------
 
 
-def path_mass(writer: Writer, call: Call, edge: str) -> Mass:
+def path_edge(call: Typed) -> str:
+    """The edge of a functional."""
+    return call.named["edge"].edge if "edge" in call.named else DEFAULTS["edge"]
+
+
+def path_mass(writer: Writer, call: Typed) -> Mass:
     """The path mass through entry i of a functional."""
-    given = dict(call.kwargs)
-    value = _VALUES[edge]
-    positive = edge != "theta"
-    factors = ["n_ip"] + ([value] if value else [])
-    entry = given.get("input", Name("ones"))
-    if entry != Name("ones"):
+    edge, entry = path_edge(call), call.named.get("input")
+    factors = ["n_ip"] + ([_VALUES[edge]] if _VALUES[edge] else [])
+    positive = edge != "theta" and call.named.keys() <= {"edge", "input"} and call.words.get("output") != LOSS_GRADIENT.value
+    if entry is not None:
         text = writer.text(entry, "")
-        factors.append(f"{text}[s(p)]" if isinstance(entry, Name | Call) else f"({text})[s(p)]")
+        factors.append(f"{text}[s(p)]" if isinstance(entry.expr, Name | Call) else f"({text})[s(p)]")
         positive = positive and writer.not_negative(entry)
-    ends = _gates_and_ends(writer, given)
-    positive = positive and given.get("output", Name("ones")) in (Name("ones"), Name("each"))
-    return Mass(f"sum over paths p through i of {' '.join([*factors, *ends])}", positive, call)
+    return Mass(f"sum over paths p through i of {' '.join([*factors, *_gates_and_ends(writer, call)])}", positive, call)
 
 
-def _gates_and_ends(writer: Writer, given: Mapping[str, Expr]) -> list[str]:
-    factors = ["a_p"] if print_expr(given.get("gates", Name("open"))) != "open" else []
-    end = given.get("output", Name("ones"))
-    return factors if end in (Name("ones"), Name("each")) else [*factors, f"({writer.text(end, '')})[k(p)]"]
+def _gates_and_ends(writer: Writer, call: Typed) -> list[str]:
+    factors = ["a_p"] if call.words.get("gates", DEFAULTS["gates"]) != DEFAULTS["gates"] else []
+    if "output" in call.named:
+        return [*factors, f"({writer.text(call.named['output'], '')})[k(p)]"]
+    return [*factors, "(loss_gradient)[k(p)]"] if call.words.get("output") == LOSS_GRADIENT.value else factors
 
 
-def _meaning(writer: Writer, call: Call) -> str:
-    given = dict(call.kwargs)
-    factors = [_VALUES[edge_given(given, writer.lets)] or "1"]
-    if given.get("input", Name("ones")) != Name("ones"):
-        factors.append(f"({writer.text(given['input'], '')})[s(p)]")
-    return f"sum over paths p of {' '.join([*factors, *_gates_and_ends(writer, given)])}"
+def _meaning(writer: Writer, call: Typed) -> str:
+    factors = [_VALUES[path_edge(call)] or "1"]
+    if "input" in call.named:
+        factors.append(f"({writer.text(call.named['input'], '')})[s(p)]")
+    return f"sum over paths p of {' '.join([*factors, *_gates_and_ends(writer, call)])}"
 
 
 def argument_lines(call: Call) -> list[str]:

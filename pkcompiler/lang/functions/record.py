@@ -43,27 +43,17 @@ class Checker(Protocol):
 class Writer(Protocol):
     """What a record needs of the writer of formulas."""
 
-    @property
-    def lets(self) -> Mapping[str, Expr]:
-        """What names stand for."""
-
-    def text(self, expr: Expr, index: str = "_i") -> str:
+    def text(self, node: Typed, index: str = "_i") -> str:
         """An expression in the usual letters: its entry ``index``, or with '' the whole of it."""
 
-    def operand(self, expr: Expr, index: str) -> str:
+    def operand(self, node: Typed, index: str) -> str:
         """The same, in brackets where it stands within an operation."""
 
-    def product(self, expr: Expr) -> Product | None:
+    def product(self, node: Typed) -> Product | None:
         """The closed form of an expression, where it has one."""
 
-    def not_negative(self, expr: Expr) -> bool:
+    def not_negative(self, node: Typed) -> bool:
         """Whether an expression is surely not negative, by its form."""
-
-    def moves(self, expr: Expr) -> bool:
-        """Whether grad would see theta in it, or what is computed from it."""
-
-    def holds_derivative(self, expr: Expr) -> bool:
-        """Whether grad would see a derivative in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +138,6 @@ class Function:
     """Its argument is a constant for grad."""
     entrywise: bool = False
     """Entry i of its value is made of entry i of its arguments alone."""
-    entries: Callable[[Call], bool] = never
-    """Whether a call surely has one value per parameter entry, whatever its arguments are."""
     reads_all: Callable[[Typed], bool] = never
     """Whether one entry of a call stands on all others."""
     anew: bool = False
@@ -160,18 +148,20 @@ class Function:
     """Why its values of different parameters cannot be compared, where they cannot."""
 
     # What pkc explain says of it.
-    text: Callable[[Writer, Call, str], str | None] = lambda writer, call, index: None
+    text: Callable[[Writer, Typed, str], str | None] = lambda writer, call, index: None
     """A call in the usual letters; None: as it is written."""
-    product: Callable[[Writer, Call], Product | None] = lambda writer, call: None
+    product: Callable[[Writer, Typed], Product | None] = lambda writer, call: None
     """A call in closed form, where it has one."""
-    not_negative: Callable[[Writer, Call], bool] = never
-    score: tuple[str, Callable[[Writer, Call], list[str]]] | None = None
+    not_negative: Callable[[Writer, Typed], bool] = never
+    inlined: bool = False
+    """A name that stands for a call is written as that call."""
+    score: tuple[str, Callable[[Writer, Typed], list[str]]] | None = None
     """Of a call that is the whole score: its formula, and the lines below it."""
     legend: str = ""
     """A line below every formula in which it occurs."""
     lines: Callable[[Sequence[Call]], list[str]] = lambda calls: []
     """Lines for all of its calls in a pass."""
-    meaning: Callable[[Writer, Call], str | None] = lambda writer, call: None
+    meaning: Callable[[Writer, Typed], str | None] = lambda writer, call: None
     """What a call that is a whole line of an analysis is; None: its text."""
     letters: Callable[[Sequence[Call]], list[str]] = lambda calls: []
     """Lines for its calls that are whole lines of an analysis."""

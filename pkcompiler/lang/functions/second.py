@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pkcompiler.lang.ast import Call, Expr, Name
+from pkcompiler.lang.ast import Call, Expr, Name, Typed
 from pkcompiler.lang.check.facts import PARAM, UNKNOWN, Facts, edge_of, resolve, show_axes
 from pkcompiler.lang.functions.closed import Mass, Product
 from pkcompiler.lang.functions.record import Checker, Function, Writer, always
@@ -56,50 +56,50 @@ def _squares(checker: Checker, call: Call) -> Facts:
     return Facts(PARAM, theta=True, data=True, second=True, varies=True, deep=True)
 
 
-def as_product(writer: Writer, call: Call) -> tuple[Expr, Expr, Expr] | None:
-    """F, u and v where the call is sum over j of d^2 F / du_i du_j * v_j for a v that grad takes as a constant; else None."""
-    lets = writer.lets
-    if call.function == "hvp":
-        return call.args[0], THETA, call.args[1]
-    inner, by = resolve(call.args[0], lets), call.args[1]
-    if not isinstance(inner, Call) or inner.function != "dot":
+Parts = tuple[Typed, Typed, Typed]
+"""F, u and v of sum over j of d^2 F / (d u_i d u_j) * v_j."""
+
+
+def as_product(call: Typed) -> Parts | None:
+    """The parts of ``grad(dot(grad(F, u), v), u)`` for a v that grad takes as a constant; None of any other."""
+    inner, by = call.args[0].value, call.args[1]
+    if not inner.calls("dot"):
         return None
     for first, vector in (inner.args, inner.args[::-1]):
-        grad = resolve(first, lets)
-        if not isinstance(grad, Call) or grad.function != "grad" or resolve(grad.args[1], lets) != resolve(by, lets):
-            continue
-        if not writer.moves(vector) and not writer.holds_derivative(grad.args[0]):
+        grad = first.value
+        if grad.calls("grad") and grad.args[1].value is by.value and not vector.moves and not grad.args[0].derived:
             return grad.args[0], by, vector
     return None
 
 
-def product_text(writer: Writer, call: Call, index: str) -> str | None:
-    """``sum over j of d^2 F / (d u_i d u_j) * v_j`` where a call of ``grad`` or ``hvp`` is that (``index``: "_i")."""
-    parts = as_product(writer, call)
-    if parts is None or not index:
-        return None
+def product_text(writer: Writer, parts: Parts, index: str) -> str:
+    """The sum in the usual letters."""
     of, by, vector = parts
     below = f"d {writer.text(by, index)} d {writer.text(by, '_j')}"
-    along = writer.text(vector, "_j")
-    what = writer.text(of, "")
-    return f"sum over j of d^2 {_bracketed(what)} / ({below}) * {_bracketed(along)}"
+    return f"sum over j of d^2 {_bracketed(writer.text(of, ''))} / ({below}) * {_bracketed(writer.text(vector, '_j'))}"
+
+
+def _hvp_text(writer: Writer, call: Typed, index: str) -> str:
+    first, held = call.args[0].args[0].args
+    of, by, vector = *first.args, held.args[0]
+    return product_text(writer, (of, by, vector), index) if index else f"hvp({writer.text(of, '')}, {writer.text(vector, '')})"
 
 
 def _bracketed(text: str) -> str:
     return f"({text})" if " " in text else text
 
 
-def _squares_text(writer: Writer, call: Call, index: str) -> str | None:
+def _squares_text(writer: Writer, call: Typed, index: str) -> str | None:
     of, by = call.args
-    return f"sum over samples n of (d losses_n / d {writer.text(by, index)})^2" if of == Name("losses") and index else None
+    return f"sum over samples n of (d losses_n / d {writer.text(by, index)})^2" if of.expr == Name("losses") and index else None
 
 
-def _squares_product(writer: Writer, call: Call) -> Product | None:
-    of, by = (resolve(arg, writer.lets) for arg in call.args)
-    if of != Name("output"):
+def _squares_product(writer: Writer, call: Typed) -> Product | None:
+    of, by = call.args
+    if not of.stands_for("output"):
         return None
     mass = Mass("sum over samples n and outputs k of (d output_k(x_n) / d theta_i)^2", True)
-    return Product(power=2.0 if by == Name("mask") else 0.0, mass=mass)
+    return Product(power=2.0 if by.stands_for("mask") else 0.0, mass=mass)
 
 
 FUNCTIONS = (
@@ -111,7 +111,6 @@ FUNCTIONS = (
         count=2,
         moves=True,
         derives=True,
-        entries=always,
         text=_squares_text,
         product=_squares_product,
     ),
@@ -123,9 +122,9 @@ FUNCTIONS = (
         count=2,
         moves=True,
         derives=True,
-        entries=always,
         reads_all=always,
         written_out=as_grad,
-        text=product_text,
+        text=_hvp_text,
+        inlined=True,
     ),
 )

@@ -115,7 +115,7 @@ def _in_training(stage: Stage) -> list[Item]:
     if stage.rewind is not None:
         items.append(_setting("rewind", Call(stage.rewind[0], (Number(stage.rewind[1]),), ())))
     if stage.regrow is not None:
-        items.append(_setting("regrow", stage.regrow))
+        items.append(_setting("regrow", stage.regrow.score))
     if stage.swap is not None:
         items.append(_setting("swap", number_of(("swap", stage.swap))))
     return items

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Typed
-from pkcompiler.lang.functions.paths import DEFAULTS
+from pkcompiler.lang.functions.paths import DEFAULTS, path_edge
 from pkcompiler.paths.semiring import settings
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.terms import Term
@@ -19,11 +19,6 @@ _INPUTS: dict[Expr, str] = {
     Call("mean", (_DATA,), ()): "mean(data)",
     Call("mean", (_SQUARED,), ()): "mean(data^2)",
 }
-
-
-def path_edge(node: Typed) -> str:
-    """The edge of a functional."""
-    return node.named["edge"].edge if "edge" in node.named else DEFAULTS["edge"]
 
 
 def _paths(evaluation: Evaluation, node: Typed) -> Term:

@@ -26,9 +26,15 @@ class Reach(Sweep):
     Where a function depends on weights otherwise than through a path that open gates keep (the scores of a softmax, the
     centring and the deviation of a normalisation), dependence counts as a path. So what is not reached can be removed without
     changing the function, except what a frozen factor alone reads: of that the graph does not tell (see :class:`Fed`).
+
+    ``as_function``: what is constant as a function passes nothing on, though paths cross it (a softmax over one position, the
+    centring of one entry), and a gate that is flat near 0 alone does, though none does.
     """
 
-    def __init__(self, graph: PathGraph, tensors: Mapping[str, Tensor], *, batch: int = 1, constants: str = "on") -> None:
+    def __init__(
+        self, graph: PathGraph, tensors: Mapping[str, Tensor], *, batch: int = 1, constants: str = "on", as_function: bool = False
+    ) -> None:
+        self.as_function = as_function
         chosen = settings(edge="1", pools="sum", constants=constants, dtype=torch.float32)
         super().__init__(graph, tensors, chosen, batch=batch, arithmetic=Boolean(), device="cpu")
 
@@ -38,10 +44,11 @@ class Reach(Sweep):
             case Softmax():
                 dim = op.map.dim - inputs[0].tensor.dim()
                 allowed = self._allowed(op.map, inputs[0].tensor.shape)
-                several = (allowed.sum(dim, keepdim=True) > 1).to(allowed.dtype)  # of one position it is 1
                 row = (allowed * inputs[0].tensor).sum(dim, keepdim=True)
-                return Scaled(allowed * (self.constant + several * row))
-            case Gate(gain=0.0, gain_exact=False):  # constant near 0 alone
+                if self.as_function:
+                    row = row * (allowed.sum(dim, keepdim=True) > 1)
+                return Scaled(allowed * (self.constant + row))
+            case Gate(gain=0.0, gain_exact=False) if self.as_function:
                 return super().apply(replace(op, map=replace(op.map, gain=1.0)), inputs, edges)
             case Frozen():
                 shape = concrete(op.result.type.shape, self.batch)
@@ -57,15 +64,14 @@ class Reach(Sweep):
         return float(self.settings.constants == "on")
 
     def mixed(self, map: Normalise, x: Scaled, own: Scaled) -> Scaled:
-        """Centring connects all entries of a group, of more than one; without it an entry needs itself (``own``), and depends on
-        the others."""
+        """Centring connects all entries of a group; without it an entry needs itself (``own``), and depends on the others."""
         axes = [-1] if map.kind == "group" else list(range(-len(map.shape), 0))
         entries = _grouped(map, x.tensor)
         group = entries.sum(axes, keepdim=True)
         if map.kind == "rms":
             mixed = entries + _grouped(map, own.tensor) * group
         else:
-            mixed = group.expand_as(entries) * float(entries.numel() > group.numel())
+            mixed = group.expand_as(entries) * float(entries.numel() > group.numel() or not self.as_function)
         return self.arithmetic.settle(Scaled(mixed.reshape(x.tensor.shape)))
 
 
@@ -95,8 +101,8 @@ class Fed:
         self, graph: PathGraph, tensors: Mapping[str, Tensor], batch: int = 1, watched: frozenset[str] = frozenset()
     ) -> None:
         self.graph, self.batch, self.watched = graph, batch, watched
-        self.any = Reach(graph, tensors, batch=batch)
-        self.input = Reach(graph, tensors, batch=batch, constants="off")
+        self.any = Reach(graph, tensors, batch=batch, as_function=True)
+        self.input = Reach(graph, tensors, batch=batch, constants="off", as_function=True)
 
     def run(self, edges: Mapping[str, Tensor]) -> Reached:
         """One walk over the graph."""

@@ -17,7 +17,7 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.lang.ast import Binary, Call, Name, Number, Typed, Unary
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.scoring import terms
-from pkcompiler.scoring.functions import derivatives
+from pkcompiler.scoring.functions import gradient
 from pkcompiler.scoring.functions.table import VALUES
 from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
@@ -128,7 +128,7 @@ class Evaluator:
 
     def _stored(self) -> Term:
         if ("theta", 2) not in self._values:
-            value, leaf = derivatives.stored(self.work)
+            value, leaf = gradient.stored(self.work)
             self._values["theta", 2] = (value, [leaf])
         return self._known(("theta", 2))
 
@@ -164,13 +164,11 @@ class Evaluator:
         leaves, self._leaves, self._constant, self._again = self._leaves, outer, constant, again
         wanted = "mask" if by.stands_for("mask") else by.edge
         if again:
-            total, below = derivatives.derivative(self.work, value, leaves, wanted)
+            total, below = gradient.derivative(self.work, value, leaves, wanted)
             self._values[known] = (total, below)
             return self._known(known)
-        with derivatives.refusing():
-            parts = [
-                self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if derivatives.depends(leaf, wanted)
-            ]
+        with gradient.refusing():
+            parts = [self.work.derivative(value, leaf, wanted, times_itself) for leaf in leaves if gradient.depends(leaf, wanted)]
         if not parts:
             return Term(PARAM, {n: torch.zeros_like(t) for n, t in self.work.theta.items()})
         total = parts[0]

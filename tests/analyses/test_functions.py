@@ -87,6 +87,14 @@ def test_every_record_has_a_binding_and_every_binding_a_record() -> None:
     assert set(of_analyses.VALUES) >= figures and set(of_analyses.VALUES) <= set(FUNCTIONS)
 
 
+def test_record_and_binding_lie_in_files_of_one_name() -> None:
+    recorded = {function.name: theme.__name__ for theme in records._THEMES for function in theme.FUNCTIONS}
+    bound = {name: theme.__name__ for theme in (*of_passes._THEMES, *of_analyses._THEMES) for name in theme.VALUES}
+    assert {n: place.rpartition(".")[2] for n, place in bound.items()} == {
+        n: place.rpartition(".")[2] for n, place in recorded.items()
+    }
+
+
 def test_no_function_is_recorded_or_bound_twice() -> None:
     assert len(FUNCTIONS) == sum(len(theme.FUNCTIONS) for theme in records._THEMES)
     for table in (of_passes, of_analyses):

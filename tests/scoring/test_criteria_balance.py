@@ -20,9 +20,9 @@ from pkcompiler.ir.weights import joinings
 from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
 from pkcompiler.paths.topology import topology
-from pkcompiler.scoring.functions.balance.balance import Ordering, turns_of
-from pkcompiler.scoring.functions.balance.counts import Counts, Leads
-from pkcompiler.scoring.functions.balance.cover import Shares, in_turn, taken
+from pkcompiler.scoring.functions.orders.balance.balance import Ordering, turns_of
+from pkcompiler.scoring.functions.orders.balance.counts import Counts, Leads
+from pkcompiler.scoring.functions.orders.balance.cover import Shares, in_turn, taken
 from pkcompiler.scoring.score import score, workspace
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.selection.candidates import Goal, apportion

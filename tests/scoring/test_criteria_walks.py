@@ -18,9 +18,9 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.explain.word import explain
 from pkcompiler.lang.library import find_pass
 from pkcompiler.paths.topology import topology
-from pkcompiler.scoring.functions.walks.hops import Along, Relation, Same
-from pkcompiler.scoring.functions.walks.order import order_of
-from pkcompiler.scoring.functions.walks.walker import Walker, generator
+from pkcompiler.scoring.functions.orders.walks.hops import Along, Relation, Same
+from pkcompiler.scoring.functions.orders.walks.order import order_of
+from pkcompiler.scoring.functions.orders.walks.walker import Walker, generator
 from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.score import score
 from pkcompiler.selection.candidates import Goal

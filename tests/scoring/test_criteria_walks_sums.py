@@ -11,7 +11,7 @@ from pkcompiler.diagnostics import PkcError
 from pkcompiler.driver.prune import prune
 from pkcompiler.frontend.capture import capture
 from pkcompiler.paths.topology import topology
-from pkcompiler.scoring.functions.walks.walker import Walker
+from pkcompiler.scoring.functions.orders.walks.walker import Walker
 
 
 class Summed(nn.Module):

@@ -13,7 +13,7 @@ from pkcompiler import PkcError, score
 from pkcompiler.frontend.capture import capture
 from pkcompiler.lang.library import find_pass
 from pkcompiler.scoring.evidence import Evidence
-from pkcompiler.scoring.functions import derivatives
+from pkcompiler.scoring.functions import gradient
 from pkcompiler.scoring.score import evaluate, workspace
 from tests.scoring.second_tools import (
     TIED,
@@ -183,8 +183,8 @@ def test_misuse_is_reported_before_any_model(body: str, code: str, message: str)
 
 
 def test_an_operator_without_a_second_derivative_is_named() -> None:
-    with pytest.raises(PkcError, match="aten::some_backward") as caught, derivatives.refusing():
+    with pytest.raises(PkcError, match="aten::some_backward") as caught, gradient.refusing():
         raise RuntimeError("derivative for aten::some_backward is not implemented")
     assert caught.value.diagnostics[0].code == "PKC544"
-    with pytest.raises(RuntimeError, match="anything else"), derivatives.refusing():
+    with pytest.raises(RuntimeError, match="anything else"), gradient.refusing():
         raise RuntimeError("anything else")

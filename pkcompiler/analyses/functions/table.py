@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import ChainMap
 
-from pkcompiler.analyses.functions import collapse, curves, kernels, paths
+from pkcompiler.analyses.functions import collapse, dynamics, kernels, paths
 from pkcompiler.analyses.functions.figure import Binding
 
-VALUES: ChainMap[str, Binding] = ChainMap(kernels.VALUES, curves.VALUES, collapse.VALUES, paths.VALUES)
+_THEMES = (kernels, dynamics, collapse, paths)
+
+VALUES: ChainMap[str, Binding] = ChainMap(*(theme.VALUES for theme in _THEMES))

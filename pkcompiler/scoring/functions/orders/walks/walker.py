@@ -13,9 +13,9 @@ from torch import Tensor
 from pkcompiler.ir.graphs import factors, makers, maps_of
 from pkcompiler.ir.maps import Conv, Frozen, Source
 from pkcompiler.ir.types import PathGraph
-from pkcompiler.scoring.functions.walks.draw import Bits, Groups, Ints, Random, choose
-from pkcompiler.scoring.functions.walks.hops import Hop, Move, hops_of
-from pkcompiler.scoring.functions.walks.live import crossed, live
+from pkcompiler.scoring.functions.orders.walks.draw import Bits, Groups, Ints, Random, choose
+from pkcompiler.scoring.functions.orders.walks.hops import Hop, Move, hops_of
+from pkcompiler.scoring.functions.orders.walks.live import crossed, live
 
 Arrivals = dict[int, list[tuple[int, Ints, Ints]]]
 

@@ -72,5 +72,4 @@ def refusing() -> Iterator[None]:
 
 VALUES: dict[str, Binding] = {
     "grad": lambda evaluation, node: evaluation.grad(*node.args),
-    "hvp": lambda evaluation, node: evaluation.evaluate(node.args[0]),
 }

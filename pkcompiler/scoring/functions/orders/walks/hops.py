@@ -14,10 +14,10 @@ from pkcompiler.diagnostics import fail
 from pkcompiler.ir.maps import Conv, Dense, Embed, Product, Reindex, Resample, Window
 from pkcompiler.ir.types import Op
 from pkcompiler.paths.reindex import apply_reindex, resample_matrix
-from pkcompiler.scoring.functions.walks.draw import Bits, Floats, Groups, Ints, Random, choose
-from pkcompiler.scoring.functions.walks.live import Live
-from pkcompiler.scoring.functions.walks.products import Contraction, Elementwise, Factor
-from pkcompiler.scoring.functions.walks.weighted import Weighted, combined, slid
+from pkcompiler.scoring.functions.orders.walks.draw import Bits, Floats, Groups, Ints, Random, choose
+from pkcompiler.scoring.functions.orders.walks.live import Live
+from pkcompiler.scoring.functions.orders.walks.products import Contraction, Elementwise, Factor
+from pkcompiler.scoring.functions.orders.walks.weighted import Weighted, combined, slid
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pkcompiler.scoring.functions.walks.draw import Bits, Floats, Groups, Ints, Random, pick
-from pkcompiler.scoring.functions.walks.live import Stored
+from pkcompiler.scoring.functions.orders.walks.draw import Bits, Floats, Groups, Ints, Random, pick
+from pkcompiler.scoring.functions.orders.walks.live import Stored
 
 LISTED = 1 << 22
 """Entries of a list at once."""

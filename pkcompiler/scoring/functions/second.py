@@ -85,4 +85,7 @@ def _value(evaluation: Evaluation, node: Typed) -> Term:
     return Term(PARAM, squares(evaluation.work, of.stands_for("losses"), by_mask=by.stands_for("mask")))
 
 
-VALUES: dict[str, Binding] = {"squares": _value}
+VALUES: dict[str, Binding] = {
+    "squares": _value,
+    "hvp": lambda evaluation, node: evaluation.evaluate(node.args[0]),
+}

@@ -14,9 +14,9 @@ from pkcompiler.ir.walk import forward
 from pkcompiler.ir.weights import groups, joinings
 from pkcompiler.lang.ast import Typed
 from pkcompiler.lang.functions.orders import balance_numbers
-from pkcompiler.scoring.functions.balance.counts import Counts, Ending, Leads
-from pkcompiler.scoring.functions.balance.cover import Ints, Shares, in_turn, rounded, taken
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
+from pkcompiler.scoring.functions.orders.balance.counts import Counts, Ending, Leads
+from pkcompiler.scoring.functions.orders.balance.cover import Ints, Shares, in_turn, rounded, taken
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import Workspace
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from pkcompiler.diagnostics import Diagnostic, raise_all
 from pkcompiler.lang.ast import Typed
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
-from pkcompiler.scoring.functions.walks.live import crossed
-from pkcompiler.scoring.functions.walks.order import order_of
-from pkcompiler.scoring.functions.walks.walker import Walker
+from pkcompiler.scoring.functions.orders.walks.live import crossed
+from pkcompiler.scoring.functions.orders.walks.order import order_of
+from pkcompiler.scoring.functions.orders.walks.walker import Walker
 from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import Workspace
@@ -25,7 +25,7 @@ def visits(work: Workspace, along: Term, draw: Draw, *, whole: bool = False) -> 
     ``along``: [param], or a number: what the probability of a hop is proportional to. ``whole``: a hop keeps the whole kernel.
     The number of walks follows from ``work.goal``. Exact in float64. Raises ``PKC560`` for values below 0 or not finite, ``PKC561``
     for what walks cannot cross, ``PKC444`` where a weight
-    is computed from a wanted parameter, and as :func:`~pkcompiler.scoring.functions.walks.order.order_of`.
+    is computed from a wanted parameter, and as :func:`~pkcompiler.scoring.functions.orders.walks.order.order_of`.
     """
     captured = work.captured
     work.refuse_computed("a random walk")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from pkcompiler.diagnostics import fail, first_few
-from pkcompiler.scoring.functions.walks.draw import Bits, Ints
-from pkcompiler.scoring.functions.walks.walker import Walker, generator
+from pkcompiler.scoring.functions.orders.walks.draw import Bits, Ints
+from pkcompiler.scoring.functions.orders.walks.walker import Walker, generator
 from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.selection.candidates import Goal
 

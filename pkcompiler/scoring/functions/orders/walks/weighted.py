@@ -10,7 +10,7 @@ import numpy as np
 
 from pkcompiler.ir.maps import Conv
 from pkcompiler.ir.weights import Joining, groups, side, windowed
-from pkcompiler.scoring.functions.walks.draw import Bits, Floats, Ints, Random, Table, pick
+from pkcompiler.scoring.functions.orders.walks.draw import Bits, Floats, Ints, Random, Table, pick
 
 ATTEMPTS = 40
 """Hops are proposed by weight, and refused where they lead off the image or nowhere; then a list of all hops serves."""

@@ -55,21 +55,15 @@ def _check_least(aim: Aim, named: str) -> None:
         _check_room(aim, most - least, named)
     if least <= most:
         return
-    what = {"flops": "multiply-adds", "size": "bytes"}[aim.quantity.word]
     where = (
         "'except', floors and what has no prunable weight"
         if aim.quantity.word == "flops"
         else "'except', floors, masks and the rest"
     )
-    ask = (
-        f"flops = {math.ceil(10_000 * least / aim.quantity.whole) / 10_000:g}"
-        if aim.quantity.word == "flops"
-        else f"size = {least}"
-    )
     raise fail(
         "PKC423",
-        f"{named} is {most:,} of {aim.quantity.whole:,} {what}, but {where} take {least:,}: {least - most:,} too many",
-        f"write {ask} or more, or protect less",
+        f"{named} is {most:,} of {aim.quantity.whole:,} {aim.quantity.unit}, but {where} take {least:,}: {least - most:,} too many",
+        f"write {aim.quantity.remedy(least)} or more, or protect less",
     )
 
 
@@ -188,10 +182,9 @@ def _check_channels(aim: Aim, units: Coupling, named: str) -> None:
     order = removal(units, ones, {}, aim.found)
     least, most = aim.amount(order.masks(len(order.order))), aim.budget(aim.part)
     if least > most:
-        what = {"density": "weights", "flops": "multiply-adds", "size": "bytes"}[aim.quantity.word]
         raise fail(
             "PKC423",
-            f"{named} is {most:,} of {aim.quantity.whole:,} {what}, but where every layer keeps a unit, and what 'except' "
-            f"protects stays, {least:,} are left: {least - most:,} too many",
+            f"{named} is {most:,} of {aim.quantity.whole:,} {aim.quantity.unit}, but where every layer keeps a unit, and what "
+            f"'except' protects stays, {least:,} are left: {least - most:,} too many",
             f"ask for at least {math.ceil(10_000 * least / aim.quantity.whole) / 100:g}%, or structure = unstructured",
         )

@@ -18,9 +18,6 @@ from pkcompiler.selection.floors import block_sizes
 from pkcompiler.selection.structures import Block
 from pkcompiler.structure import Group
 
-UNITS = {"density": "weights", "flops": "multiply-adds", "size": "bytes"}
-"""What a target counts."""
-
 HEADER = 64
 """Bytes by which the header of a file may change with a single entry."""
 
@@ -31,7 +28,7 @@ def missed(aim: Aim, masks: Mapping[str, Tensor]) -> str:
     Short by less than a unit is no miss, nor is less than the target under the published rule (its ties all go).
     """
     most, amount = _target(aim), aim.amount(masks)
-    what, whole = UNITS[aim.quantity.word], aim.quantity.whole
+    what, whole = aim.quantity.unit, aim.quantity.whole
     asked = f"{show_target(aim.stage.target)} is {most:,} of {whole:,} {what}, and {amount:,} are left"
     if amount > most + _alone(aim):
         return f"{asked}: {amount - most:,} too many"
@@ -84,7 +81,7 @@ def check_given(aim: Aim, masks: Mapping[str, Tensor]) -> None:
     most, amount = _target(aim), aim.amount(masks)
     if amount >= most - max(slack(aim), len(aim.found.sizes)):
         return
-    what, whole = UNITS[aim.quantity.word], aim.quantity.whole
+    what, whole = aim.quantity.unit, aim.quantity.whole
     ask = aim.quantity.word if aim.quantity.word != "size" else ""
     raise fail(
         "PKC423",
@@ -105,7 +102,7 @@ def _looser(aim: Aim, earlier: Sequence[Aim]) -> Diagnostic | None:
             continue
         most, reached = _target(aim), _most_under(before, aim)
         if reached < most - slack(aim):
-            what = UNITS[aim.quantity.word]
+            what = aim.quantity.unit
             return Diagnostic(
                 "PKC114",
                 f"{show_target(aim.stage.target)} is {most:,} {what}, but {show_target(before.stage.target)}, which "

@@ -31,6 +31,15 @@ class Quantity:
     fixed: int = 0
     exact: Callable[[Mapping[str, int]], int] | None = field(default=None, compare=False)
 
+    @property
+    def unit(self) -> str:
+        """What is counted, in a message."""
+        return {"density": "weights", "flops": "multiply-adds", "size": "bytes"}[self.word]
+
+    def remedy(self, least: int) -> str:
+        """The target, as it is written, that allows so much."""
+        return f"size = {least}" if self.word == "size" else f"{self.word} = {math.ceil(10_000 * least / self.whole) / 10_000:g}"
+
     def at(self, kept: Mapping[str, int]) -> int:
         """The amount where so many entries of each candidate are kept; of those that are not named, all."""
         whole = {n: kept.get(n, size) for n, size in self.sizes.items()}

@@ -11,7 +11,7 @@ from pkcompiler.report.layout import LABELS, percent, status
 from pkcompiler.show.extra import need
 from pkcompiler.show.from_reports import figure_text, number
 from pkcompiler.show.html import document, footer, header, save, section, slot, strip, table_html
-from pkcompiler.show.page import Quantity
+from pkcompiler.show.page import Reading
 
 if TYPE_CHECKING:
     from pkcompiler.artifact.comparison import Comparison, Overlap
@@ -48,12 +48,12 @@ def comparison_of(found: Comparison, provenance: tuple[tuple[str, str], ...] = (
     return document("comparison", "\n".join(part for part in parts if part), figures)
 
 
-def _headline(found: Comparison, labels: Sequence[str]) -> tuple[Quantity, ...]:
+def _headline(found: Comparison, labels: Sequence[str]) -> tuple[Reading, ...]:
     kept = [
-        Quantity(label, percent(a.kept / a.total), "exact", f"{a.kept:,} of {a.total:,} kept")
+        Reading(label, percent(a.kept / a.total), "exact", f"{a.kept:,} of {a.total:,} kept")
         for label, a in zip(labels, found.artifacts, strict=True)
     ]
-    shared = [Quantity(f"overlap, {_pair(o, labels)}", _share(o.whole), "exact", "Jaccard") for o in found.overlaps]
+    shared = [Reading(f"overlap, {_pair(o, labels)}", _share(o.whole), "exact", "Jaccard") for o in found.overlaps]
     return (*kept, *shared[:3])
 
 

@@ -12,7 +12,7 @@ from pkcompiler.report.report import Figure, Mass, Report, Row
 from pkcompiler.show.heat import heat_of
 from pkcompiler.show.nodes import fold
 from pkcompiler.show.numbers import power
-from pkcompiler.show.page import Dynamics, Formula, Layer, Note, Page, Quantity, Spectrum
+from pkcompiler.show.page import Dynamics, Formula, Layer, Note, Page, Reading, Spectrum
 from pkcompiler.show.results import dynamics_of, losses_of, spectrum_of, tables_of
 
 if TYPE_CHECKING:
@@ -68,13 +68,13 @@ def page_of(
 # a report ---------------------------------------------------------------------------------------------------------------
 
 
-def headline(report: Report, spectrum: Spectrum | None = None) -> tuple[Quantity, ...]:
+def headline(report: Report, spectrum: Spectrum | None = None) -> tuple[Reading, ...]:
     """The five or six figures that come first."""
     known = report.totals
     out = [_quantity("parameters", "parameters", known["parameters"], f"{known['prunable'].value:,} prunable")]
     if report.masked:
         part = known["kept"].value / max(1, known["prunable"].value)
-        out.append(Quantity("density", percent(part), "exact", f"{known['kept'].value:,} kept"))
+        out.append(Reading("density", percent(part), "exact", f"{known['kept'].value:,} kept"))
         out.append(_quantity("effective_sparsity", "effective sparsity", known["effective_sparsity"]))
     span = " to ".join(str(known[k].value) for k in ("shortest_path", "longest_path") if known[k].value is not None)
     out.append(_quantity("paths", "paths", known["paths"], f"through {span} parameters" if span else ""))
@@ -84,8 +84,8 @@ def headline(report: Report, spectrum: Spectrum | None = None) -> tuple[Quantity
     return (*out, *(spectrum.quantities[:2] if spectrum else ()))
 
 
-def _quantity(name: str, label: str, figure: Figure, note: str = "") -> Quantity:
-    return Quantity(label, figure_text(name, figure), status(name, figure), note)
+def _quantity(name: str, label: str, figure: Figure, note: str = "") -> Reading:
+    return Reading(label, figure_text(name, figure), status(name, figure), note)
 
 
 def figure_text(name: str, figure: Figure) -> str:

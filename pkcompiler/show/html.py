@@ -12,7 +12,7 @@ from pkcompiler.files import deliver
 from pkcompiler.markup import Cell, Column, Table, badge, escape
 from pkcompiler.show.extra import need
 from pkcompiler.show.nodes import Node
-from pkcompiler.show.page import Formula, Note, Page, Quantity
+from pkcompiler.show.page import Formula, Note, Page, Reading
 from pkcompiler.show.theme import FONT, css_variables
 
 POLICY = (
@@ -135,7 +135,7 @@ def header(name: str, subtitle: str, provenance: tuple[tuple[str, str], ...]) ->
     )
 
 
-def strip(quantities: tuple[Quantity, ...]) -> str:
+def strip(quantities: tuple[Reading, ...]) -> str:
     """The figures that come first."""
     return (
         f'<section class="strip" aria-label="Headline figures">{"".join(map(_quantity, quantities))}</section>'
@@ -144,7 +144,7 @@ def strip(quantities: tuple[Quantity, ...]) -> str:
     )
 
 
-def _quantity(q: Quantity) -> str:
+def _quantity(q: Reading) -> str:
     return (
         f'<div class="quantity"><div class="label">{escape(q.label)}</div><div class="value">{_value(q.value)}</div>'
         f'<div class="note">{badge(q.status)} {escape(q.note)}</div></div>'

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pkcompiler.markup import Cell, Column, Table
 from pkcompiler.show.nodes import Drawing
 
-__all__ = ["Cell", "Column", "Curve", "Dynamics", "Formula", "Heat", "Layer", "Note", "Page", "Quantity", "Spectrum", "Table"]
+__all__ = ["Cell", "Column", "Curve", "Dynamics", "Formula", "Heat", "Layer", "Note", "Page", "Reading", "Spectrum", "Table"]
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
+class Reading:
     """A figure of the strip on top: what it is, its text, ``exact``, ``estimated``, ``bound`` ..., and one more line."""
 
     label: str
@@ -58,7 +58,7 @@ class Spectrum:
     grid: tuple[float, ...] = ()
     density: tuple[float, ...] = ()
     error: tuple[float, ...] = ()
-    quantities: tuple[Quantity, ...] = ()
+    quantities: tuple[Reading, ...] = ()
     note: str = ""
 
 
@@ -88,7 +88,7 @@ class Dynamics:
     curves: tuple[Curve, ...]
     x_label: str = "step"
     y_label: str = "loss"
-    quantities: tuple[Quantity, ...] = ()
+    quantities: tuple[Reading, ...] = ()
     note: str = ""
 
 
@@ -110,7 +110,7 @@ class Page:
 
     name: str
     subtitle: str
-    headline: tuple[Quantity, ...] = ()
+    headline: tuple[Reading, ...] = ()
     warnings: tuple[Note, ...] | None = None
     drawing: Drawing | None = None
     layers: tuple[Layer, ...] = ()

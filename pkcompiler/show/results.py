@@ -11,7 +11,7 @@ from pkcompiler.kernel.quadrature import Density
 from pkcompiler.markup import Cell, Column, Table
 from pkcompiler.measured import LOG2, Measured
 from pkcompiler.show.numbers import power
-from pkcompiler.show.page import Curve, Dynamics, Quantity, Spectrum
+from pkcompiler.show.page import Curve, Dynamics, Reading, Spectrum
 
 
 def spectrum_of(kernel: Any, k: int = 10, nodes: int = 16, probes: int = 3, samples: int = 8) -> Spectrum:
@@ -59,16 +59,16 @@ def _finite(values: Any) -> tuple[float, ...]:
     return listed if all(map(math.isfinite, listed)) else ()
 
 
-def quantity(label: str, measured: Any, note: str = "") -> Quantity:
+def quantity(label: str, measured: Any, note: str = "") -> Reading:
     """A ``Measured`` (or a float) as a figure of the page; its own note wins."""
     if not isinstance(measured, Measured):
         measured = Measured(float(measured))
     if measured.status == "not predicted":
-        return Quantity(label, "-", "not predicted", measured.note)
+        return Reading(label, "-", "not predicted", measured.note)
     text = ("-" if measured.mantissa < 0 else "") + power(measured.log10)
     relative = abs(measured.error / measured.mantissa) if measured.error and measured.mantissa else 0.0
     said = f"{measured.status} ± {100 * relative:.2g}%" if relative else measured.status
-    return Quantity(label, text, said, measured.note or note)
+    return Reading(label, text, said, measured.note or note)
 
 
 def dynamics_of(dynamics: Any) -> Dynamics:

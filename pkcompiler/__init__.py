@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pkcompiler.artifact.read import Artifact, load
     from pkcompiler.diagnostics import Diagnostic, PkcError
     from pkcompiler.driver.prune import prune
+    from pkcompiler.exporting.entry import Exported, export
     from pkcompiler.frontend.capture import lift
     from pkcompiler.ir.parse import parse_graph
     from pkcompiler.ir.types import PathGraph
@@ -51,6 +52,7 @@ _HOME = {
     "Diagnostic": "diagnostics",
     "Dynamics": "tangent.dynamics",
     "ExplicitKernel": "kernel.explicit",
+    "Exported": "exporting.entry",
     "Functional": "paths.functional",
     "LossPathKernel": "tangent.trajectory",
     "NTK": "tangent.ntk",
@@ -72,6 +74,7 @@ _HOME = {
     "compact": "lowering.compact.make",
     "dynamics": "tangent.dynamics",
     "explicit": "kernel.explicit",
+    "export": "exporting.entry",
     "lift": "frontend.capture",
     "load": "artifact.read",
     "load_schedule": "training.schedule",
@@ -100,6 +103,7 @@ __all__ = [
     "Diagnostic",
     "Dynamics",
     "ExplicitKernel",
+    "Exported",
     "Functional",
     "LossPathKernel",
     "PathGraph",
@@ -120,6 +124,7 @@ __all__ = [
     "compact",
     "dynamics",
     "explicit",
+    "export",
     "lift",
     "load",
     "load_schedule",

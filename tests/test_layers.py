@@ -21,7 +21,7 @@ LAYERS = (
     ("driver",),
     ("show",),
     ("analyses", "training"),
-    ("artifact",),
+    ("artifact", "exporting"),
     ("pruning",),
     ("scoring",),
     ("selection",),
@@ -82,6 +82,8 @@ AT_HOME = {
     "joblib": ("driver/study/",),
     "pyarrow": ("driver/study/",),
     "bokeh": ("show/",),
+    "onnx": ("exporting/to_onnx.py",),
+    "onnxruntime": ("exporting/to_onnx.py",),
     "click": ("cli/",),
     "rich": ("cli/", "pruning/progress.py"),
 }
@@ -224,7 +226,20 @@ def test_no_package_is_too_large() -> None:
 
 ONE_MEANING = {
     *("analyze", "rescale", "study", "schedule", "language", "files", "target", "compare", "prune", "contents", "repeat"),
-    *("computed", "collapse", "evaluate", "groups", "notebook", "parse", "products", "recipe", "run", "text", "objective"),
+    *(
+        "exports",
+        "computed",
+        "collapse",
+        "evaluate",
+        "groups",
+        "notebook",
+        "parse",
+        "products",
+        "recipe",
+        "run",
+        "text",
+        "objective",
+    ),
 }
 """Names of files that occur twice with one meaning, beside those of the functions of the language and of their values."""
 

@@ -125,7 +125,7 @@ class Artifact:
 
         if weights:
             twin = copied_unseen(model) if example_inputs is None else faithful_copy(model, example_inputs)
-            return lower(self._with_weights(twin), self, example_inputs)
+            return lower(self.restore(twin), self, example_inputs)
         return lower(model, self, example_inputs)
 
     def apply(self, model: nn.Module, *, weights: bool = True) -> nn.Module:
@@ -135,9 +135,10 @@ class Artifact:
         """
         from pkcompiler.lowering import apply_masks
 
-        return apply_masks(self._with_weights(model) if weights else model, self)
+        return apply_masks(self.restore(model) if weights else model, self)
 
-    def _with_weights(self, model: nn.Module) -> nn.Module:
+    def restore(self, model: nn.Module) -> nn.Module:
+        """Load the weights that were scored into ``model``, unmasked; returns it. Raises ``PKC629`` where it is another one."""
         expected = {n: t for n, t in model.state_dict().items() if isinstance(t, Tensor)}
         wrong = [n for n, t in self.weights.items() if n not in expected or _kind(expected[n]) != _kind(t)]
         wrong += [n for n in expected if n not in self.weights]

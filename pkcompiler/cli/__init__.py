@@ -29,6 +29,7 @@ COMMANDS = {
     "rescale": "rescale",
     "study": "study",
     "certify": "graph",
+    "export": "exports",
     "show": "artifacts",
     "compare": "artifacts",
     "ir": "graph",

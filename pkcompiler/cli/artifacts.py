@@ -23,7 +23,7 @@ def show(artifact: str, json_file: str | None) -> None:
     from pkcompiler.cli.summary import result_json
     from pkcompiler.cli.summary import show as printed
 
-    found = _loaded(artifact)
+    found = loaded(artifact)
     if deliver_json({**result_json(found), "schedule": found.schedule, "extra": list(found.extra)}, json_file):
         printed(found)
 
@@ -40,7 +40,7 @@ def compare(artifacts: tuple[str, ...], json_file: str | None, html: str | None)
     from pkcompiler.driver.compare import compare as side_by_side
 
     pages.prepare(html, None)
-    found = side_by_side([_loaded(path) for path in artifacts])
+    found = side_by_side([loaded(path) for path in artifacts])
     if deliver_json(found.to_json(), json_file):
         compared(found)
     if html is not None:
@@ -78,7 +78,8 @@ def finished(folder: Path) -> None:
     raise fail("PKC624", f"there is no artifact '{out}' yet, only an unfinished run: '{partial_of(out)}'", note)
 
 
-def _loaded(path: str) -> Artifact:
+def loaded(path: str) -> Artifact:
+    """The artifact of a command line. Raises ``PKC624`` where there is none, and what :func:`pkcompiler.load` raises."""
     from pkcompiler.artifact.read import load
 
     finished(Path(path))

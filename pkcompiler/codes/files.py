@@ -51,6 +51,18 @@ CODES: dict[str, str] = {
     "PKC643": "The weights file lacks tensors that the model has. Of a tied parameter, one of its names is enough.",
     "PKC644": "The weights file holds tensors that the model does not have.",
     "PKC645": "Tensors in the weights file differ in shape from those of the model.",
+    "PKC650": (
+        "A model cannot be written in the form that was asked for: torch.export does not record it (it branches on the values of "
+        "tensors), ONNX has no operator for one of its own, or it is larger than one ONNX file may be."
+    ),
+    "PKC651": (
+        "What would have been written computes something else than the model, at the example or at random inputs, or fails there. "
+        "Nothing is written. Most often the model draws random numbers in evaluation mode, or keeps a state between calls."
+    ),
+    "PKC652": "ONNX files need packages that are not installed. They are an extra: pip install 'pkcompiler[export]'.",
+    "PKC653": "The graph of a model holds something of its own, a class or a function, that Python without the model cannot say.",
+    "PKC654": "Models are exported to onnx, pt2, source, safetensors or torch-prune.",
+    "PKC655": "The file of an export cannot be written: its name does not fit, its folder is missing, or something is there.",
     "PKC660": "There is no such data set. Known are digits, mnist5k, a file.npz with x and y, and module:factory.",
     "PKC661": "The data set lies in a package that is not installed. The note holds the command.",
     "PKC662": "A data file or factory gives something else than x and y: plain arrays, a pair of tensors, or a Dataset.",

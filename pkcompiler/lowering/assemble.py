@@ -114,6 +114,18 @@ def recording(model: nn.Module, masks: Masks, example_inputs: Any, *, export: bo
     return Recording(root, checked, fills, None if same_program(evaluation, training) else evaluation, training)
 
 
+@in_own_modes
+def lower_exported(model: nn.Module, example_inputs: Any) -> ModePair:
+    """A copy as ``torch.export`` records both modes, also where a symbolic trace would do; nothing is masked.
+
+    :raises PkcError: as :func:`lower`.
+    """
+    with keeping_default_device("forward"):
+        found = assembled(recording(model, {}, example_inputs, export=True))
+    assert isinstance(found, ModePair)
+    return found
+
+
 def assembled(found: Recording) -> Lowered | ModePair:
     """The result over the copy, which it takes over."""
     root, masks, traces = found.root, found.masks, found.traces

@@ -1,0 +1,58 @@
+"""``pkc export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pkcompiler.cli.model import built_options, opened
+from pkcompiler.cli.output import deliver_json, put
+
+if TYPE_CHECKING:
+    from pkcompiler.exporting.entry import Exported
+
+TARGETS = ("onnx", "pt2", "source", "safetensors", "torch-prune")
+
+
+@click.command()
+@click.argument("artifact", metavar="ARTIFACT")
+@built_options
+@click.option("--to", type=click.Choice(TARGETS), required=True, help="What is written.")
+@click.option("-o", "--out", metavar="FILE", required=True, help="The file: .onnx, .pt2, .py, .safetensors, or .pt of torch-prune.")
+@click.option("--no-check", is_flag=True, help="Do not compare the file with the model before it is written.")
+@click.option("--force", is_flag=True, help="Replace the file that is there.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write what was written as JSON (- is stdout, in place of the table).")
+def export(artifact: str, to: str, out: str, no_check: bool, force: bool, json_file: str | None, **options: Any) -> None:
+    """Write a pruned model as a file that works without pkcompiler.
+
+    Pruned weights are zeros in it, and there are no masks (but for torch-prune). The weights are those of the artifact;
+    --weights FILE gives others, such as those of the network that was trained. An ONNX file takes the extra: pip install
+    'pkcompiler[export]'. It, pt2 and source are compared with the model at random inputs before they are written.
+    """
+    from pkcompiler.cli.artifacts import loaded
+    from pkcompiler.driver.exports import export_to
+    from pkcompiler.driver.open import quiet
+    from pkcompiler.exporting.entry import prepare
+
+    prepare(Path(out), to, force=force)
+    found = loaded(artifact)
+    result = export_to(found, opened(**options, say=quiet), Path(out), to=to, check=not no_check, force=force)
+    if deliver_json(result.to_json(), json_file):
+        _print(result)
+
+
+def _print(result: Exported) -> None:
+    lines = [*((str(path), f"{size:,} bytes") for path, size in result.files.items())]
+    if result.inputs:
+        lines.append(("inputs", ", ".join(result.inputs)))
+    if result.outputs:
+        lines.append(("outputs", ", ".join(result.outputs)))
+    if result.inputs:
+        lines.append(("batch", "any" if result.batch is None else f"{result.batch}, the model fixes it"))
+    if result.difference is not None:
+        lines.append(("checked", f"differs from the model by {result.difference:.1e} of its largest output, at most"))
+    width = max(len(name) for name, _ in lines)
+    for name, text in lines:
+        put(f"{name:<{width}}  {text}")

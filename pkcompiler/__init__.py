@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pkcompiler.kernel.explicit import ExplicitKernel, explicit
     from pkcompiler.kernel.gram import PathKernel
     from pkcompiler.kernel.path_kernel import path_kernel
-    from pkcompiler.lowering import apply_masks, lower, remove_masks
+    from pkcompiler.lowering import apply_masks, import_masks, lower, remove_masks
     from pkcompiler.lowering.compact.make import compact
     from pkcompiler.lowering.compact.result import Compact
     from pkcompiler.ops.own import path_op
@@ -75,6 +75,7 @@ _HOME = {
     "dynamics": "tangent.dynamics",
     "explicit": "kernel.explicit",
     "export": "exporting.entry",
+    "import_masks": "lowering",
     "lift": "frontend.capture",
     "load": "artifact.read",
     "load_schedule": "training.schedule",
@@ -125,6 +126,7 @@ __all__ = [
     "dynamics",
     "explicit",
     "export",
+    "import_masks",
     "lift",
     "load",
     "load_schedule",

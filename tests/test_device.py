@@ -137,6 +137,14 @@ def trained(w: World) -> list[Any]:
     return [cycle.masks, model.state_dict()]
 
 
+def exported(w: World) -> Tensor:
+    """What the file of a model on the device computes on the CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "net.pt2"
+        pkcompiler.export(w.model, file, to="pt2", example_inputs=w.x, masks=w.masks)
+        return torch.export.load(file).module()(w.x.cpu())
+
+
 def moved(w: World) -> list[Any]:
     """A network that is masked on the CPU and moved, then trained by a step."""
     masks = {n: m.cpu() for n, m in w.masks.items()}
@@ -220,6 +228,8 @@ ENTRIES: dict[str, tuple[str, Callable[[World], Any]]] = {
     "compact": ("cnn", lambda w: (lambda net: [net(w.x), net.state_dict()])(pkcompiler.compact(w.model, w.masks, w.x).module)),
     "apply_masks": ("cnn", lambda w: pkcompiler.apply_masks(w.fresh(), w.masks)(w.x)),
     "remove_masks": ("cnn", lambda w: pkcompiler.remove_masks(pkcompiler.apply_masks(w.fresh(), w.masks))(w.x)),
+    "export": ("cnn", exported),
+    "import_masks": ("cnn", lambda w: pkcompiler.import_masks(pkcompiler.apply_masks(w.fresh(), w.masks))),
     "prune shaped": ("mlp", lambda w: pkcompiler.prune(w.model, w.x, schedule=SHAPED, data=w.data, masks=w.masks).masks),
     "load": ("cnn", saved),
     "load_schedule": ("mlp", trained),

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -146,6 +147,13 @@ def grouped() -> list[Any]:
     return [of_groups, pkcompiler.structure.removal_order(found, of_groups), kept]
 
 
+def exported() -> bytes:
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "net.pt2"
+        pkcompiler.export(MODEL, file, to="pt2", example_inputs=X, masks=MASKS, check=False)
+        return file.read_bytes()
+
+
 def scored(name: str) -> Callable[[], Any]:
     return lambda: pkcompiler.score(MODEL, X, name, data=DATA)
 
@@ -179,6 +187,8 @@ ENTRIES: dict[str, Callable[[], Any]] = {
     "rescale": rescaled,
     "lower": lambda: pkcompiler.lower(MODEL, MASKS).state_dict(),
     "compact": lambda: pkcompiler.compact(MODEL, EMPTIED, X).module.state_dict(),
+    "export": exported,
+    "import_masks": lambda: pkcompiler.import_masks({"a": MASKS["b.weight"] * 2.0}, zeros=True),
     "channel_groups": lambda: pkcompiler.channel_groups(GRAPH),
     "groups": grouped,
     "data": lambda: [pkcompiler.data.load_data("digits(per_class = 2)").x, pkcompiler.data.subset(DATA).x],

@@ -34,7 +34,7 @@ def readme(pruned: Pruned, origin: Provenance, constants: bool) -> str:
     """The text. ``constants``: whether there is such a file."""
     model = origin.model
     made = f"{model['class']}" + (f" ({model['spec']})" if model.get("spec") else "")
-    passes = ", ".join(dict.fromkeys(p.name for p in pruned.plan.passes))
+    passes = ", ".join(dict.fromkeys(p.name for p in pruned.plan.passes)) or "others: its masks were imported"
     return f"""\
 {README_BEGINS}{made}, pruned by {passes}.
 {pruned.kept:,} of {pruned.total:,} weights are kept ({pruned.density:.4%}). Written by pkcompiler {__version__}.

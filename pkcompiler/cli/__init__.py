@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from functools import partial, wraps
 from importlib import import_module
 from io import TextIOWrapper
+from keyword import iskeyword
 from typing import Any
 
 import click
@@ -30,6 +31,7 @@ COMMANDS = {
     "study": "study",
     "certify": "graph",
     "export": "exports",
+    "import": "exports",
     "show": "artifacts",
     "compare": "artifacts",
     "ir": "graph",
@@ -39,7 +41,8 @@ COMMANDS = {
     "passes": "language",
     "explain": "language",
 }
-"""Each command and the module of this folder that holds it (under the same name), in the order of the help page."""
+"""Each command and the module of this folder that holds it (under the same name; ``import`` as ``import_``), in the order of the
+help page."""
 
 DONE, DIAGNOSED, USAGE, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 """UNREAD: the reader of stdout is gone (``pkc passes | head -1``), which ends other tools by the signal 13, told as 128 + 13."""
@@ -56,7 +59,9 @@ class Pkc(click.Group):
         """The command of that name, its module imported now; None where there is none."""
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"pkcompiler.cli.{COMMANDS[cmd_name]}"), cmd_name)
+        command = getattr(
+            import_module(f"pkcompiler.cli.{COMMANDS[cmd_name]}"), f"{cmd_name}_" if iskeyword(cmd_name) else cmd_name
+        )
         return _prepared(command)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:

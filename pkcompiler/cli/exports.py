@@ -1,4 +1,4 @@
-"""``pkc export``."""
+"""``pkc export`` and ``pkc import``: to and from what does not know pkcompiler."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pkcompiler.cli.model import built_options, opened
+from pkcompiler.cli.model import built_options, model_options, opened
 from pkcompiler.cli.output import deliver_json, put
 
 if TYPE_CHECKING:
@@ -56,3 +56,25 @@ def _print(result: Exported) -> None:
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         put(f"{name:<{width}}  {text}")
+
+
+@click.command("import")
+@model_options
+@click.option("--zeros", is_flag=True, help="Take matrices that hold zeros, and have no mask, as pruned where they are zero.")
+@click.option("-o", "--out", metavar="DIR", required=True, help="The artifact.")
+@click.option("--json", "json_file", metavar="FILE|-", help="Write it as JSON (- is stdout, in place of the text).")
+def import_(zeros: bool, out: str, json_file: str | None, weights: str | None, **options: Any) -> None:
+    """Make an artifact of a network that others have pruned.
+
+    The masks are those of torch.nn.utils.prune, or tensors weight_mask of 0 and 1 beside weight, in the file of --weights (or in
+    the model that MODEL builds). MODEL builds the network as it is without masks.
+    """
+    from pkcompiler.cli.artifacts import loaded
+    from pkcompiler.cli.summary import result, result_json
+    from pkcompiler.driver.imports import import_to
+    from pkcompiler.driver.open import quiet
+
+    network = opened(**options, say=quiet)
+    found = loaded(str(import_to(network, None if weights is None else Path(weights), Path(out), zeros=zeros)))
+    if deliver_json(result_json(found), json_file):
+        result(found, network.loaded.spec)

@@ -106,6 +106,8 @@ CODES: dict[str, str] = {
         "There are no masks that could be taken off: nothing of the model is masked, or it is a lowered network, whose graph has "
         "the masks. Its weights load into a model of the class that was lowered."
     ),
+    "PKC464": "Nothing of a model or of its weights is a mask: there is no tensor 'weight_mask' of 0 and 1 beside 'weight'.",
+    "PKC465": "A tensor is called as masks are, and stands beside a weight of its shape, but holds other numbers than 0 and 1.",
     "PKC470": "A mask has a name that no parameter of the model has, or has no more since it was masked.",
     "PKC471": "A mask has another shape than its parameter, or than what took the parameter's place since it was masked.",
     "PKC472": "A mask is not a torch.bool tensor. True means kept.",

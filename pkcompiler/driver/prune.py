@@ -21,6 +21,7 @@ from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.driver.open import Opened, Say, captured_on, find_device, objective_of, quiet
 from pkcompiler.frontend.capture import Capture, captured_for_caller
 from pkcompiler.frontend.faithful import faithful_copy
+from pkcompiler.frontend.pruned import both, unpruned
 from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.text import print_graph
 from pkcompiler.lang.ast import Pass, Schedule
@@ -87,7 +88,8 @@ def prune(
     ``layer``, ``uniform``, ``erk``), ``select`` (``exact``, ``kth-le``) and ``structure`` (``2:4``, ``block(16, 16)``,
     ``channel``) override what pass and schedule say. ``include`` and ``except_``: names, globs or words (``bias``, ``norm``,
     ``embedding``; ``frozen`` for ``except_``) of parameters that are pruned too, and that are kept whole. ``data``: as of
-    :func:`score`; default what the schedule names. ``masks``: where to start from. ``dtype``: of the sweeps, default float64.
+    :func:`score`; default what the schedule names. ``masks``: where to start from; masks that
+    ``torch.nn.utils.prune`` has put on the model hold, too. ``dtype``: of the sweeps, default float64.
     ``device``: where scores are computed, default where the model is. ``output``: which, where the model returns several.
     ``initialise(seed)`` builds a fresh model, for passes with ``init = fresh``. Raises PkcError: ``PKC4xx`` for targets and layer
     collapse, else as :func:`score`.
@@ -107,12 +109,13 @@ def prune(
         seed=seed,
     )
     refuse_training(plan)
+    model, held = unpruned(model, example_inputs)
     precision = dtype or torch.float64
     captured = _captured(model, example_inputs, precision, device, output)
     found = planned_data(data, plan)
     evidence = Evidence.of(found, plan.seed, loss, initialise)
     run = Run(captured, plan, precision, evidence, state=model.state_dict())
-    pruned = replace(run.finish(masks, progress=progress), inputs=example_inputs)
+    pruned = replace(run.finish(both(masks, held), progress=progress), inputs=example_inputs)
     where = device_of(captured.graph, captured.tensors).type
     given: dict[str, Any] = {"schedule": plan.text, "dtype": precision, "device": where, "data": found, "loss": loss}
     return replace(pruned, origin=origin_of(model, example_inputs, captured.graph, **given))

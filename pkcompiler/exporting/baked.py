@@ -13,22 +13,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
+from torch.utils._pytree import tree_map
 
 from pkcompiler.diagnostics import raise_all
 from pkcompiler.frontend.copies import copied_unseen, refuse_valueless
 from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.frontend.faithful import faithful_copy
+from pkcompiler.frontend.pruned import settle
 from pkcompiler.lowering.apply import applied_masks, forget_masks
 from pkcompiler.lowering.masks import Masks, check_masks, mask_faults
 from pkcompiler.lowering.modules import Lowered, ModePair
-from pkcompiler.lowering.pruned import settle
 from pkcompiler.lowering.unweave import drop_buffers, unweave
 from pkcompiler.lowering.zero_rows import undefined_faults, zero_rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Baked:
-    """``model``: the copy, in evaluation mode. ``masks``: by parameter, of all that is masked in it; ``dense``: what it was before.
+    """``model``: the copy, in evaluation mode, on the CPU. ``masks``: by parameter, of all that is masked in it; ``dense``: what
+    these parameters were before.
 
     ``given``: positional and keyword arguments; of a model that was exported when it was lowered, in the order of its graph.
     """
@@ -65,7 +67,8 @@ def bake(model: nn.Module, masks: Masks | None, example_inputs: Any) -> Baked:
         for name, mask in found.items():
             parameter = parameters[name]
             parameter.copy_(torch.where(mask.to(parameter.device), parameter, fills.get(name, 0)))
-    return Baked(twin.eval(), found, dense, (args, kwargs))
+    given = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, (args, kwargs))
+    return Baked(twin.cpu().eval(), found, dense, given)
 
 
 def _unwoven(

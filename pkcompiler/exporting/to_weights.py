@@ -11,8 +11,8 @@ from torch import Tensor
 from pkcompiler.diagnostics import fail
 from pkcompiler.exporting.baked import Baked
 from pkcompiler.exporting.content import Content
+from pkcompiler.frontend.pruned import MASK, ORIGINAL
 from pkcompiler.lowering.masks import of_all_names
-from pkcompiler.lowering.pruned import MASK, ORIGINAL
 from pkcompiler.pruning.provenance import state_of
 
 

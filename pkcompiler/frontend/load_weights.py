@@ -30,11 +30,20 @@ def load_weights(module: nn.Module, path: str | Path) -> str:
     unexpected, PKC645 misshapen or complex entries (all reported at once).
     """
     path = Path(path)
-    found = _tensors(_read(path), path)
+    load_state(module, read_state(path), path)
+    return sha256(path.read_bytes()).hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file by name. Raises ``PKC640``, ``PKC641`` and ``PKC642`` as :func:`load_weights`."""
+    return _tensors(_read(path), path)
+
+
+def load_state(module: nn.Module, found: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors that ``path`` held into a module. Raises ``PKC642`` to ``PKC645`` as :func:`load_weights`."""
     expected = {name: tensor for name, tensor in module.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
     raise_all(_differences(expected, found, path))
-    module.load_state_dict(found, strict=False)
-    return sha256(path.read_bytes()).hexdigest()
+    module.load_state_dict(dict(found), strict=False)
 
 
 def non_finite(module: nn.Module) -> tuple[tuple[str, str], ...]:
@@ -139,6 +148,8 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], pa
         if want.shape != have.shape or want.is_complex() != have.is_complex()
     ]
     last = "give the weights of this very model (and its --arg), or leave out --weights"
+    if any(name.endswith("_mask") for name in unexpected):
+        last = f"they hold masks of a network that is pruned already: pkc import MODEL --weights {path} -o DIR"
     kinds = (
         ("PKC643", f"'{path}' lacks {len(missing)} of the model's tensors", missing),
         ("PKC644", f"'{path}' holds {len(unexpected)} tensors that the model does not have", unexpected),

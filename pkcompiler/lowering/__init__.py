@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pkcompiler.lowering.apply import apply_masks, remove_masks
 from pkcompiler.lowering.assemble import lower
+from pkcompiler.lowering.imported import import_masks
 from pkcompiler.lowering.modules import Lowered, ModePair
 
-__all__ = ["Lowered", "ModePair", "apply_masks", "lower", "remove_masks"]
+__all__ = ["Lowered", "ModePair", "apply_masks", "import_masks", "lower", "remove_masks"]

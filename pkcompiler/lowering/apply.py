@@ -12,6 +12,7 @@ What :mod:`~pkcompiler.lowering.keep` says holds through ``.to()``, ``.half()``,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail, raise_all
+from pkcompiler.lowering.as_torch import prune_as_torch
 from pkcompiler.lowering.keep import ATTRIBUTE, is_keeping, keep, keeper_of
 from pkcompiler.lowering.masks import Masks, check_masks, of_all_names, overlap_faults
 from pkcompiler.lowering.zero_rows import undefined_faults
@@ -27,7 +29,7 @@ from pkcompiler.modes import in_own_modes, keeping_default_device
 
 @checked
 @in_own_modes
-def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
+def apply_masks(module: nn.Module, masks: Masks, *, layout: Literal["own", "torch"] = "own") -> nn.Module:
     """Zero the pruned weights of ``module`` in place and keep them zero through its training; returns ``module``.
 
     Keys, classes, parameter objects and the training flag stay as they are. Applying the same masks again changes nothing;
@@ -35,10 +37,16 @@ def apply_masks(module: nn.Module, masks: Masks) -> nn.Module:
 
     :param masks: parameter name (either name of a tied one) to bool tensor of its shape, True = kept; or what holds them, such as
         :class:`pkcompiler.Pruned`.
+    :param layout: ``"torch"`` masks as ``torch.nn.utils.prune`` does, instead: a parameter ``weight_orig`` with all values and a
+        buffer ``weight_mask`` take the place of ``weight``, which is computed before each call of its module. Make the optimizer
+        after that.
     :raises PkcError: as :func:`check_masks`; PKC474 also for parameters made under ``torch.inference_mode``; PKC462 for a computed
         weight that the masks leave 0/0 (of one that the forward computes by its own code: as far as it can be recorded without an
         example, and never of parameters that several processes hold).
     """
+    if layout == "torch":
+        refuse_inference(module)
+        return prune_as_torch(module, of_all_names(module, check_masks(module, masks)))
     return _applied(module, masks, anew=False)
 
 

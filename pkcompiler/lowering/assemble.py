@@ -13,6 +13,7 @@ from pkcompiler.diagnostics import Diagnostic, fail, raise_all
 from pkcompiler.frontend.copies import copied_unseen
 from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.frontend.faithful import faithful_copy
+from pkcompiler.frontend.pruned import unpruned
 from pkcompiler.lowering.apply import applied_masks, forget_masks
 from pkcompiler.lowering.as_recorded import Recorded
 from pkcompiler.lowering.beside import beside, refuse_parted
@@ -37,7 +38,8 @@ def lower(model: nn.Module, masks: Masks, example_inputs: Any = None) -> Lowered
     """A copy of ``model`` that trains with ``masks``: every use of a masked parameter reads ``torch.where(mask, weight, 0)``.
 
     The copy shares nothing with ``model``. Its outputs equal the masked model's to the bit on CPU, its parameter names and
-    ``state_dict`` keys equal the dense model's (masks are non-persistent buffers). Stored pruned weights are zero now, after
+    ``state_dict`` keys equal the dense model's (masks are non-persistent buffers). Masks that ``model`` has already, by
+    :func:`apply_masks` or ``torch.nn.utils.prune``, are taken over. Stored pruned weights are zero now, after
     ``load_state_dict``, and under any optimizer, since their gradients are zero whatever flows back. Where classes have copying
     code of their own, the copy is compared with ``model`` at the example; without one, only its attributes are, and other numbers
     and texts are a warning.
@@ -81,13 +83,14 @@ class Recording:
         return [trace for trace in (self.evaluation, self.training) if trace is not None]
 
 
-def recording(model: nn.Module, masks: Masks, example_inputs: Any, *, export: bool = False) -> Recording:
+def recording(given: nn.Module, masks: Masks, example_inputs: Any, *, export: bool = False) -> Recording:
     """What :func:`lower` makes its result of; raises as it does. ``export``: without a symbolic trace."""
+    example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
+    model, held = unpruned(given, example)
     raise_all([*unkept(model), *mask_faults(model, masks)])
     checked = check_masks(model, masks)
-    for name, mask in applied_masks(model).items():
+    for name, mask in (*held.items(), *applied_masks(given).items()):
         checked[name] = checked.get(name, mask).to(mask.device) & mask
-    example = getattr(masks, "inputs", None) if example_inputs is None else example_inputs
     root = copied_unseen(model) if example is None else faithful_copy(model, example)
     forget_masks(root)
     fills = zero_rows(root, checked)

@@ -110,7 +110,7 @@ class Pruned:
     _report: list[Report] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        passes = ", ".join(dict.fromkeys(p.name for p in self.plan.passes))
+        passes = ", ".join(dict.fromkeys(p.name for p in self.plan.passes)) or self.plan.schedule.name
         return f"Pruned({passes}: {self.kept:,} of {self.total:,} kept, density {self.density:.4g})"
 
     @property

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pkcompiler.arguments import checked
 from pkcompiler.frontend.capture import captured_for_caller
+from pkcompiler.frontend.pruned import both, unpruned
 from pkcompiler.ir.types import PathGraph, Slot
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.count import count_paths
@@ -31,11 +32,13 @@ from pkcompiler.report.report import UNDEFINED, Figure, Mass, Report, Row
 def analyze(model: nn.Module, example_inputs: Any, masks: Mapping[str, Tensor] | None = None) -> Report:
     """Warnings, totals and one row per parameter of a model in evaluation mode, in float64 and without data.
 
-    ``masks``: boolean tensors by parameter name; a missing one keeps everything. Raises ``PKC2xx`` where the model cannot be
+    ``masks``: boolean tensors by parameter name, besides those of a model that ``torch.nn.utils.prune`` has pruned; a missing one
+    keeps everything. Raises ``PKC2xx`` where the model cannot be
     lifted, ``PKC401`` for masks that do not fit.
     """
+    model, held = unpruned(model, example_inputs)
     captured = captured_for_caller(model, example_inputs, dtype=torch.float64)
-    return analyze_graph(captured.graph, captured.tensors, masks, type(model).__name__)
+    return analyze_graph(captured.graph, captured.tensors, both(masks, held), type(model).__name__)
 
 
 @in_own_modes

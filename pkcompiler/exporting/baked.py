@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,11 +90,25 @@ def _unwoven(
 def fold_computed(model: nn.Module) -> None:
     """Put, in place, a parameter of its present value for every weight that torch's parametrizations and norms compute."""
     for module in list(model.modules()):
-        for leaf in list(getattr(module, "parametrizations", ())) if parametrize.is_parametrized(module) else ():
-            parametrize.remove_parametrizations(module, leaf, leave_parametrized=True)
+        if parametrize.is_parametrized(module):
+            _settle(module)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm | SpectralNorm):
                 _fold(module, hook)
+
+
+def _settle(module: nn.Module) -> None:
+    """Give a parametrized module its own class again. Torch's way would change the class, which is the original's, too."""
+    held = cast(nn.ModuleDict, module.parametrizations)
+    trains = {leaf: any(True for _ in parts.parameters()) for leaf, parts in held.items()}
+    values = {leaf: getattr(module, leaf).detach().clone() for leaf in held}
+    del module.parametrizations
+    module.__class__ = type(module).__bases__[0]
+    for leaf, value in values.items():
+        if trains[leaf]:
+            module.register_parameter(leaf, nn.Parameter(value))
+        else:
+            module.register_buffer(leaf, value)
 
 
 def _fold(module: nn.Module, hook: WeightNorm | SpectralNorm) -> None:

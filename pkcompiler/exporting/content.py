@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pkcompiler.diagnostics import typed_or_called
+
+UNCHECKED = ("--no-check", "check=False")
+"""How a file is asked for that is not compared with the model."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
@@ -19,3 +24,9 @@ class Content:
     outputs: tuple[str, ...] = ()
     batch: int | None = None
     difference: float | None = None
+
+
+def as_target(*targets: str) -> str:
+    """How other targets are asked for."""
+    typed, called = (" or ".join(form.format(to) for to in targets) for form in ("--to {}", "to='{}'"))
+    return typed_or_called(typed, called)

@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.exporting.content import as_target
 from pkcompiler.frontend.export import evaluating, quiet_tracing
 from pkcompiler.lowering.modules import ModePair
 
@@ -47,7 +48,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         "PKC650",
         f"torch.export cannot record {type(model).__name__}: {reason}",
         "compute with torch's own operators throughout, and branch on no values of tensors",
-        "the weights alone need no recording: to='safetensors', to='torch-prune'",
+        f"the weights alone need no recording: {as_target('safetensors', 'torch-prune')}",
     )
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.exporting.content import as_target
 from pkcompiler.lowering.call import check_fixed, in_place, store
 
 INFIX = {
@@ -269,5 +270,5 @@ def _wordless(what: str) -> PkcError:
     return fail(
         "PKC653",
         f"the model's graph holds {what}, which Python without the model's own code cannot say",
-        "write it with to='pt2' or to='onnx', or compute with torch's own functions and modules",
+        f"write it with {as_target('pt2', 'onnx')}, or compute with torch's own functions and modules",
     )

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pkcompiler.diagnostics import fail
+from pkcompiler.diagnostics import fail, typed_or_called
 from pkcompiler.exporting.baked import Baked, fold_computed
 from pkcompiler.exporting.compared import Given, compare
-from pkcompiler.exporting.content import Content
+from pkcompiler.exporting.content import UNCHECKED, Content, as_target
 from pkcompiler.exporting.recorded import Recording, record
 from pkcompiler.frontend.export import quiet_tracing
 from pkcompiler.userstreams import lent
@@ -50,7 +50,7 @@ def to_onnx(baked: Baked, check: bool) -> Content:
 def _refuse_large(baked: Baked) -> None:
     size = sum(t.numel() * t.element_size() for t in (*baked.model.parameters(), *baked.model.buffers()))
     if size > LARGEST:
-        note = "compact the network first, or write it with to='pt2'"
+        note = f"compact the network first, or write it with {as_target('pt2')}"
         raise fail("PKC650", f"the weights are {size:,} bytes, and one ONNX file holds 2 GB", note)
 
 
@@ -66,7 +66,7 @@ def _serialised(found: Recording) -> bytes:
             cause = cause.__cause__
         reason = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
         raise fail(
-            "PKC650", f"torch cannot write the model as ONNX: {reason}", "write it with to='pt2', which torch runs"
+            "PKC650", f"torch cannot write the model as ONNX: {reason}", f"write it with {as_target('pt2')}, which torch runs"
         ) from error
     _tidy(proto, found)
     data: bytes = proto.SerializeToString(deterministic=True)
@@ -97,6 +97,8 @@ def _tidy(proto: Any, found: Recording) -> None:
             if dim.dim_param:
                 dim.dim_param = re.sub(r"\w+", lambda word: BATCH if word[0] in symbols else word[0], dim.dim_param)
     _name(proto.graph, found.inputs, found.outputs)
+    for held in (proto.graph.initializer, proto.graph.value_info):
+        held.sort(key=lambda value: value.name)
 
 
 def _parts(graph: Any) -> Iterator[Any]:
@@ -138,7 +140,12 @@ def _checked(data: bytes, baked: Baked, found: Recording) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0].rpartition(" : ")[2]
+        note = f"export model.float(), or a model of other operators; for another runtime: {typed_or_called(*UNCHECKED)}"
+        raise fail("PKC650", f"onnxruntime cannot run the ONNX file on a CPU: {reason}", note) from error
 
     def call(inputs: Given) -> list[Tensor]:
         flat = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]

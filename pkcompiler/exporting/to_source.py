@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from pkcompiler.diagnostics import fail
 from pkcompiler.exporting.baked import Baked, fold_computed
 from pkcompiler.exporting.compared import Given, compare
-from pkcompiler.exporting.content import Content
+from pkcompiler.exporting.content import Content, as_target
 from pkcompiler.exporting.source_forward import HELPERS, TAKEN, Forward, forward_of
 from pkcompiler.exporting.source_tree import Tree, constructor, tree_of
 from pkcompiler.lowering import lower
@@ -30,7 +31,9 @@ from pkcompiler.version import __version__
 
 WEIGHTS = ".safetensors"
 RUN = """
-import importlib.util, sys, torch
+import importlib.util, sys
+sys.path[:] = sys.argv[4:]
+import torch
 spec = importlib.util.spec_from_file_location("network", sys.argv[1])
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
@@ -202,11 +205,11 @@ def _run(files: Mapping[str, bytes], calls: Sequence[Any]) -> list[list[Tensor]]
         for suffix, data in files.items():
             module.with_suffix(suffix or module.suffix).write_bytes(data)
         torch.save(calls, given)
-        command = [sys.executable, "-I", "-c", RUN, str(module), str(given), str(outputs)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={"OMP_NUM_THREADS": "1"})
+        command = [sys.executable, "-I", "-c", RUN, str(module), str(given), str(outputs), *sys.path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"})
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            note = "write it with to='pt2' or to='onnx', and report this"
+            note = f"write it with {as_target('pt2', 'onnx')}, and report this"
             raise fail("PKC651", f"the written module fails: {last}: nothing was written", note)
         result: list[list[Tensor]] = torch.load(outputs, weights_only=True)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrizations, prune
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import pkcompiler
 from pkcompiler.diagnostics import PkcError
+from pkcompiler.exporting.entry import SUFFIXES
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 
@@ -44,19 +46,6 @@ WAYS: dict[str, Callable[[], tuple[nn.Module, Any]]] = {
 }
 
 
-def in_order(file: Path) -> bytes:
-    """The bytes of a file; of an ONNX file with what it holds in the order of the names."""
-    if file.suffix != ".onnx":
-        return file.read_bytes()
-    import onnx
-
-    proto = onnx.load(file)
-    for held in (proto.graph.initializer, proto.graph.value_info):
-        held.sort(key=lambda value: value.name)
-    found: bytes = proto.SerializeToString(deterministic=True)
-    return found
-
-
 @pytest.mark.parametrize(
     ("to", "name"), [("pt2", "a.pt2"), ("source", "a.py"), ("safetensors", "a.safetensors"), ("onnx", "a.onnx")]
 )
@@ -69,11 +58,42 @@ def test_masks_come_in_any_way(to: str, name: str, tmp_path: Path, capfd: pytest
         before = {n: t.clone() for n, t in model.state_dict().items()}
         pkcompiler.export(model, tmp_path / name, to=to, example_inputs=X, masks=given, check=False, force=True)
         assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items()), way
-        found[way] = in_order(tmp_path / name)
+        found[way] = (tmp_path / name).read_bytes()
     if to == "pt2":  # torch notes the classes that it came through, and has put pruned weights behind their biases
         del found["lowered"], found["torch prune"]
     assert [way for way, text in found.items() if text != found["given"]] == []
     assert capfd.readouterr() == ("", "")
+
+
+class Computes(nn.Module):
+    """Weights by both kinds of norms of torch, one with a row that is dropped; dropout; a buffer that is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = parametrizations.weight_norm(nn.Linear(4, 6))
+        self.second = nn.utils.spectral_norm(nn.Linear(6, 3))
+        self.register_buffer("shift", torch.ones(3))
+        parametrize.register_parametrization(self, "shift", nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.dropout(self.first(x), 0.5, training=self.training)) + self.shift
+
+
+@pytest.mark.parametrize("to", SUFFIXES)
+def test_the_model_stays_as_it_is(to: str, tmp_path: Path) -> None:
+    if to == "onnx":
+        pytest.importorskip("onnx", reason="the extra 'export' is not installed")
+    torch.manual_seed(0)
+    model, x = Computes().train(), torch.randn(2, 4)
+    mask = torch.rand(6, 4) < 0.5
+    mask[0] = False
+    state, outputs = copy.deepcopy(model.state_dict()), model.eval()(x)
+    masks = {"first.parametrizations.weight.original1": mask}
+    for _ in range(2):
+        pkcompiler.export(model.train(), tmp_path / f"a{SUFFIXES[to]}", to=to, example_inputs=x, masks=masks, force=True)
+        assert model.training and model.state_dict().keys() == state.keys()
+        assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
+        assert torch.equal(model.eval()(x), outputs)
 
 
 class Draws(nn.Module):
@@ -173,6 +193,15 @@ def test_wrong_input_is_said_and_leaves_nothing(case: str, tmp_path: Path) -> No
     assert caught.value.diagnostics[0].code == code and said in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.pt2", "mine.safetensors", "there.pt2"]
     assert (tmp_path / "mine.pt2").read_text() == "mine"
+
+
+def test_what_onnxruntime_does_not_run_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("onnx", reason="the extra 'export' is not installed")
+    model, x = small().bfloat16(), X.bfloat16()
+    with pytest.raises(PkcError, match=r"PKC650.*onnxruntime cannot run(.|\n)*float\(\)"):
+        pkcompiler.export(model, tmp_path / "a.onnx", example_inputs=x)
+    assert list(tmp_path.iterdir()) == []
+    assert pkcompiler.export(model, tmp_path / "a.onnx", example_inputs=x, check=False).difference is None
 
 
 def test_a_missing_extra_is_said_with_the_line_that_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def arguments(name: str, folder: Path) -> dict[str, Any]:
         "LossPathKernel.record": {"lr": 0.1},
         "Artifact.text": {"name": GRAPH},
         "export": {"path": "mlp.safetensors", "to": "safetensors", "force": True},
-        "import_masks": {"module_or_state": model, "zeros": True},
+        "import_masks": {"module_or_state": {"weight": torch.eye(2)}, "zeros": True},
         "Pruned.save": {"path": folder.parent / f"saved-{len(list(folder.parent.iterdir()))}"},
         "path_op": {"names": ("mine.none.default",)},
         "ClosedForm.partial": {"keep": ("n1",), "given": sigmas},

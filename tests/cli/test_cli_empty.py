@@ -30,9 +30,10 @@ def texts() -> list[tuple[str, str | None]]:
 
 @pytest.mark.parametrize(("command", "option"), texts())
 def test_an_empty_text_is_a_usage_error(home: Path, command: str, option: str | None) -> None:
-    given = {"compare": ("a", "b"), "passes": (), "ops": ()}.get(command, ("mlp.py",))
+    given = {"compare": ("a", "b"), "passes": (), "ops": (), "export": ("a", "mlp.py")}.get(command, ("mlp.py",))
+    needed = {"export": ("--to", "pt2", "-o", "net.pt2"), "import": ("-o", "b")}.get(command, ())
     before = listing(home)
-    result = pkc(command, *("" for _ in given)) if option is None else pkc(command, *given, option, "")
+    result = pkc(command, *("" for _ in given), *needed) if option is None else pkc(command, *given, *needed, option, "")
     assert result.exit_code == 2 and "is given an empty text" in result.stderr, result.output
     assert listing(home) == before
 

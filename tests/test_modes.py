@@ -149,8 +149,7 @@ def grouped() -> list[Any]:
 
 def exported() -> bytes:
     with TemporaryDirectory() as folder:
-        file = Path(folder) / "net.pt2"
-        pkcompiler.export(MODEL, file, to="pt2", example_inputs=X, masks=MASKS, check=False)
+        (file,) = pkcompiler.export(MODEL, Path(folder) / "net.pt2", to="pt2", example_inputs=X, masks=MASKS, check=False).files
         return file.read_bytes()
 
 

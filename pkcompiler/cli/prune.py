@@ -102,7 +102,7 @@ def planned(
     target = _target(model, pass_, schedule, {word: value for word, value in targets.items() if value is not None})
     from pkcompiler.data import parse_data
     from pkcompiler.lang.library import find_schedule
-    from pkcompiler.lang.plan import patterns, plan_of, require_data
+    from pkcompiler.lang.plan import plan_of, require_data
 
     found = None if schedule is None else find_schedule(schedule)
     spec = parse_data(data) if data else found.data if found else None
@@ -112,8 +112,8 @@ def planned(
         pass_,
         schedule=None if found is None else replace(found, data=None),
         target=target,
-        include=patterns(include, "include"),
-        exclude=patterns(exclude, "except"),
+        include=include,
+        exclude=exclude,
         seed=seed,
         data=named,
         **{key: options[key] for key in ("rounds", "curve", "scope", "select", "structure")},

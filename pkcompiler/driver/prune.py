@@ -25,7 +25,7 @@ from pkcompiler.frontend.pruned import both, unpruned
 from pkcompiler.ir.graphs import crossed_factors
 from pkcompiler.ir.text import print_graph
 from pkcompiler.lang.ast import Pass, Schedule
-from pkcompiler.lang.plan import Plan, patterns, plan_of, refuse_training
+from pkcompiler.lang.plan import Plan, plan_of, refuse_training
 from pkcompiler.modes import in_own_modes
 from pkcompiler.paths.sources import device_of
 from pkcompiler.paths.topology import topology
@@ -37,8 +37,6 @@ from pkcompiler.pruning.rounds import Run
 from pkcompiler.pruning.state import Pruned, Round, misfit
 from pkcompiler.scoring.evidence import Evidence, planned_data
 from pkcompiler.scoring.losses import Loss
-
-TARGETS = ("sparsity", "density", "compression", "flops", "size")
 
 
 def target_of(given: Mapping[str, float | None]) -> tuple[str, float] | None:
@@ -94,18 +92,18 @@ def prune(
     ``initialise(seed)`` builds a fresh model, for passes with ``init = fresh``. Raises PkcError: ``PKC4xx`` for targets and layer
     collapse, else as :func:`score`.
     """
-    targets = zip(TARGETS, (sparsity, density, compression, flops, size), strict=True)
+    targets = {"sparsity": sparsity, "density": density, "compression": compression, "flops": flops, "size": size}
     plan = plan_of(
         pass_,
         schedule=schedule,
-        target=target_of(dict(targets)),
+        target=target_of(targets),
         rounds=rounds,
         curve=curve,
         scope=scope,
         select=select,
         structure=structure,
-        include=patterns(include, "include"),
-        exclude=patterns(except_, "except"),
+        include=include,
+        exclude=except_,
         seed=seed,
     )
     refuse_training(plan)
@@ -180,8 +178,7 @@ def job(
         opened.say(f"products of activations: {len(split)}, read by '{name}' as products = {word} (docs/theory.md, section 1)")
     evidence = Evidence(data and data.on(where), objective, data.batch if data else None, opened.initialise)
     run = Run(captured, plan, dtype, evidence, state=state)
-    run.foresee({})
-    if remark := run.remark():
+    if remark := run.foresee({}):
         opened.say(remark)
     inputs = describe_inputs(opened.inputs)
     recipe = make_recipe(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,15 +93,16 @@ def plan_of(
     scope: str | None = None,
     select: str | None = None,
     structure: str | None = None,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     seed: int | None = None,
     data: DataSpec | None = None,
 ) -> Plan:
     """The plan of a pass and a target, or of a schedule (whose settings these arguments override).
 
     ``target``: (``density`` | ``sparsity`` | ``compression`` | ``flops`` | ``size``, value); ``curve``: a named one or the text of
-    an expression; ``structure``: canonical text. Raises ``PKC404`` and ``PKC421`` for settings that make no sense (together).
+    an expression; ``structure``: canonical text; ``include``, ``exclude``: as :func:`patterns` reads them. Raises ``PKC404`` and
+    ``PKC421`` for settings that make no sense (together).
     """
     if (pass_ is None) == (schedule is None):
         raise fail("PKC404", "give either a pass or a schedule", 'prune(model, x, "synflow-l2", density=0.1)')
@@ -110,6 +111,7 @@ def plan_of(
     _check(rounds, scope, select)
     curve, structure = _read("curve", curve), _read("structure", structure)
     rule = select.replace("-", "_") if select else None
+    included, excluded = patterns(include, "include"), patterns(exclude, "except")
     if schedule is not None:
         given = schedule if isinstance(schedule, Schedule) else find_schedule(schedule)
     else:
@@ -126,8 +128,8 @@ def plan_of(
             select=rule or stage.select or "exact",
             structure=structure or stage.structure,
             swap=stage.swap or (SWAP if stage.regrow is not None else None),
-            include=(*stage.include, *include),
-            exclude=(*stage.exclude, *exclude),
+            include=(*stage.include, *included),
+            exclude=(*stage.exclude, *excluded),
         )
         for stage, p in zip(given.stages, passes, strict=True)
     )

@@ -75,8 +75,8 @@ class Run:
         shapes = {n: shape for aim in self.aims for n, shape in aim.found.shapes.items()}
         check_demands(lower, masks, matching, shapes, sides_of(self.captured.graph))
 
-    def foresee(self, masks: Mapping[str, Tensor]) -> None:
-        """Refuse what these masks cannot lead to, before any work: ``PKC423`` and ``PKC424``."""
+    def foresee(self, masks: Mapping[str, Tensor]) -> str:
+        """Refuse what these masks cannot lead to (``PKC423``, ``PKC424``), before any work; what there is to say of it, or ''."""
         check_connected(self.captured.graph, self.captured.tensors)
         masks = plain_masks(self.captured.graph, masks)
         if masks:
@@ -84,12 +84,12 @@ class Run:
         lower = self.plan.schedule.lower
         names = list(dict.fromkeys(n for aim in self.aims for n in aim.found.sizes))
         check_producible(lower, globbed([glob for glob, _ in lower], names), self.aims, masks)
+        return pruned_frozen([aim.found for aim in self.aims], self.captured.frozen)
 
     def finish(self, masks: Mapping[str, Tensor] | None = None, *, progress: bool = False) -> Pruned:
         """All rounds at once. Warns of a stage that misses its target, or that position decides."""
         started = time.monotonic()
-        self.foresee(masks or {})
-        if said := self.remark():
+        if said := self.foresee(masks or {}):
             remark(said, UserWarning)
         last = None
         for state in shown(self.rounds(masks=masks), self.total_rounds, progress):
@@ -107,10 +107,6 @@ class Run:
         total = sum((sizes | {n: m.numel() for n, m in last.masks.items()}).values())  # masks that were given, too
         given = (last.masks, self.plan, self.captured.graph, self.captured.tensors, seconds, total)
         return Pruned(*given, packed=packed, by_position=last.by_position)
-
-    def remark(self) -> str:
-        """What there is to say before any work; '' for nothing."""
-        return pruned_frozen([aim.found for aim in self.aims], self.captured.frozen)
 
     @property
     def total_rounds(self) -> int:

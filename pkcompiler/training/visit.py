@@ -72,8 +72,7 @@ class Pruner:
         """Refuse at once what would fail later: models that do not lift, globs without a match, targets out of reach, also of
         the masks that are there already, what ``lower`` demands and no stage makes, no data."""
         run = self._run(self.evidence)
-        run.foresee(self.initial)
-        if remark := run.remark():
+        if remark := run.foresee(self.initial):
             warnings.warn(remark, stacklevel=5)
 
     def misfit(self, after: Round) -> str:

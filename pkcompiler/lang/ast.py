@@ -94,7 +94,7 @@ class Typed:
     edge: str = ""  # of path functionals: abs(theta), theta^2, theta or 1, where it is one
     args: tuple[Typed, ...] = ()  # operands, arguments without a name; of a let, what it stands for
     named: Mapping[str, Typed] = field(default_factory=dict)  # arguments with a name that are expressions
-    words: Mapping[str, str | float] = field(default_factory=dict)  # those that are words, and numbers as such
+    words: Mapping[str, str | float] = field(default_factory=dict)  # those that are words, numbers as such, and defaults
     derived: bool = False  # grad would see a derivative in it
     differs: bool = False  # it is evaluated differently where grad will see it
     moves: bool = False  # grad would see theta in it, or what is computed from it

@@ -11,7 +11,6 @@ from typing import Any
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
 from pkcompiler.lang.ast import Call, DataSpec, Pass, Schedule, Stage
 from pkcompiler.lang.check.stage import ON_A_MODEL, conflicts
-from pkcompiler.lang.functions.paths import DEFAULTS
 from pkcompiler.lang.functions.seen import BY_LAYER, uncomparable
 from pkcompiler.lang.library import as_typed, find_pass, find_schedule, print_schedule
 from pkcompiler.lang.syntax.format import print_expr
@@ -55,10 +54,10 @@ class Plan:
     def products(self) -> dict[str, str]:
         """How the passes that sum over paths read products of activations, by the name of the pass."""
         return {
-            pass_.name: str(node.words.get("products", DEFAULTS["products"]))
+            pass_.name: str(node.words["products"])
             for pass_ in self.passes
             for node in pass_.typed.walk()
-            if isinstance(node.expr, Call) and node.expr.function == "paths"
+            if "products" in node.words
         }
 
     @property

@@ -47,6 +47,16 @@ def test_numbers_and_words_tell_expressions_apart() -> None:
     ] == [1, 2, 2]
 
 
+def test_what_is_left_out_is_what_the_record_says() -> None:
+    """A default that is written is the same expression, in whatever order; another word is another."""
+    pair = "score = grad(paths(), theta) * grad(paths({}), theta)"
+    same, other = "constants = off, gates = open", "constants = on"
+    assert len(calls(typed(pair.format(same)), "paths")) == 1
+    assert len(calls(typed(pair.format(other)), "paths")) == 2
+    (order,) = calls(typed("score = balance(theta) scope = layer"), "balance")
+    assert dict(order.words) == {"nodes": 0.01, "kernels": 1.0}
+
+
 def test_edges_are_found_through_names() -> None:
     score = typed("let w = theta^2\nlet R = paths(edge = w)\nscore = w * grad(R, w)")
     (functional,), (derivative,) = calls(score, "paths"), calls(score, "grad")

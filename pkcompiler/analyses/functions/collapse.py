@@ -10,7 +10,6 @@ from torch import Tensor
 from pkcompiler.analyses.functions.figure import Binding, Figures, Mark
 from pkcompiler.analyses.source import Source
 from pkcompiler.lang.ast import Name, Pass, Schedule, Stage, Text, Typed
-from pkcompiler.lang.functions.collapse import largest_compression
 from pkcompiler.lang.plan import plan_of
 from pkcompiler.measured import Measured
 from pkcompiler.pruning.collapse import Collapsed
@@ -82,9 +81,9 @@ def _run(source: Source, pass_: Pass, steps: list[int]) -> Run:
 
 
 def _value(figures: Figures, node: Typed) -> dict[str, Measured]:
-    named, until = node.call.args[0], largest_compression(node.call)
-    assert isinstance(named, Name | Text) and until is not None
-    found, ended = collapse(figures.source, figures.pass_named(named.value), until)
+    (named,) = node.call.args
+    assert isinstance(named, Name | Text)
+    found, ended = collapse(figures.source, figures.pass_named(named.value), float(node.words["until"]))
     figures.mark(node, Mark("bound", ended))
     return found
 

@@ -16,7 +16,7 @@ STEP = frozenset({"step"})
 
 
 def _dynamics(figures: Figures, node: Typed) -> Term:
-    source, flow = figures.source, node.words.get("time") == "flow"
+    source, flow = figures.source, node.words["time"] == "flow"
     rate, steps = _steps(figures, node)
     if not math.isfinite(rate):
         return _no_curve(figures, node, rate, steps)

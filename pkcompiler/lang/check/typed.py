@@ -61,9 +61,10 @@ class Typer(KindChecker):
         function = FUNCTIONS[call.function]
         read = (function.written_out(call),) if function.written_out else call.args
         args = tuple(self.typed(arg) for i, arg in enumerate(read) if i not in function.literals)
-        known = {argument.name: argument for argument in function.arguments}
-        named = {key: self.typed(value) for key, value in call.kwargs if known[key].computes(value)}
-        words = {key: _word(value) for key, value in call.kwargs if key not in named or isinstance(value, Number)}
+        known, given = {argument.name: argument for argument in function.arguments}, dict(call.kwargs)
+        named = {key: self.typed(value) for key, value in given.items() if known[key].computes(value)}
+        words = {key: _word(value) for key, value in given.items() if key not in named or isinstance(value, Number)}
+        words |= {key: argument.left_out for key, argument in known.items() if argument.default and key not in given}
         seen = () if function.constant else (*args, *named.values())
         outside = () if function.constant else (*args, *(node for key, node in named.items() if key != "edge"))
         derived = function.derives or any(node.derived for node in seen)
@@ -84,5 +85,5 @@ def _key(node: Typed) -> Hashable:
     if isinstance(expr, Call):
         named = tuple((key, id(value)) for key, value in node.named.items())
         literals = tuple(expr.args[i] for i in FUNCTIONS[expr.function].literals)
-        return expr.function, args, literals, named, tuple(node.words.items())
+        return expr.function, args, literals, named, tuple(sorted(node.words.items()))
     return expr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pkcompiler.lang.ast import Binary, Call, Name, Pass, Typed
-from pkcompiler.lang.explain.notation import Notation
+from pkcompiler.lang.explain.notation import Notation, by_function
 from pkcompiler.lang.functions.closed import Product
 from pkcompiler.lang.functions.paths import argument_lines, path_edge
 from pkcompiler.lang.functions.table import FUNCTIONS
@@ -78,7 +78,7 @@ def _legend(seen: list[Product], pass_: Pass, right: str) -> list[str]:
     if any(path_edge(call) != "1" for call in sums):
         lines.append("v_p = c_p times the product of the weights on p, at theta * mask; n_ip = how often p crosses i")
     for call in sums:
-        lines += [line for line in argument_lines(call.call) if line not in lines]
+        lines += [line for line in argument_lines(call) if line not in lines]
     if not seen:
         lines += [f"with {name} = {print_expr(expr)}" for name, expr in pass_.lets]
     lines += [t.mass.legend for t in seen if t.mass is not None and t.mass.legend and right == t.mass.text]
@@ -93,12 +93,10 @@ def _legend(seen: list[Product], pass_: Pass, right: str) -> list[str]:
 
 def _function_lines(pass_: Pass) -> list[str]:
     """What the functions that the pass reads say of themselves, and its initial weights."""
-    read = [node.call for node in pass_.typed.walk() if isinstance(node.expr, Call)]
-    names = {call.function for call in read}
-    functions = [function for name, function in FUNCTIONS.items() if name in names]
-    lines = [function.legend for function in functions if function.legend]
-    for function in functions:
-        lines += function.lines([call for call in read if call.function == function.name])
+    functions = by_function(pass_.typed.walk())
+    lines = [function.legend for function, _ in functions if function.legend]
+    for function, calls in functions:
+        lines += function.lines(calls)
     if pass_.init is not None:
         kind = pass_.init.function if isinstance(pass_.init, Call) else print_expr(pass_.init)
         lines.append(f"theta = initial weights drawn anew in every round and repetition, {_INIT[kind]}")

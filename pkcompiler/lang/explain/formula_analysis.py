@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from pkcompiler.lang.ast import Analysis, Call, ReportLine, Typed
 from pkcompiler.lang.check.facts import show_axes
-from pkcompiler.lang.explain.notation import Notation
+from pkcompiler.lang.explain.notation import Notation, by_function
 from pkcompiler.lang.functions.table import FUNCTIONS
 
 
 def legend(analysis: Analysis) -> list[str]:
     """One line for every ``let`` in order, and what the letters in them mean."""
     lines = [f"{name} = {_meaning(value)}" for (name, _), value in zip(analysis.lets, analysis.typed, strict=True)]
-    whole = [c.expr for c in (*analysis.typed, *(r.typed for r in analysis.reports)) if isinstance(c.expr, Call)]
-    for name, function in FUNCTIONS.items():
-        of = [call for call in whole if call.function == name]
-        lines += [line for line in (function.letters(of) if of else ()) if line not in lines]
+    for function, calls in by_function((*analysis.typed, *(line.typed for line in analysis.reports))):
+        lines += function.letters(calls)
     return list(dict.fromkeys(lines))
 
 

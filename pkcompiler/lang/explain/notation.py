@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pkcompiler.lang.ast import Binary, Call, Name, Number, Typed, Unary
 from pkcompiler.lang.functions.closed import Product, raised, times
+from pkcompiler.lang.functions.record import Function
 from pkcompiler.lang.functions.table import FUNCTIONS
 from pkcompiler.lang.syntax.format import print_expr
 
@@ -70,6 +73,15 @@ class Notation:
             case Call(name, _, _):
                 return FUNCTIONS[name].not_negative(self, node)
         return False
+
+
+def by_function(nodes: Iterable[Typed]) -> list[tuple[Function, list[Typed]]]:
+    """The calls among expressions, in the order in which the reference lists their functions."""
+    calls: dict[str, list[Typed]] = {}
+    for node in nodes:
+        if isinstance(node.expr, Call):
+            calls.setdefault(node.expr.function, []).append(node)
+    return [(function, calls[name]) for name, function in FUNCTIONS.items() if name in calls]
 
 
 def _holds_figure(node: Typed) -> bool:

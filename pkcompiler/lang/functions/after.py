@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pkcompiler.lang.ast import Call, Expr, Name, Number
+from pkcompiler.lang.ast import Call, Expr, Name, Number, Typed
 from pkcompiler.lang.check.facts import NUMBER, Facts, show_axes
 from pkcompiler.lang.check.search import children, walk
 from pkcompiler.lang.functions.names import NAMES
@@ -81,15 +81,15 @@ def _is_number(expr: Expr, below: float | None = None) -> bool:
     return isinstance(expr, Number) and expr.unit == "" and (below is None or expr.value < below)
 
 
-def _lines(calls: Sequence[Call]) -> list[str]:
+def _lines(calls: Sequence[Typed]) -> list[str]:
     lines = []
-    for given in (dict(call.kwargs) for call in calls):
+    for given in (call.words for call in calls):
         lines.append(
             "loss_j = the mean loss over a batch of its own, F over another: sample i is in batch i mod (k + 1)"
-            if given.get("batches", Name("each")) == Name("each")
+            if given["batches"] == "each"
             else "loss_j = loss = the mean loss over all samples"
         )
-        if "momentum" in given:
+        if given["momentum"]:
             lines.append("with momentum, lr multiplies the running sum of what a plain step subtracts")
     return lines
 

@@ -12,18 +12,11 @@ from pkcompiler.lang.syntax.format import print_expr
 _UNTIL = Argument("until", "factor", "the largest compression that is tried", "10000x")
 
 
-def largest_compression(call: Call) -> float | None:
-    """What ``until`` names: more than 1, at most 1e12; None for anything else."""
-    given = dict(call.kwargs).get("until", Number(float(_UNTIL.default.removesuffix("x"))))
-    named = isinstance(given, Number) and given.unit in ("", "x") and 1 < given.value <= 1e12
-    return float(given.value) if isinstance(given, Number) and named else None
-
-
 def _facts(checker: Checker, call: Call) -> Facts:
     named = call.args[0]
     result = Facts(frozenset({"layer"}))
-    if largest_compression(call) is None:
-        until = dict(call.kwargs)["until"]
+    until = dict(call.kwargs).get(_UNTIL.name)
+    if until is not None and not (isinstance(until, Number) and until.unit in ("", "x") and 1 < until.value <= 1e12):
         message, note = f"until = {print_expr(until)}", f"write until = {_UNTIL.default}"
         checker.error("PKC106", message, until.span, "must be a factor of more than 1x", note)
     if not isinstance(named, Name | Text):

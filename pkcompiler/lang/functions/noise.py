@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pkcompiler.lang.ast import Call
+from pkcompiler.lang.ast import Call, Typed
 from pkcompiler.lang.check.facts import PARAM, Facts, show_axes
 from pkcompiler.lang.functions.record import Argument, Checker, Function, Value, is_count
 from pkcompiler.lang.syntax.format import print_expr
@@ -69,8 +69,8 @@ def _model(checker: Checker, call: Call) -> Facts:
     return replace(entries.join(weights, axes), theta=True, model=True, varies=False)
 
 
-def _model_lines(calls: Sequence[Call]) -> list[str]:
-    given = [dict(call.kwargs) for call in calls]
+def _model_lines(calls: Sequence[Typed]) -> list[str]:
+    given = [call.named for call in calls]
     lines = {
         "model(x) = the output at the input x and the weights theta * mask": any("theta" not in g for g in given),
         "model(x, theta = E) = the output at the input x and the weights at E * mask": any("theta" in g for g in given),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pkcompiler.lang.ast import Call, Name, Number, Typed
+from pkcompiler.lang.ast import Call, Number, Typed
 from pkcompiler.lang.check.facts import NUMBER, PARAM, Facts, show_axes
 from pkcompiler.lang.functions.record import Argument, Checker, Function, Value, Writer, always
 from pkcompiler.lang.syntax.format import print_expr
 
-KERNELS = Name("kernels")
 LAYERED = "balance() orders the weights of each parameter: orders of different ones cannot be compared"
 
 _KEEP = Argument(
@@ -51,15 +50,8 @@ def _balance(checker: Checker, call: Call) -> Facts:
     return facts
 
 
-def balance_numbers(call: Call) -> tuple[float, float]:
-    """``nodes`` and ``kernels`` of a call that has been checked."""
-    given = (dict(call.kwargs).get(a.name, Number(float(a.default))) for a in (_NODES, _KERNELS))
-    nodes, kernels = (float(n.value) if isinstance(n, Number) else 0.0 for n in given)
-    return nodes, kernels
-
-
 def _walk_lines(writer: Writer, call: Typed) -> list[str]:
-    whole = dict(call.call.kwargs).get("keep") == KERNELS
+    whole = call.words["keep"] == "kernels"
     hop = "a hop along a convolution visits the whole kernel" if whole else "a hop visits one weight"
     return [
         "visit_i = how many weights the walks visited before weight i: so the k largest scores are exactly the first k visited,",
@@ -70,7 +62,7 @@ def _walk_lines(writer: Writer, call: Typed) -> list[str]:
 
 
 def _balance_lines(writer: Writer, call: Typed) -> list[str]:
-    nodes, kernels = balance_numbers(call.call)
+    nodes, kernels = (float(call.words[key]) for key in ("nodes", "kernels"))
     opened = f" + {kernels:g} * kernels / k" if kernels else ""
     return [
         "taken_i = how many weights of its parameter are taken before weight i: always the one that adds most to",

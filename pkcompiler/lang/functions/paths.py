@@ -187,7 +187,7 @@ def path_mass(writer: Writer, call: Typed) -> Mass:
 
 
 def _gates_and_ends(writer: Writer, call: Typed) -> list[str]:
-    factors = ["a_p"] if call.words.get("gates", DEFAULTS["gates"]) != DEFAULTS["gates"] else []
+    factors = ["a_p"] if call.words["gates"] != DEFAULTS["gates"] else []
     if "output" in call.named:
         return [*factors, f"({writer.text(call.named['output'], '')})[k(p)]"]
     return [*factors, "(loss_gradient)[k(p)]"] if call.words.get("output") == LOSS_GRADIENT.value else factors
@@ -200,11 +200,11 @@ def _meaning(writer: Writer, call: Typed) -> str:
     return f"sum over paths p of {' '.join([*factors, *_gates_and_ends(writer, call)])}"
 
 
-def argument_lines(call: Call) -> list[str]:
+def argument_lines(call: Typed) -> list[str]:
     """One line for each argument that is not the default, apart from the edge."""
     free = {"input": "the weight of input entry s(p)", "output": "the weight of output k(p)"}
     lines = []
-    for key, expr in call.kwargs:
+    for key, expr in call.call.kwargs:
         shown = print_expr(expr)
         if key == "edge" or shown == DEFAULTS[key]:
             continue
@@ -217,7 +217,7 @@ def argument_lines(call: Call) -> list[str]:
     return lines
 
 
-def _letters(calls: Sequence[Call]) -> list[str]:
+def _letters(calls: Sequence[Typed]) -> list[str]:
     lines = [line for call in calls for line in argument_lines(call)]
     return ["v_p = c_p times the product of the weights on p, at theta * mask", *lines]
 

@@ -85,6 +85,11 @@ class Argument:
         return self.kind in COMPUTED and expr not in [Name(value.name) for value in self.values]
 
     @property
+    def left_out(self) -> str | float:
+        """What it is where it is not given: a word, or a number; '' where it has no default."""
+        return float(self.default.removesuffix("x")) if self.default and self.kind in ("number", "factor") else self.default
+
+    @property
     def names(self) -> list[str]:
         """The words that it may be in this version."""
         return [value.name for value in self.values if value.due]
@@ -159,11 +164,11 @@ class Function:
     """Of a call that is the whole score: its formula, and the lines below it."""
     legend: str = ""
     """A line below every formula in which it occurs."""
-    lines: Callable[[Sequence[Call]], list[str]] = lambda calls: []
+    lines: Callable[[Sequence[Typed]], list[str]] = lambda calls: []
     """Lines for all of its calls in a pass."""
     meaning: Callable[[Writer, Typed], str | None] = lambda writer, call: None
     """What a call that is a whole line of an analysis is; None: its text."""
-    letters: Callable[[Sequence[Call]], list[str]] = lambda calls: []
+    letters: Callable[[Sequence[Typed]], list[str]] = lambda calls: []
     """Lines for its calls that are whole lines of an analysis."""
 
 

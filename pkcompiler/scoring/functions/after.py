@@ -51,14 +51,14 @@ def trained(work: Workspace, given: Mapping[str, str | float], draw: Draw) -> tu
     finite numbers.
     """
     steps = int(given["steps"])
-    parts = _parts(work, steps + 1 if given.get("batches", "each") == "each" else 1)
+    parts = _parts(work, steps + 1 if given["batches"] == "each" else 1)
     start = work.effective()
     leaf = work.weights_leaf(start)
     names = [n for n, p in work.captured.module.named_parameters() if p.requires_grad]
     unit = torch.ones((), dtype=work.dtype)
     kept = [work.masks[n].to(start[n]) if n in work.masks else unit.to(start[n].device) for n in names]
     fixed = {n: t for n, t in start.items() if n not in set(names)}
-    rate, momentum = float(given["lr"]), float(given.get("momentum", 0.0))
+    rate, momentum = float(given["lr"]), float(given["momentum"])
     run = Steps(parts[:steps] * (steps if len(parts) == 1 else 1), names, fixed, kept, rate, momentum, draw)
     with torch.enable_grad():
         ends = _Unrolled.apply(run, *(start[n] for n in names))

@@ -177,7 +177,7 @@ def shifted(work: Workspace, value: Term) -> tuple[dict[str, Tensor], Leaf]:
 def _noise(evaluation: Evaluation, node: Typed) -> Term:
     """Every noise() that is written is one draw, wherever and however often it is read."""
     number, draw, work = evaluation.number_of(node), evaluation.draws, evaluation.work
-    if node.words.get("axes") == "param":
+    if node.words["axes"] == "param":
         return Term(PARAM, noise_like_parameters(work.theta, draw, number))
     size = node.number("count") if "count" in node.words else None
     return Term(frozenset({"sample", "input"}), noise_like_input(work.captured, work.dtype, size, draw, number))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from pkcompiler.lang.ast import Binary, Call, Expr, Name, Number, Typed
-from pkcompiler.lang.functions.paths import DEFAULTS, path_edge
+from pkcompiler.lang.functions.paths import path_edge
 from pkcompiler.paths.semiring import settings
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.terms import Term
@@ -22,16 +22,9 @@ _INPUTS: dict[Expr, str] = {
 
 
 def _paths(evaluation: Evaluation, node: Typed) -> Term:
-    words, work = {**DEFAULTS, **node.words}, evaluation.work
-    chosen = settings(
-        edge=path_edge(node),
-        gates=words["gates"],
-        pools=words["pools"],
-        norms=words["norms"],
-        products=words["products"],
-        constants=words["constants"],
-        dtype=work.dtype,
-    )
+    work = evaluation.work
+    words = {key: str(node.words[key]) for key in ("gates", "pools", "norms", "products", "constants")}
+    chosen = settings(edge=path_edge(node), **words, dtype=work.dtype)
     input = node.named.get("input")
     source = _input(evaluation, input)
     ends = _ends(evaluation, node)
@@ -54,7 +47,7 @@ def _input(evaluation: Evaluation, input: Typed | None) -> str | Tensor:
 def _ends(evaluation: Evaluation, node: Typed) -> str | Term:
     if "output" in node.named:
         return evaluation.evaluate(node.named["output"])
-    word = str(node.words.get("output", DEFAULTS["output"]))
+    word = str(node.words["output"])
     return evaluation.work.loss_gradient() if word == "loss_gradient" else word
 
 

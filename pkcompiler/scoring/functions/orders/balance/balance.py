@@ -13,7 +13,6 @@ from pkcompiler.ir.types import Op
 from pkcompiler.ir.walk import forward
 from pkcompiler.ir.weights import groups, joinings
 from pkcompiler.lang.ast import Typed
-from pkcompiler.lang.functions.orders import balance_numbers
 from pkcompiler.scoring.functions.evaluation import Binding, Evaluation
 from pkcompiler.scoring.functions.orders.balance.counts import Counts, Ending, Leads
 from pkcompiler.scoring.functions.orders.balance.cover import Ints, Shares, in_turn, rounded, taken
@@ -158,7 +157,7 @@ def _score(ranks: Ints, like: Tensor, lowest: float) -> Tensor:
 
 
 def _value(evaluation: Evaluation, node: Typed) -> Term:
-    return balanced(evaluation.work, evaluation.evaluate(node.args[0]), *balance_numbers(node.call))
+    return balanced(evaluation.work, evaluation.evaluate(node.args[0]), float(node.words["nodes"]), float(node.words["kernels"]))
 
 
 VALUES: dict[str, Binding] = {"balance": _value}

@@ -63,7 +63,7 @@ def _check(weights: dict[str, Tensor]) -> None:
 
 
 def _value(evaluation: Evaluation, node: Typed) -> Term:
-    whole = node.words.get("keep") == "kernels"
+    whole = node.words["keep"] == "kernels"
     return visits(evaluation.work, evaluation.evaluate(node.args[0]), evaluation.draws, whole=whole)
 
 

@@ -15,6 +15,7 @@ from pkcompiler.lang.ast import Analysis, Pass, Typed
 from pkcompiler.lang.functions.table import FUNCTIONS
 from pkcompiler.predict.mean_trace import Prediction, nothing, predict_trace
 from pkcompiler.scoring.evaluate import Evaluator
+from pkcompiler.scoring.functions.evaluation import bound
 from pkcompiler.scoring.terms import Term
 
 
@@ -48,11 +49,10 @@ class AnalysisEvaluator(Evaluator):
     def figure(self, node: Typed) -> Figure:
         """The value of a function of an analysis."""
         node = node.value
-        function = node.call.function
-        if not FUNCTIONS[function].analysis:
-            return VALUES[function](self, node)
+        if not FUNCTIONS[node.call.function].analysis:
+            return bound(VALUES, node)(self, node)
         if node not in self._figures:
-            self._figures[node] = VALUES[function](self, node)
+            self._figures[node] = bound(VALUES, node)(self, node)
         return self._figures[node]
 
     def operator(self, node: Typed) -> Operator:

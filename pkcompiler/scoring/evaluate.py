@@ -18,6 +18,7 @@ from pkcompiler.lang.ast import Binary, Call, Name, Number, Typed, Unary
 from pkcompiler.lang.syntax.format import print_expr
 from pkcompiler.scoring import terms
 from pkcompiler.scoring.functions import gradient
+from pkcompiler.scoring.functions.evaluation import bound
 from pkcompiler.scoring.functions.table import VALUES
 from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import PARAM, Term
@@ -77,7 +78,7 @@ class Evaluator:
             case Unary():
                 return -self.evaluate(node.args[0])
             case Binary(op):
-                own = None if self._again or op != "*" else _own_derivative(*node.args)
+                own = None if self._again or op != "*" else gradient.own_derivative(*node.args)
                 if own is not None:
                     return self.grad(own.args[0], own.args[1], times_itself=True)
                 return terms.OPERATORS[op](*(self.evaluate(arg) for arg in node.args))
@@ -134,7 +135,7 @@ class Evaluator:
 
     def call(self, node: Typed) -> Term:
         """The value of a function."""
-        return VALUES[node.call.function](self, node)
+        return bound(VALUES, node)(self, node)
 
     def on_leaf(self, made: tuple[Term, Leaf]) -> Term:
         """A value that was computed from the tensors of a leaf, through which grad goes."""
@@ -175,11 +176,3 @@ class Evaluator:
         for part in parts[1:]:
             total = total + part
         return total
-
-
-def _own_derivative(left: Typed, right: Typed) -> Typed | None:
-    """The derivative in u * grad(F, u): theta dF/dtheta and its kin, which need no second pass; None of any other product."""
-    for factor, other in ((left, right), (right, left)):
-        if other.calls("grad") and factor.edge not in ("", "1") and factor.edge == other.args[1].edge:
-            return other
-    return None

@@ -159,21 +159,12 @@ def detach(term: Term) -> Term:
     return Term(term.axes, each(term, Tensor.detach), term.exponent)
 
 
-REDUCERS: dict[str, Callable[..., Tensor]] = {
-    "sum": torch.sum,
-    "mean": torch.mean,
-    "max": torch.amax,
-    "norm2": lambda t, *dims: t.square().sum(*dims).sqrt(),
-}
-"""Of a tensor, or along some of its dimensions: one function for every axis. The carried exponent stays as it is."""
+def reduce(function: Callable[..., Tensor], term: Term, over: str, span: Span | None = None) -> Term:
+    """``function``, of a tensor or along some of its dimensions, over one axis; ``layer`` reduces each tensor and spreads it back.
 
-
-def reduce(name: str, term: Term, over: str, span: Span | None = None) -> Term:
-    """``sum | mean | norm2 | max`` over one axis; ``layer`` reduces each tensor and spreads the result back.
-
+    The carried exponent stays as it is.
     Raises ``PKC110`` where the term has no such axis.
     """
-    function = REDUCERS[name]
     if over == "layer":
         return Term(term.axes, each(term, lambda t: function(t).expand_as(t)), term.exponent)
     if over == "param":

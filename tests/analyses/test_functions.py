@@ -8,14 +8,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
+import pytest
 import torch
 from torch import nn
 
 import pkcompiler as pkc
+from pkcompiler.analyses.functions import kernels
 from pkcompiler.analyses.functions import table as of_analyses
 from pkcompiler.lang.functions import table as records
 from pkcompiler.lang.functions.table import FUNCTIONS
+from pkcompiler.scoring.functions import chance
 from pkcompiler.scoring.functions import table as of_passes
 
 ROOT = Path(__file__).parent.parent.parent
@@ -99,6 +103,16 @@ def test_no_function_is_recorded_or_bound_twice() -> None:
     assert len(FUNCTIONS) == sum(len(theme.FUNCTIONS) for theme in records._THEMES)
     for table in (of_passes, of_analyses):
         assert len(table.VALUES) == sum(len(theme) for theme in table.VALUES.maps)
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "line"), [(chance, "uniform", "sum(uniform(), over = param)"), (kernels, "trace", "trace(gram(R))")]
+)
+def test_a_word_without_its_binding_is_named(table: ModuleType, name: str, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(table.VALUES, name)
+    text = f'analysis a {{ source = "x" let R = paths(edge = theta^2) report "r" = R report "a" = {line} }}'
+    with pytest.raises(pkc.PkcError, match=rf"PKC103\]: '{name}' has no value"):
+        pkc.run_analysis(nn.Linear(3, 2), torch.zeros(1, 3), text)
 
 
 def test_a_new_word_touches_two_files(tmp_path: Path) -> None:

@@ -75,6 +75,21 @@ def test_other_forms_are_written_in_the_usual_letters() -> None:
 PATHS = [(0, 1), (0, 2), (3, 2), (3, 3, 1), (1,)]  # the entries that each path crosses; one of them twice
 
 
+@pytest.mark.parametrize(
+    ("score", "lets", "said"),
+    [
+        ("grad(mean(losses, over = sample), theta)", "", ["losses_n = "]),
+        ("theta * squares(losses, theta) * loss", "", ["loss = ", "losses_n = "]),
+        ("abs(theta) * b", "let b = loss", ["with b", "loss = "]),
+        ("theta * grad(sum(R, over = sample), theta) * prunable", "let R = paths(output = loss_gradient)", ["prunable_i = "]),
+    ],
+)
+def test_the_letters_below_a_formula_are_those_of_what_it_reads(score: str, lets: str, said: list[str]) -> None:
+    letters = ("loss = ", "losses_n = ", "prunable_i = ", "with b")
+    below = formula(find_pass(f'pass a {{ source = "x"\n{lets}\nscore = {score} }}')).split("\n")[1:]
+    assert [letter for line in below for letter in letters if line.startswith(letter)] == said
+
+
 def _brute_force(score: str, theta: list[float], i: int) -> float:
     """The score of entry i by its text, with derivatives by central differences of the sum over PATHS."""
     edges = {"abs": abs, "square": lambda t: t * t}

@@ -14,6 +14,7 @@ from pkcompiler import PkcError, score
 from pkcompiler.lang.library import find_pass
 from pkcompiler.scoring import terms
 from pkcompiler.scoring.evidence import Evidence
+from pkcompiler.scoring.functions.arithmetic import REDUCERS
 from pkcompiler.scoring.functions.chance import seeded_uniform
 from pkcompiler.scoring.terms import PARAM, Term
 
@@ -256,19 +257,20 @@ REDUCED: dict[str, Callable[[np.ndarray, int | None], np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize("name", terms.REDUCERS)
+@pytest.mark.parametrize("name", REDUCERS)
 def test_a_reducer_is_one_function_over_every_axis(name: str) -> None:
     """Over samples, outputs, a layer and all parameters, beside NumPy; a reducer without a definition here fails."""
-    function, plain = REDUCED[name], torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    reducer, function = REDUCERS[name], REDUCED[name]
+    plain = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     values = Term(frozenset({"sample", "output"}), plain)
-    np.testing.assert_allclose(terms.reduce(name, values, "sample").tensor, function(plain.numpy(), 0), rtol=1e-14)
+    np.testing.assert_allclose(terms.reduce(reducer, values, "sample").tensor, function(plain.numpy(), 0), rtol=1e-14)
     flat = plain.reshape(3, 8).numpy()
-    np.testing.assert_allclose(terms.reduce(name, values, "output").tensor, function(flat, 1), rtol=1e-14)
+    np.testing.assert_allclose(terms.reduce(reducer, values, "output").tensor, function(flat, 1), rtol=1e-14)
     weights = Term(PARAM, {"a": plain[0], "b": -plain[1, :, 0]})
-    layers = terms.reduce(name, weights, "layer").tensors
+    layers = terms.reduce(reducer, weights, "layer").tensors
     for part, given in weights.tensors.items():
         np.testing.assert_allclose(layers[part], np.full(given.shape, function(given.numpy().ravel(), 0)), rtol=1e-14)
     every = np.concatenate([t.numpy().ravel() for t in weights.tensors.values()])
-    np.testing.assert_allclose(terms.reduce(name, weights, "param").tensor, function(every, 0), rtol=1e-14)
+    np.testing.assert_allclose(terms.reduce(reducer, weights, "param").tensor, function(every, 0), rtol=1e-14)
     alone = Term(frozenset({"output"}), torch.tensor(-2.0, dtype=torch.float64))
-    np.testing.assert_allclose(terms.reduce(name, alone, "output").tensor, function(np.array([-2.0]), 0))
+    np.testing.assert_allclose(terms.reduce(reducer, alone, "output").tensor, function(np.array([-2.0]), 0))

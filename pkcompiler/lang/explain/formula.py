@@ -7,6 +7,7 @@ from dataclasses import replace
 from pkcompiler.lang.ast import Binary, Call, Name, Pass, Typed
 from pkcompiler.lang.explain.notation import Notation, by_function
 from pkcompiler.lang.functions.closed import Product
+from pkcompiler.lang.functions.names import NAMES
 from pkcompiler.lang.functions.paths import argument_lines, path_edge
 from pkcompiler.lang.functions.table import FUNCTIONS
 from pkcompiler.lang.syntax.format import print_expr
@@ -82,13 +83,8 @@ def _legend(seen: list[Product], pass_: Pass, right: str) -> list[str]:
     if not seen:
         lines += [f"with {name} = {print_expr(expr)}" for name, expr in pass_.lets]
     lines += [t.mass.legend for t in seen if t.mass is not None and t.mass.legend and right == t.mass.text]
-    if "loss" in right.replace("losses_n", ""):
-        lines.append("loss = the mean loss over all samples, at theta * mask")
-    if any(node.expr == Name("prunable") for node in pass_.typed.walk()):
-        lines.append("prunable_i = 1 where a pass may prune (after include, before except), else 0")
-    if "losses_n" in right:
-        lines.append("losses_n = the loss of sample n alone, at theta * mask")
-    return lines
+    read = {node.expr.value for node in pass_.typed.walk() if isinstance(node.expr, Name)}
+    return lines + [name.legend for name in NAMES.values() if name.legend and name.name in read]
 
 
 def _function_lines(pass_: Pass) -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar
 
+from pkcompiler.diagnostics import fail
 from pkcompiler.lang.ast import Typed
 from pkcompiler.scoring.random_streams import Draw
 from pkcompiler.scoring.terms import Term
@@ -50,3 +51,16 @@ class Evaluation(Protocol):
 
 
 Binding = Callable[[Evaluation, Typed], Term]
+
+
+def bound(values: Mapping[str, T], node: Typed) -> T:
+    """What a table binds to the function of a call. Raises ``PKC103`` for one that is recorded and not bound."""
+    name = node.call.function
+    if name not in values:
+        raise fail(
+            "PKC103",
+            f"'{name}' has no value",
+            "add it to VALUES in the file that has the name of its record's",
+            span=node.expr.span,
+        )
+    return values[name]

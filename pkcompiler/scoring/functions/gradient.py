@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
+from pkcompiler.lang.ast import Typed
 from pkcompiler.scoring.functions.evaluation import Binding
 from pkcompiler.scoring.terms import PARAM, Term
 from pkcompiler.scoring.workspace import STORED, SWITCH, Leaf, Workspace
@@ -38,6 +39,14 @@ def derivative(work: Workspace, value: Term, leaves: Sequence[Leaf], wanted: str
                 part = work.by_theta(leaf.edge, weights[name], part)
             total[name] = total[name] + (theta[name] * part if wanted == "mask" and leaf.edge != SWITCH else part)
     return Term(PARAM, total, value.exponent), [*leaves, Leaf("theta", weights, {}, theta)]
+
+
+def own_derivative(left: Typed, right: Typed) -> Typed | None:
+    """The derivative in u * grad(F, u): theta dF/dtheta and its kin, which need no second pass; None of any other product."""
+    for factor, other in ((left, right), (right, left)):
+        if other.calls("grad") and factor.edge not in ("", "1") and factor.edge == other.args[1].edge:
+            return other
+    return None
 
 
 def depends(leaf: Leaf, wanted: str) -> bool:

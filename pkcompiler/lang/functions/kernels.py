@@ -40,10 +40,10 @@ def _unsquared(functional: Expr, scope: Scope) -> str:
     edge = edge_given(given, scope.lets)
     if edge != "theta^2":
         return f"needs edge = theta^2, not {edge}"
-    if print_expr(given.get("pools", Name("max"))) == "data":
+    if given.get("pools") == Name("data"):
         return "needs pools = sum or max"
     for key in ("input", "gates", "norms", "output"):
-        if key in given and print_expr(given[key]) != DEFAULTS[key]:
+        if given.get(key, Name(DEFAULTS[key])) != Name(DEFAULTS[key]):
             return f"needs {key} = {DEFAULTS[key]}"
     return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,13 @@ TARGETS = ("onnx", "pt2", "source", "safetensors", "torch-prune")
 @built_options
 @click.option("--to", type=click.Choice(TARGETS), required=True, help="What is written.")
 @click.option("-o", "--out", metavar="FILE", required=True, help="The file: .onnx, .pt2, .py, .safetensors, or .pt of torch-prune.")
+@click.option("--compact", is_flag=True, help="Without the units that the masks have left without effect: smaller and faster.")
 @click.option("--no-check", is_flag=True, help="Do not compare the file with the model before it is written.")
 @click.option("--force", is_flag=True, help="Replace the file that is there.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write what was written as JSON (- is stdout, in place of the table).")
-def export(artifact: str, to: str, out: str, no_check: bool, force: bool, json_file: str | None, **options: Any) -> None:
+def export(
+    artifact: str, to: str, out: str, compact: bool, no_check: bool, force: bool, json_file: str | None, **options: Any
+) -> None:
     """Write a pruned model as a file that works without pkcompiler.
 
     Pruned weights are zeros in it, and there are no masks (but for torch-prune). The weights are those of the artifact;
@@ -38,13 +42,16 @@ def export(artifact: str, to: str, out: str, no_check: bool, force: bool, json_f
 
     prepare(Path(out), to, force=force)
     found = loaded(artifact)
-    result = export_to(found, opened(**options, say=quiet), Path(out), to=to, check=not no_check, force=force)
-    if deliver_json(result.to_json(), json_file):
-        _print(result)
+    model = opened(**options, say=quiet)
+    result, report = export_to(found, model, Path(out), to=to, smaller=compact, check=not no_check, force=force)
+    left = {} if report is None else {"parameters": report.parameters, "multiply-adds": report.multiply_adds}
+    if deliver_json({**result.to_json(), "compact": left or None}, json_file):
+        _print(result, left)
 
 
-def _print(result: Exported) -> None:
+def _print(result: Exported, left: Mapping[str, tuple[int, int]]) -> None:
     lines = [*((str(path), f"{size:,} bytes") for path, size in result.files.items())]
+    lines += [(name, f"{small:,} of {dense:,}") for name, (dense, small) in left.items()]
     if result.inputs:
         lines.append(("inputs", ", ".join(result.inputs)))
     if result.outputs:

@@ -20,6 +20,7 @@ from pkcompiler.exporting.to_pt2 import to_pt2
 from pkcompiler.exporting.to_source import to_source
 from pkcompiler.exporting.to_weights import to_safetensors, to_torch_prune
 from pkcompiler.files import deliver, hidden
+from pkcompiler.lowering.compact.result import Compact
 from pkcompiler.lowering.masks import Masks
 from pkcompiler.modes import in_own_modes, keeping_default_device
 
@@ -61,7 +62,7 @@ class Exported:
 @checked
 @in_own_modes
 def export(
-    module: nn.Module,
+    module: nn.Module | Compact,
     path: str | Path,
     *,
     to: str = "onnx",
@@ -79,7 +80,8 @@ def export(
     The first three are the model in evaluation mode (``source`` trains, too), with inputs named as in ``forward`` and a batch of
     any size where the model can be recorded so; weights that are computed (``weight_norm``) are written as what they come to.
 
-    :param module: any module; also one with masks on it (:func:`apply_masks`, ``torch.nn.utils.prune``), or a lowered network.
+    :param module: any module; also one with masks on it (:func:`apply_masks`, ``torch.nn.utils.prune``), a lowered network, or what
+        :func:`compact` gives.
     :param example_inputs: a tensor, a tuple of positional inputs, or a dict of keyword inputs; dimension 0 is the batch.
     :param masks: parameter name to bool tensor, True = kept, or what holds them; besides those that the module has.
     :param check: compare the file with the model, at the example and at random inputs, before it is written.
@@ -94,7 +96,7 @@ def export(
         if example_inputs is None:
             raise fail("PKC272", f"to = '{to}' records the model, which takes an example", "give example_inputs = x")
     with keeping_default_device("forward"):
-        baked = bake(module, masks, example_inputs)
+        baked = bake(module.module if isinstance(module, Compact) else module, masks, example_inputs)
         found = _content(baked, path, to, check)
     note = typed_or_called("name a file elsewhere: -o FILE", "give a path that can be written")
     written = {}

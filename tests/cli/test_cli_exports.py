@@ -88,3 +88,19 @@ def test_zeros_become_an_artifact_and_nothing_is_said_so(inside: Path) -> None:
     assert pkc("import", "mlp.py", "--weights", "sparse.safetensors", "--zeros", "-o", "taken").exit_code == 0
     taken, given = pkcompiler.load("taken").masks, pkcompiler.load("a").masks
     assert all(torch.equal(taken[n], mask) for n, mask in given.items() if not bool(mask.all()))
+
+
+def test_a_compact_network_is_smaller_and_the_same_function(inside: Path) -> None:
+    assert pkc("prune", "mlp.py", "--pass", "synflow", "--sparsity", "98%", "-o", "sparse").exit_code == 0
+    result = pkc("export", "sparse", "mlp.py", "--to", "pt2", "--compact", "-o", "net.pt2", "--json", "-")
+    assert (result.exit_code, result.stderr) == (0, "")
+    left = json.loads(result.stdout)["compact"]
+    x = torch.randn(3, 1, 8, 8)
+    stored = torch.export.load("net.pt2")
+    assert 0 < left["parameters"][1] < left["parameters"][0] == sum(p.numel() for p in load_model("mlp.py").module.parameters())
+    assert sum(t.numel() for t in stored.state_dict.values()) == left["parameters"][1]
+    with torch.no_grad():
+        masked = pkcompiler.load("sparse").lower(load_model("mlp.py").module.eval())(x)
+        assert torch.allclose(stored.module()(x), masked, atol=1e-6 * float(masked.abs().max()), rtol=0)
+    whole = json.loads(pkc("export", "sparse", "mlp.py", "--to", "pt2", "-o", "whole.pt2", "--json", "-").stdout)
+    assert whole["compact"] is None and whole["files"]["whole.pt2"] > (inside / "net.pt2").stat().st_size

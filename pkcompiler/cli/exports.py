@@ -27,7 +27,7 @@ TARGETS = ("onnx", "pt2", "source", "safetensors", "torch-prune")
 @click.option("--force", is_flag=True, help="Replace the file that is there.")
 @click.option("--json", "json_file", metavar="FILE|-", help="Write what was written as JSON (- is stdout, in place of the table).")
 def export(
-    artifact: str, to: str, out: str, compact: bool, no_check: bool, force: bool, json_file: str | None, **options: Any
+    artifact: str, to: str, out: str, *, compact: bool, no_check: bool, force: bool, json_file: str | None, **options: Any
 ) -> None:
     """Write a pruned model as a file that works without pkcompiler.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from functools import cache
 
 import pytest
 import torch
@@ -23,6 +24,15 @@ SMALL = sorted(set(CASES) - {"densenet40", "mobilenetv2", "resnet20", "bert"})
 def lowered(name: str, **changes: float):
     net = build(name)
     return lower(net, random_masks(net, **changes), CASES[name].inputs(2)), random_masks(net, **changes)
+
+
+def copied(name: str):
+    """A copy, whole and separate as the test of it holds, of what is lowered once."""
+    masked, masks = once(name)
+    return copy.deepcopy(masked), masks
+
+
+once = cache(lowered)
 
 
 def assert_equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> None:
@@ -71,7 +81,7 @@ def test_nothing_is_shared_with_the_given_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_dense_checkpoints_load_and_are_masked(name: str) -> None:
-    masked, masks = lowered(name)
+    masked, masks = copied(name)
     other = build(name, seed=5)
     assert not masked.load_state_dict(other.state_dict(), strict=True).missing_keys
     assert_pruned_zero(masked, masks)
@@ -84,7 +94,7 @@ def test_dense_checkpoints_load_and_are_masked(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_forward_is_masked_whatever_is_stored(name: str) -> None:
-    masked, masks = lowered(name)
+    masked, masks = copied(name)
     inputs = CASES[name].inputs(2)
     want = call(masked.eval(), inputs)
     with torch.no_grad():
@@ -97,7 +107,7 @@ def test_forward_is_masked_whatever_is_stored(name: str) -> None:
 @pytest.mark.parametrize("name", ["unet", "sequences", "attention", "tied", "weight_norm", "branching", "gpt2"])
 def test_training_keeps_zeros_and_follows_the_masked_model(name: str, optimizer: str) -> None:
     """The oracle trains the eager class, its gradients and weights multiplied by the masks at every step."""
-    masked, masks = lowered(name)
+    masked, masks = copied(name)
     eager = masked_eager(build(name), masks).train()
     ours, theirs = OPTIMIZERS[optimizer](masked.train().parameters()), OPTIMIZERS[optimizer](eager.parameters())
     for step in range(3):
@@ -119,7 +129,7 @@ def test_training_keeps_zeros_and_follows_the_masked_model(name: str, optimizer:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_gradients_are_exactly_zero_under_infinite_upstream_gradients(name: str) -> None:
-    masked, masks = lowered(name)
+    masked, masks = copied(name)
     (sum(out.sum() for out in call(masked, CASES[name].inputs(2)) if out.is_floating_point()) * float("inf")).backward()
     gradients = {key: p.grad for key, p in masked.named_parameters() if p.grad is not None}
     assert gradients and any(not g.isfinite().all() for g in gradients.values())
@@ -145,7 +155,7 @@ def test_deepcopy_is_whole_and_separate(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({*SMALL, "resnet20", "bert"} - {"gpt2", "lstm_root"}))
 def test_masks_follow_the_type_and_stay_bool(name: str) -> None:
-    masked, masks = lowered(name)
+    masked, masks = copied(name)
     assert all(torch.equal(masked.double().masks[key], mask) for key, mask in masks.items())
     net = masked_eager(build(name), masks).double().eval()
     inputs = torch.utils._pytree.tree_map(lambda t: t.double() if t.is_floating_point() else t, CASES[name].inputs(2))

@@ -26,7 +26,7 @@ from pkcompiler.training.checkpoint import Checkpoint
 
 PACKAGE = Path(pkcompiler.__file__).parent
 TYPED_ALONE = (
-    *("cli/", "codes/", "study/", "driver/open.py", "driver/rescale.py", "usercode.py", "show/html.py", "data/load.py"),
+    *("cli/", "codes/", "driver/study/", "driver/open.py", "driver/rescale.py", "usercode.py", "show/html.py", "data/load.py"),
     *("frontend/spec.py", "frontend/load_weights.py", "frontend/inputs.py"),
     *("scoring/total_loss.py", "pruning/recipe.py", "artifact/resume.py"),
 )

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pkcompiler.diagnostics import PkcError, fail, typed_or_called
-from pkcompiler.exporting.content import UNCHECKED
+from pkcompiler.diagnostics import PkcError, fail
+from pkcompiler.exporting.content import unchecked
 from pkcompiler.exporting.recorded import batch_of, is_batched
 from pkcompiler.frontend.export import evaluating
 from pkcompiler.userstreams import silenced
@@ -104,5 +104,5 @@ def _differs(what: str, how: str) -> PkcError:
         "PKC651",
         f"{what} {how}: nothing was written",
         "if the model draws random numbers or keeps a state between calls, export the part that does not; else report this",
-        f"write it as it is, unchecked: {typed_or_called(*UNCHECKED)}",
+        f"write it as it is, unchecked: {unchecked()}",
     )

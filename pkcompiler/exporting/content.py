@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from pkcompiler.diagnostics import typed_or_called
 
-UNCHECKED = ("--no-check", "check=False")
-"""How a file is asked for that is not compared with the model."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Content:
@@ -28,5 +25,9 @@ class Content:
 
 def as_target(*targets: str) -> str:
     """How other targets are asked for."""
-    typed, called = (" or ".join(form.format(to) for to in targets) for form in ("--to {}", "to='{}'"))
-    return typed_or_called(typed, called)
+    return typed_or_called(" or ".join(f"--to {to}" for to in targets), " or ".join(f"to='{to}'" for to in targets))
+
+
+def unchecked() -> str:
+    """How a file is asked for that is not compared with the model."""
+    return typed_or_called("--no-check", "check=False")

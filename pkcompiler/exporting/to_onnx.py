@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from pkcompiler.diagnostics import fail, typed_or_called
+from pkcompiler.diagnostics import fail
 from pkcompiler.exporting.baked import Baked, fold_computed
 from pkcompiler.exporting.compared import Given, compare
-from pkcompiler.exporting.content import UNCHECKED, Content, as_target
+from pkcompiler.exporting.content import Content, as_target, unchecked
 from pkcompiler.exporting.recorded import Recording, record
 from pkcompiler.frontend.export import quiet_tracing
 from pkcompiler.userstreams import lent
@@ -144,7 +144,7 @@ def _checked(data: bytes, baked: Baked, found: Recording) -> float:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         reason = str(error).strip().splitlines()[0].rpartition(" : ")[2]
-        note = f"export model.float(), or a model of other operators; for another runtime: {typed_or_called(*UNCHECKED)}"
+        note = f"export model.float(), or a model of other operators; for another runtime: {unchecked()}"
         raise fail("PKC650", f"onnxruntime cannot run the ONNX file on a CPU: {reason}", note) from error
 
     def call(inputs: Given) -> list[Tensor]:

@@ -7,13 +7,13 @@ import math
 import torch
 from torch import Tensor
 
-from pkcompiler.tangent.function import Network, Theta, computing
+from pkcompiler.tangent.function import ModelAtData, Theta, computing
 
 TOGETHER = 256
 """Samples that are run forward and back at once."""
 
 
-def descend(network: Network, y: Tensor, c: float, lr: float, steps: int) -> list[float]:
+def descend(network: ModelAtData, y: Tensor, c: float, lr: float, steps: int) -> list[float]:
     """The loss c sum (f - y)^2 before each of ``steps`` steps and after the last, of a copy in evaluation mode.
 
     ``y`` [n, outputs]. Entries that a mask drops stay at 0 and are not moved. Infinite from the first loss on that is no number.
@@ -29,7 +29,7 @@ def descend(network: Network, y: Tensor, c: float, lr: float, steps: int) -> lis
     return losses
 
 
-def loss_and_gradient(network: Network, theta: Theta, y: Tensor, c: float) -> tuple[float, dict[str, Tensor]]:
+def loss_and_gradient(network: ModelAtData, theta: Theta, y: Tensor, c: float) -> tuple[float, dict[str, Tensor]]:
     """The loss and its gradient by plain autograd, a few samples at a time."""
     leaves = {n: t.detach().requires_grad_() for n, t in theta.items()}
     total, grads = 0.0, {n: torch.zeros_like(t) for n, t in leaves.items()}

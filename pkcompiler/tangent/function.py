@@ -76,7 +76,7 @@ class TangentMap:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Network:
+class ModelAtData:
     """A copy of a model in evaluation mode, with data and masks.
 
     ``theta``: the parameters that require grad; ``fixed``: the others, masked. ``flat``: the model's flat inputs, tensors with
@@ -117,14 +117,14 @@ class Network:
         return TangentMap(function, self.theta, varying, self.outputs)
 
 
-def network(
+def at_data(
     model: nn.Module,
     data: Any,
     masks: Mapping[str, Tensor] | None = None,
     *,
     example_inputs: Any = None,
     dtype: torch.dtype = torch.float64,
-) -> Network:
+) -> ModelAtData:
     """A copy of ``model`` (which is never changed) in evaluation mode and ``dtype``, at data = (x, y) or x alone.
 
     ``example_inputs``: where the model takes more than x; by default its first sample. Raises ``PKC203``-``PKC204`` where it cannot
@@ -152,14 +152,14 @@ def network(
     fixed = {n: p.detach() * given[n] if n in given else p.detach() for n, p in named.items() if n not in theta}
     flat = tuple(flat_samples(call, (x,)))
     n = next(len(t) for t in flat if is_batched(t))
-    probe = Network(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, n, ())
+    probe = ModelAtData(module, call, theta, fixed, {n: m for n, m in given.items() if n in theta}, flat, n, ())
     with at_samples(probe, flat):
         shape = _output_shape(probe)
         _run_all(probe)
-    return Network(module, call, theta, fixed, probe.masks, flat, n, shape)
+    return ModelAtData(module, call, theta, fixed, probe.masks, flat, n, shape)
 
 
-def _run_all(probe: Network) -> None:
+def _run_all(probe: ModelAtData) -> None:
     """The model runs on every sample: kernels read samples when they are asked for figures, too late to say which one is wrong."""
     with torch.no_grad(), computing():
         for start in range(0, probe.n, TOGETHER):
@@ -210,7 +210,7 @@ def inputs_of(data: Any) -> Any:
     return x
 
 
-def _output_shape(probe: Network) -> tuple[int, ...]:
+def _output_shape(probe: ModelAtData) -> tuple[int, ...]:
     """One sample's output shape, having checked on a few samples that each output depends on its own sample alone."""
     few = min(probe.n, 3)
     with torch.no_grad(), computing():

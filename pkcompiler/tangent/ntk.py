@@ -16,7 +16,7 @@ from pkcompiler.modes import in_own_modes, methods_in_own_modes
 from pkcompiler.paths.sources import first_sample
 from pkcompiler.tangent.bound import trace_bound
 from pkcompiler.tangent.frozen import frozen_map, is_piecewise
-from pkcompiler.tangent.function import Network, inputs_of, network
+from pkcompiler.tangent.function import ModelAtData, at_data, inputs_of
 from pkcompiler.tangent.jacobian import MEMORY, Jacobian
 from pkcompiler.tangent.regression import targets
 from pkcompiler.tangent.tangent import TangentKernel
@@ -47,7 +47,7 @@ def ntk(
     tensor([[1., 1.],
             [1., 2.]], dtype=torch.float64)
     """
-    found = network(model, data, masks, example_inputs=example_inputs, dtype=dtype)
+    found = at_data(model, data, masks, example_inputs=example_inputs, dtype=dtype)
     y = targets(found, data)
     device = next(iter(found.theta.values())).device
     x = pytree.tree_map(lambda t: t.to(device) if isinstance(t, Tensor) else t, inputs_of(data))
@@ -61,7 +61,7 @@ class NTK(TangentKernel):
 
     def __init__(
         self,
-        found: Network,
+        found: ModelAtData,
         data: tuple[Any],
         y: Tensor | None,
         *,

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pkcompiler.diagnostics import fail
-from pkcompiler.tangent.function import Network
+from pkcompiler.tangent.function import ModelAtData
 
 
-def targets(network: Network, data: Any) -> Tensor | None:
+def targets(network: ModelAtData, data: Any) -> Tensor | None:
     """y of data = (x, y) as [n, outputs] in the network's precision; None where there is none.
 
     Numbers have the output's shape, or a row per sample. Integers [n] (for an output [n, ..., classes]: [n, ...]) are classes,

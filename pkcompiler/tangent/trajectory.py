@@ -22,7 +22,7 @@ from pkcompiler.arguments import methods_checked, plain
 from pkcompiler.diagnostics import Diagnostic, PkcError, fail, raise_all
 from pkcompiler.modes import methods_in_own_modes
 from pkcompiler.paths.sources import is_batched
-from pkcompiler.tangent.function import Network, TangentMap, Theta, network
+from pkcompiler.tangent.function import ModelAtData, TangentMap, Theta, at_data
 from pkcompiler.tangent.jacobian import MEMORY, Jacobian, shown_bytes
 from pkcompiler.tangent.regression import require, targets
 from pkcompiler.usercode import blaming
@@ -69,7 +69,7 @@ class LossPathKernel:
         memory: int = MEMORY,
     ) -> None:
         raise_all(_wrong_arguments(lr, steps, loss))
-        self.network = network(model, data, masks, example_inputs=example_inputs, dtype=dtype)
+        self.network = at_data(model, data, masks, example_inputs=example_inputs, dtype=dtype)
         self.samples = _indices(samples, self.network.n)
         self.lr, self.memory = lr, int(memory)
         map = _loss_map(self.network, data, loss)
@@ -235,7 +235,7 @@ def _chosen(map: TangentMap, samples: Tensor) -> TangentMap:
     return map if len(samples) == map.count else replace(map, units=tuple(t[samples.to(t.device)] for t in map.units))
 
 
-def _loss_map(found: Network, data: Any, loss: str | Loss) -> TangentMap:
+def _loss_map(found: ModelAtData, data: Any, loss: str | Loss) -> TangentMap:
     """The loss of one sample as a function of the parameters: a unit is the sample's inputs and its target."""
     y = _given(found, data) if callable(loss) else require(targets(found, data), "the loss")
     if loss == "cross-entropy" and (not found.shape or found.shape[-1] < 2):
@@ -261,7 +261,7 @@ def _one_entry(value: Any) -> Tensor:
     raise fail("PKC529", f"the loss of one sample is {shown}", "return a tensor with one entry: all samples count once here")
 
 
-def _given(found: Network, data: Any) -> Tensor:
+def _given(found: ModelAtData, data: Any) -> Tensor:
     y = data[1] if isinstance(data, tuple | list) and len(data) > 1 else None
     if not isinstance(y, Tensor) or not y.dim() or len(y) != found.n:
         raise PkcError(Diagnostic("PKC527", f"the loss reads targets of {found.n} samples", notes=("pass data=(x, y)",)))

@@ -19,12 +19,12 @@ from torch.export.graph_signature import ExportGraphSignature, OutputKind, Token
 from torch.utils import _pytree as pytree
 
 from pkcompiler.diagnostics import PkcError, fail, typed_or_called
+from pkcompiler.frontend.decomposed import decompose
 from pkcompiler.frontend.inputs import no_values, with_values
 from pkcompiler.frontend.plain import drop_tokens, make_plain
 from pkcompiler.frontend.precision import computing_in, defaults, state_of
 from pkcompiler.frontend.uncallable import uncallable
 from pkcompiler.modes import keeping_default_device, usable
-from pkcompiler.ops.decompose import decompositions
 from pkcompiler.ops.quotients import ZeroRows
 from pkcompiler.userstreams import kept, silenced
 
@@ -261,16 +261,15 @@ def export_program(model: nn.Module, call: Call, *, free: bool = True) -> Progra
         entry.eval()
         exported, batched, recorded = _try_export(entry, call, free)
         views_to_reshapes(exported.graph)
-        if not make_plain(exported.graph_module):
-            exported = exported.run_decompositions(decompositions())
-    signature = exported.graph_signature
+        module, signature = exported.graph_module, exported.graph_signature
+        if not make_plain(module):
+            module, signature = decompose(exported)
     names = _canonical_names(model)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     parameters = {p: names[t.removeprefix(PREFIX)] for p, t in signature.inputs_to_parameters.items()}
     buffers = {p: names[t.removeprefix(PREFIX)] for p, t in signature.inputs_to_buffers.items()}
     lifted = {p: exported.constants[t] for p, t in signature.inputs_to_lifted_tensor_constants.items()}
     inputs = tuple(str(name) for name in signature.user_inputs)
-    module = exported.graph_module
     drop_tokens(module, signature)
     _keep_output(module, signature)
     return Program(module, parameters, buffers, tensors, lifted, inputs, batched, call.output_name, recorded, call.dtype)

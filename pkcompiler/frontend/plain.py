@@ -22,8 +22,8 @@ from pkcompiler.ops.table import TABLE
 def make_plain(module: fx.GraphModule) -> bool:
     """Whether the graph can be lifted as it is; in-place activations in it have then been replaced by functional ones."""
     calls = [n for n in module.graph.nodes if n.op == "call_function"]
-    swaps = [(n, functional_of(n)) for n in calls if _mutates(n)]
-    if any(target is None for _, target in swaps) or not all(_known(n) for n in calls if not _mutates(n)):
+    swaps = [(n, functional_of(n)) for n in calls if mutates(n)]
+    if any(target is None for _, target in swaps) or not all(_known(n) for n in calls if not mutates(n)):
         return False
     for node, target in swaps:
         node.target = target
@@ -34,7 +34,8 @@ def make_plain(module: fx.GraphModule) -> bool:
     return True
 
 
-def _mutates(node: fx.Node) -> bool:
+def mutates(node: fx.Node) -> bool:
+    """Whether it calls an operator that writes into one of its arguments."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 

@@ -19,9 +19,11 @@ from torch.export import ExportedProgram, exported_program
 from torch.export.graph_signature import ExportGraphSignature
 from torch.fx import traceback
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import _disable_current_modes
 
 from pkcompiler.frontend.plain import mutates
 from pkcompiler.ops.decompose import REWRITES, decompositions
+from pkcompiler.ops.table import TABLE
 
 Table = dict[Any, Callable[..., Any]]
 
@@ -57,14 +59,14 @@ def _traced_again(module: fx.GraphModule) -> fx.GraphModule:
     values = [node.meta["val"] for node in before]
     mode = detect_fake_mode(values)
     assert mode is not None
-    whole, rest = _tables()
+    whole, rest = _tables(frozenset(TABLE))
 
     def run(*inputs: Any) -> Any:
         with traceback.preserve_node_meta():
             return fx.Interpreter(module).run(*inputs, enable_io_processing=False)
 
     override = exported_program._override_composite_implicit_decomp(whole)
-    with mode, torch.no_grad(), override, enable_python_dispatcher(), traceback.preserve_node_meta():
+    with _disable_current_modes(), mode, torch.no_grad(), override, enable_python_dispatcher(), traceback.preserve_node_meta():
         made = make_fx(run, decomposition_table=rest, _allow_non_fake_inputs=True)(*values)
     made.graph.eliminate_dead_code()
     for old, new in zip(before, made.graph.find_nodes(op="placeholder"), strict=True):
@@ -75,9 +77,9 @@ def _traced_again(module: fx.GraphModule) -> fx.GraphModule:
 
 
 @cache
-def _tables() -> tuple[Table, ...]:
-    """Two tables: of operators that torch composes of others those that are read whole or rewritten (it composes the rest as ever),
-    and the decompositions of all others."""
+def _tables(entries: frozenset[str]) -> tuple[Table, ...]:
+    """Two tables, while these operators have entries: of the operators that torch composes of others, those that are read whole or
+    rewritten here (it composes the rest as ever); and the decompositions of all others."""
     whole, rest = exported_program._split_decomp_table_to_cia_and_python_decomp(dict(decompositions()))
     own = {op: how for op, how in whole.items() if op in REWRITES or how is _special_op_to_preserve_cia}
     return own, rest

@@ -101,6 +101,8 @@ def plain(value: Any, kind: Any) -> Any:
         if type(value) in NUMBERS and fits(value, kind):
             return value
         return next((found for part in inner if fits(found := plain(value, part), part)), value)
+    if origin is Literal:
+        return value
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
         numbers = {k: v if isinstance(v, Fraction) else plain(v, inner[1]) for k, v in value.items()}  # closed forms are exact
         return value if all(numbers[k] is v for k, v in value.items()) else numbers

@@ -22,18 +22,19 @@ def close(one: Tensor, other: Tensor, part: float = 1e-12) -> bool:
     return one.shape == other.shape and bool(((one - other).abs() <= part * max(most, 1e-12)).all())
 
 
-def pair(name: str, density: float, seed: int) -> tuple[nn.Module, pkcompiler.Compact, tuple[Tensor, ...]]:
+def pair(name: str, density: float, seed: int, streams: str = "union") -> tuple[nn.Module, pkcompiler.Compact, tuple[Tensor, ...]]:
     """The masked network, its compact one, and inputs of another batch size than the example's."""
     model, inputs = compact_models.built(name)
     masks = compact_models.masks(model, density, seed)
     more = tuple(torch.cat([x, x[:1].roll(1, -1)]) for x in inputs)
-    return pkcompiler.lower(model, masks, inputs), pkcompiler.compact(model, masks, inputs), more
+    return pkcompiler.lower(model, masks, inputs), pkcompiler.compact(model, masks, inputs, streams=streams), more
 
 
+@pytest.mark.parametrize("streams", ["union", "indexed"])
 @pytest.mark.parametrize("density", [0.7, 0.15])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_function_its_gradients_and_statistics_are_the_masked_networks(name: str, density: float) -> None:
-    masked, found, inputs = pair(name, density, seed=1)
+def test_the_function_its_gradients_and_statistics_are_the_masked_networks(name: str, density: float, streams: str) -> None:
+    masked, found, inputs = pair(name, density, seed=1, streams=streams)
     if density < 0.5:
         assert sum(p.numel() for p in found.module.parameters()) < sum(p.numel() for p in masked.parameters())
     assert close(masked.eval()(*inputs), found.module.eval()(*inputs))
@@ -51,6 +52,18 @@ def test_the_function_its_gradients_and_statistics_are_the_masked_networks(name:
     for key, buffer in found.module.named_buffers():
         if "running" in key:
             assert close(found.cuts[key].take(buffers[key]), buffer), key
+
+
+@pytest.mark.parametrize("name", ["residual", "up", "gpt"])
+def test_streams_that_are_indexed_are_no_larger(name: str) -> None:
+    sizes = [sum(p.numel() for p in pair(name, 0.15, seed=1, streams=s)[1].module.parameters()) for s in ("indexed", "union")]
+    assert sizes[0] <= sizes[1]
+
+
+def test_streams_of_another_kind_are_refused() -> None:
+    model, inputs = compact_models.built("residual")
+    with pytest.raises(PkcError, match="PKC211"):
+        pkcompiler.compact(model, {}, inputs, streams="joined")
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])

@@ -94,7 +94,7 @@ def number(value: float, dtype: torch.dtype) -> Term:
 
 
 def combine(left: Term, right: Term, function: Callable[..., Tensor], exponent: int) -> Term:
-    """An operation on two terms of equal axes, or one of them a number."""
+    """An operation on two terms of equal axes, or one of them a number. ``function`` takes ``out``: what is owned is reused."""
     axes = left.axes | right.axes
     if isinstance(left.value, Tensor) and isinstance(right.value, Tensor):
         return Term(axes, function(left.value, right.value), exponent)

@@ -142,8 +142,10 @@ class KindChecker:
         self.error("PKC103", f"unknown function '{call.function}'", span, "not a function", note)
 
     def _arguments_only(self, call: Call) -> Facts:
-        for arg in call.args:
-            self.facts(arg)
+        literals = FUNCTIONS[call.function].literals if call.function in FUNCTIONS else ()
+        for i, arg in enumerate(call.args):
+            if i not in literals:
+                self.facts(arg)
         return UNKNOWN
 
     def _shape(self, call: Call, function: Function) -> bool:

@@ -71,7 +71,8 @@ COMPUTED = ("edge", "input", "output", "number", "weights", "samples")
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument with a name. ``kind``: which values it takes."""
+    """An argument with a name. ``kind``: which values it takes; ``required``: said in the reference, and reported where it is
+    missing by the function's own ``facts``. Arguments of one name share the words that they may be."""
 
     name: str
     kind: str
@@ -144,7 +145,7 @@ class Function:
     entrywise: bool = False
     """Entry i of its value is made of entry i of its arguments alone."""
     reads_all: Callable[[Typed], bool] = never
-    """Whether one entry of a call stands on all others."""
+    """Whether one entry of a call stands on those of other parameters (``over = param`` is seen without it)."""
     anew: bool = False
     """It has another value at other weights, and is known there: ``after`` may read it."""
     drawn: bool = False

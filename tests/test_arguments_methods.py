@@ -62,6 +62,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pkcompiler.prune(mlp(), X, "magnitude", density=0.5).save(tmp_path_factory.mktemp("artifacts") / "a")
 
 
+WEIGHTS = [n for n, _ in mlp().named_parameters()]
+EMPTIED = {"0.weight": torch.tensor([[False], [True], [True]]).expand(3, 4), "0.bias": torch.tensor([False, True, True])}
+
+
 def optimizer(model: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.SGD(model.parameters(), lr=0.1)
 
@@ -77,6 +81,7 @@ def subject(name: str, folder: Path) -> Any:
         "Certificate": lambda: pkcompiler.certify(mlp(), X),
         "ClosedForms": lambda: pkcompiler.closed_forms(mlp(), X),
         "ClosedForm": lambda: pkcompiler.closed_forms(mlp(), X).r2,
+        "Compact": lambda: pkcompiler.compact(mlp(), EMPTIED, X),
         "Diagnostic": lambda: pkcompiler.Diagnostic("PKC211", "wrong"),
         "Dynamics": lambda: pkcompiler.dynamics(mlp(), DATA, lr=0.1, steps=1),
         "ExplicitKernel": lambda: pkcompiler.explicit(mlp(), X),
@@ -157,6 +162,13 @@ def arguments(name: str, folder: Path) -> dict[str, Any]:
         "FrozenKernel.matvec": {"u": torch.ones(4)},
         "PathKernel.matmat": {"u": known["u"][:, None]},
         "LossPathKernel.record": {"lr": 0.1},
+        "compact": {"example_inputs": X},
+        "Compact.expand": {"state": subject("Compact", folder).module.state_dict()},
+        "Compact.expand_masks": {"masks": {"0.bias": torch.ones(2, dtype=torch.bool)}},
+        "Compact.expand_optimizer": {"state": optimizer(mlp()).state_dict(), "names": WEIGHTS},
+        "Compact.shrink_optimizer": {"state": optimizer(mlp()).state_dict(), "names": WEIGHTS},
+        "Compact.shrink": {"state": model.state_dict()},
+        "Compact.shrink_masks": {"masks": EMPTIED},
         "Artifact.text": {"name": GRAPH},
         "export": {"path": "mlp.safetensors", "to": "safetensors", "force": True},
         "import_masks": {"module_or_state": {"weight": torch.eye(2)}, "zeros": True},

@@ -243,6 +243,12 @@ def plain() -> nn.Module:
     )
 
 
+def normed() -> nn.Module:
+    """A weight that a hook computes from another, with buffers that its training writes, between layers whose units leave."""
+    layers = (nn.Linear(6, 9), nn.ReLU(), nn.utils.spectral_norm(nn.Linear(9, 9)), nn.ReLU(), nn.Linear(9, 7), nn.ReLU())
+    return nn.Sequential(*layers, nn.Linear(7, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
 MODELS: dict[str, Callable[[], Built]] = {
     "plain": lambda: (plain(), images()),
     "mlp": lambda: (
@@ -261,6 +267,7 @@ MODELS: dict[str, Callable[[], Built]] = {
     "windows": lambda: (Windows(), images()),
     "lstm": lambda: (Recurrent(nn.LSTM), (torch.randn(2, 4, 5, dtype=torch.float64),)),
     "gru": lambda: (Recurrent(nn.GRU), (torch.randn(2, 4, 5, dtype=torch.float64),)),
+    "normed": lambda: (normed(), (torch.randn(2, 6, dtype=torch.float64),)),
     "adapted": lambda: (Adapted(), (torch.randn(2, 8, dtype=torch.float64),)),
 }
 

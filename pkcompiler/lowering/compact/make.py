@@ -14,13 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from pkcompiler.arguments import checked
 from pkcompiler.diagnostics import fail
 from pkcompiler.frontend.capture import capture
+from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.lowering.assemble import Recording, assembled, recording
 from pkcompiler.lowering.compact.cuts import Cut
 from pkcompiler.lowering.compact.follow import Follow, Unfit
 from pkcompiler.lowering.compact.result import Compact, Report
 from pkcompiler.lowering.compact.rules import left_of
-from pkcompiler.lowering.compact.shrink import KNOWN, shrunk
+from pkcompiler.lowering.compact.shrink import is_known, shrunk
 from pkcompiler.lowering.masks import Masks, canonical_names, masks_of, storage_key
 from pkcompiler.lowering.trace import Trace
 from pkcompiler.modes import in_own_modes, keeping_default_device
@@ -64,7 +65,7 @@ def _compact(model: nn.Module, masks: Masks, example_inputs: Any, streams: Strea
     cuts = _by_every_name(found.root, kept.axes)
     args, kwargs = normalise_inputs(example)
     root = _masked(found)
-    small = copy.deepcopy(found.root)
+    small = copied(found.root)
     shrunk(small, cuts)
     put_back: dict[str, int] = {}
     for trace in found.traces:
@@ -82,7 +83,7 @@ def _has_opaque(found: Recording) -> bool:
     """Whether a traced graph calls a module of torch, with tensors of its own, that has no smaller one."""
     called = {str(n.target) for trace in found.traces for n in trace.graph.nodes if n.op == "call_module"}
     modules = [found.root.get_submodule(path) for path in called]
-    return any(type(m) not in KNOWN and any(True for _ in m.parameters()) for m in modules)
+    return any(not is_known(m) and any(True for _ in m.parameters()) for m in modules)
 
 
 def _whole(found: Recording) -> Iterator[str]:
@@ -90,7 +91,7 @@ def _whole(found: Recording) -> Iterator[str]:
     canonical = {**canonical_names(found.root), **{n: n for n, _ in found.root.named_buffers()}}
     for trace in found.traces:
         for node in trace.graph.nodes:
-            if node.op == "call_module" and type(module := found.root.get_submodule(str(node.target))) not in KNOWN:
+            if node.op == "call_module" and not is_known(module := found.root.get_submodule(str(node.target))):
                 for name, _ in (*module.named_parameters(), *module.named_buffers()):
                     yield canonical.get(f"{node.target}.{name}", f"{node.target}.{name}")
         yield from trace.buffers.written
@@ -109,7 +110,7 @@ def _members(root: nn.Module) -> list[tuple[str, Tensor]]:
 
 def _masked(found: Recording) -> nn.Module:
     """A copy with masked weights, in evaluation mode."""
-    root = copy.deepcopy(found.root).eval()
+    root = copied(found.root).eval()
     with torch.no_grad():
         for name, mask in found.masks.items():
             weight = root.get_parameter(name)
@@ -122,6 +123,7 @@ def _followed(trace: Trace, root: nn.Module, small: nn.Module, cuts: Mapping[str
     """Rewrite a graph for the smaller tree; where zeros are put back, and how many."""
     before = small.training
     follow = Follow(trace.graph, root, small.eval(), cuts=cuts, held=trace.source, rule=left_of)
+    buffers = [(b, b.clone()) for network in (root, small) for b in network.buffers()]
     try:
         follow.run(iter(_inputs_of(trace, *call)))
     except Unfit as reason:
@@ -130,6 +132,8 @@ def _followed(trace: Trace, root: nn.Module, small: nn.Module, cuts: Mapping[str
         ) from reason
     finally:
         small.train(before)
+        for buffer, value in buffers:  # a graph of training mode writes to them
+            buffer.copy_(value)
     for node in reversed(list(trace.graph.nodes)):
         if not node.users and (node.op == "get_attr" or (node.op, node.target) == ("call_method", "size")):
             trace.graph.erase_node(node)
@@ -139,7 +143,7 @@ def _followed(trace: Trace, root: nn.Module, small: nn.Module, cuts: Mapping[str
 def _inputs_of(trace: Trace, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """The value of every placeholder, in order: the graph's own start, run alone."""
     start = fx.Graph()
-    start._codegen = copy.deepcopy(trace.graph._codegen)
+    start._codegen = copy.copy(trace.graph._codegen)
     if hasattr(start._codegen, "pytree_info"):
         start._codegen.pytree_info = start._codegen.pytree_info._replace(out_spec=None)
     made: dict[fx.Node, fx.Node] = {}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pkcompiler.arguments import methods_checked
 from pkcompiler.diagnostics import fail, first_few
 from pkcompiler.lowering.compact.cuts import Cut
 from pkcompiler.lowering.modules import Lowered, ModePair
+from pkcompiler.modes import methods_in_own_modes
 
 Kept = tuple[Tensor | None, ...]
 
@@ -40,7 +42,9 @@ def _units(count: int) -> str:
     return "unit stays" if count == 1 else "units stay"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@methods_checked
+@methods_in_own_modes
+@dataclass(frozen=True, eq=False)
 class Compact:
     """A smaller network with the function of a masked one.
 
@@ -93,7 +97,7 @@ class Compact:
         """Masks in compact shapes in the dense model's; what is gone is dropped."""
         return self.expand(masks)
 
-    def shrink_optimizer(self, state: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    def shrink_optimizer(self, state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         """The ``state_dict`` of an optimizer over the dense model's parameters, for one over the compact network's.
 
         :param names: of the parameters in the order in which the optimizer has them
@@ -102,7 +106,7 @@ class Compact:
         return self._optimizer(state, names, lambda cut, tensor, _: cut.take(tensor).clone(), "shape", None)
 
     def expand_optimizer(
-        self, state: Mapping[str, Any], names: Iterable[str], base: Mapping[str, Any] | None = None
+        self, state: Mapping[str, Any], names: Sequence[str], base: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
         """The ``state_dict`` of an optimizer over the compact network's parameters, for one over the dense model's.
 
@@ -115,7 +119,9 @@ class Compact:
 
         return self._optimizer(state, names, put, "sizes", base)
 
-    def _optimizer(self, state: Mapping[str, Any], names: Iterable[str], change: Any, own: str, base: Any) -> dict[str, Any]:
+    def _optimizer(self, state: Mapping[str, Any], names: Sequence[str], change: Any, own: str, base: Any) -> dict[str, Any]:
+        for given in (state, *([] if base is None else [base])):
+            _refuse_other(given)
         order = [p for group in state["param_groups"] for p in group["params"]]
         listed = list(names)
         if len(listed) != len(order):
@@ -154,6 +160,14 @@ class Compact:
         if tuple(tensor.shape) != getattr(cut, own):
             raise _misfit(name, tensor, getattr(cut, own))
         return cut
+
+
+def _refuse_other(state: Mapping[str, Any]) -> None:
+    """Raise ``PKC282`` for what no optimizer of torch's gives."""
+    groups, entries = state.get("param_groups"), state.get("state")
+    grouped = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)
+    if not grouped or not isinstance(entries, dict) or not all(isinstance(e, dict) for e in entries.values()):
+        raise fail("PKC282", "this is no state of an optimizer: no 'param_groups', or no 'state'", "give optimizer.state_dict()")
 
 
 def _misfit(name: str, tensor: Tensor, shape: tuple[int, ...]) -> Exception:

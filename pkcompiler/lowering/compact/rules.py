@@ -18,10 +18,10 @@ from pkcompiler.lowering.compact.shrink import (
     BATCH_NORMS,
     CONVOLUTIONS,
     INSTANCE_NORMS,
-    KNOWN,
     TRANSPOSED,
     WHOLE_NORMS,
     channels,
+    is_known,
 )
 
 Place = tuple[fx.Node, int]
@@ -31,7 +31,7 @@ Place = tuple[fx.Node, int]
 def left_of(follow: Follow, node: fx.Node, seen: Sequence[Any]) -> Any:
     """What is left of the result of ``node``, which is rewritten where it must be. ``seen``: the ATen operators that ran."""
     module = follow.root.get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
-    if type(module) in KNOWN:
+    if is_known(module):
         return _module(Step(follow, node), module)
     operands = follow.tensors(node)
     if not cuts_in([follow.cut[given] for given in node.all_input_nodes]):

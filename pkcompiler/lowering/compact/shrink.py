@@ -20,6 +20,12 @@ KNOWN = frozenset(
 )
 """Exact classes that have tensors and can be cut."""
 
+
+def is_known(module: nn.Module) -> bool:
+    """Whether a module can be cut: of one of these classes, with a weight of its own (none that ``weight_norm`` computes)."""
+    return type(module) in KNOWN and "weight" in module._parameters
+
+
 Cuts = Mapping[str, Cut]
 """By the name of a parameter or buffer, every name of a tied one."""
 
@@ -37,7 +43,7 @@ def shrunk(root: nn.Module, cuts: Cuts) -> None:
             continue
         for leaf, cut in own.items():
             _replace(module, leaf, cut, made)
-        if type(module) in KNOWN:
+        if is_known(module):
             _resize(module, own)
 
 

@@ -25,7 +25,10 @@ from pkcompiler.frontend.faithful import faithful_copy
 from pkcompiler.ir.graphs import maps_of
 from pkcompiler.ir.maps import Gate
 from pkcompiler.ir.types import PathGraph
+from pkcompiler.lowering.compact.make import compact
+from pkcompiler.lowering.compact.result import Compact
 from pkcompiler.modes import in_own_modes, methods_in_own_modes
+from pkcompiler.structure.kept import Streams
 
 __all__ = ["Artifact", "load"]
 
@@ -127,6 +130,15 @@ class Artifact:
             twin = copied_unseen(model) if example_inputs is None else faithful_copy(model, example_inputs)
             return lower(self.restore(twin), self, example_inputs)
         return lower(model, self, example_inputs)
+
+    def compact(self, model: nn.Module, example_inputs: Any, *, streams: Streams = "union", weights: bool = True) -> Compact:
+        """The masked ``model``, which is not changed, as a smaller network (see :func:`pkcompiler.compact`).
+
+        ``weights``: start from the weights that were scored (False: from those of ``model``). Raises ``PKC629`` where the model is
+        another one, and what :func:`pkcompiler.compact` raises.
+        """
+        twin = self.restore(faithful_copy(model, example_inputs)) if weights else model
+        return compact(twin, self, example_inputs, streams=streams)
 
     def apply(self, model: nn.Module, *, weights: bool = True) -> nn.Module:
         """Load the weights that were scored into ``model`` (unless ``weights`` is False) and keep its pruned ones at zero.

@@ -180,6 +180,9 @@ def test_lower_and_apply_start_from_the_scored_weights(saved: Path) -> None:
             expected.get_parameter(name).mul_(mask)
     lowered = artifact.lower(other)
     assert torch.equal(lowered.eval()(X), expected(X))
+    small = artifact.compact(other, X)
+    assert torch.allclose(small.module.eval()(X), expected(X), rtol=1e-5, atol=1e-6)
+    assert small.report.parameters[0] >= small.report.parameters[1]
     assert all(torch.equal(t, before[n]) for n, t in other.state_dict().items())
     assert torch.equal(artifact.apply(other)(X), expected(X))
 
@@ -195,6 +198,8 @@ def test_another_model_is_refused(saved: Path) -> None:
     for refused in (pkcompiler.load(saved).lower, pkcompiler.load(saved).apply):
         with pytest.raises(pkcompiler.PkcError, match="PKC629"):
             refused(nn.Linear(2, 2))
+    with pytest.raises(pkcompiler.PkcError, match="PKC629"):
+        pkcompiler.load(saved).compact(nn.Linear(2, 2), torch.ones(1, 2))
 
 
 def test_the_readme_works_without_this_package(saved: Path) -> None:

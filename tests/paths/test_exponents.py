@@ -14,7 +14,7 @@ from pkcompiler.diagnostics import PkcError
 from pkcompiler.measured import in_tens, shown_float
 from pkcompiler.paths.functional import total
 from pkcompiler.paths.scaled import Scaled, times_power
-from pkcompiler.scoring.terms import NUMBER, Term, binary
+from pkcompiler.scoring.terms import NUMBER, OPERATORS, Term
 
 HUGE = 4 * 10**16
 ONE = torch.ones((), dtype=torch.float64)
@@ -67,10 +67,10 @@ def test_pieces_of_data_are_added_at_the_largest_exponent_that_is_alive() -> Non
 
 def test_expressions_carry_exponents_exactly() -> None:
     odd = Term(NUMBER, ONE, 2 * HUGE + 1)
-    half = binary("^", odd, Term(NUMBER, 0.5 * ONE))
+    half = OPERATORS["^"](odd, Term(NUMBER, 0.5 * ONE))
     assert half.exponent == HUGE and float(half.tensor) == pytest.approx(math.sqrt(2))
-    assert binary("^", odd, Term(NUMBER, 3 * ONE)).exponent == 3 * (2 * HUGE + 1)
-    nothing = binary("+", Term(NUMBER, 0 * ONE, HUGE), Term(NUMBER, ONE, 3))
+    assert OPERATORS["^"](odd, Term(NUMBER, 3 * ONE)).exponent == 3 * (2 * HUGE + 1)
+    nothing = OPERATORS["+"](Term(NUMBER, 0 * ONE, HUGE), Term(NUMBER, ONE, 3))
     assert (float(nothing.tensor), nothing.exponent) == (1.0, 3)
 
 

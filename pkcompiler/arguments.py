@@ -95,8 +95,6 @@ def plain(value: Any, kind: Any) -> Any:
     of a dict are theirs in their order. Anything else is returned as it is.
     """
     origin, inner = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return value
     if origin in (Union, UnionType):
         if type(value) in NUMBERS and fits(value, kind):
             return value

@@ -8,12 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
+from torch.export import ExportedProgram
+from torch.utils._pytree import tree_flatten_with_path
 
 from pkcompiler.diagnostics import fail
 from pkcompiler.exporting.content import as_target
 from pkcompiler.frontend.export import evaluating, quiet_tracing
+from pkcompiler.lowering.batch import batch_of, free_batch, without_one
 from pkcompiler.lowering.modules import ModePair
 
 
@@ -37,7 +38,7 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     for free in (True, False):
         try:
             with evaluating(entry), quiet_tracing(), torch.no_grad():
-                program = _exported(entry, *_example(args, kwargs, batch if free else None), free)
+                program = _exported(entry, *(without_one(args, kwargs) if free else (args, dict(kwargs))), free)
         except Exception as error:
             failure = error
             continue
@@ -52,29 +53,8 @@ def record(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
     )
 
 
-def batch_of(inputs: Any) -> int | None:
-    """Dimension 0 of the first input that has one."""
-    return next((leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), None)
-
-
-def is_batched(leaf: object, batch: int | None) -> bool:
-    """Whether a value is a tensor with a row for each sample."""
-    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
-
-
-def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any], batch: int | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The inputs with two rows in place of one, which torch would take for a constant."""
-    if batch != 1:
-        return args, dict(kwargs)
-    return tree_map(lambda x: torch.cat([x, x]) if is_batched(x, 1) else x, (args, dict(kwargs)))
-
-
 def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], free: bool) -> ExportedProgram:
-    shapes, batch = ShapesCollection(), batch_of((args, kwargs))
-    for leaf in tree_leaves((args, kwargs)) if free else []:
-        if is_batched(leaf, batch):
-            shapes[leaf] = {0: Dim.AUTO}
-    given = shapes.dynamic_shapes(model, args, kwargs) if free else None
+    given = free_batch(model, args, kwargs) if free else None
     with torch.random.fork_rng(devices=[]):
         return torch.export.export(model, args, kwargs, dynamic_shapes=given, strict=False)
 

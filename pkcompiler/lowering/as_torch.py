@@ -25,14 +25,14 @@ def prune_as_torch(module: nn.Module, masks: Mapping[str, Tensor]) -> nn.Module:
 
 def _uncalled(module: nn.Module, masks: Mapping[str, Tensor]) -> list[Diagnostic]:
     """The output projections of torch's own attention, whose weights it reads without calling them."""
-    read = [f"{path}.out_proj." if path else "out_proj." for path, part in module.named_modules() if _is_attention(part)]
+    read = [
+        f"{path}.out_proj." if path else "out_proj."
+        for path, part in module.named_modules()
+        if isinstance(part, nn.MultiheadAttention)
+    ]
     wrong = [name for name in masks if name.startswith(tuple(read))]
     note = "mask it without layout='torch', which does not depend on calls"
     return [
         Diagnostic("PKC474", f"parameter {name!r} is read by its attention, which never calls its module", notes=(note,))
         for name in wrong
     ]
-
-
-def _is_attention(part: nn.Module) -> bool:
-    return isinstance(part, nn.MultiheadAttention)

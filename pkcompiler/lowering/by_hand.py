@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from pkcompiler.frontend.faithful import left_alone
-from pkcompiler.lowering.call import fetch, in_place
+from pkcompiler.lowering.call import call_node, fetch, in_place
 from pkcompiler.lowering.masks import of_all_names
 from pkcompiler.lowering.placed import has_memory, is_placed
 from pkcompiler.lowering.reached import names_read
@@ -119,12 +119,4 @@ def _member(node: fx.Node, source: nn.Module, masks: Mapping[str, Tensor]) -> Pa
 
 
 def _run(node: fx.Node, source: nn.Module, values: Mapping[fx.Node, Pair]) -> Pair:
-    def run(side: int) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n][side])
-        if node.op == "call_module":
-            return fetch(source, str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
-
-    return run(0), run(1)
+    return call_node(node, source, lambda n: values[n][0]), call_node(node, source, lambda n: values[n][1])

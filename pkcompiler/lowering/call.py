@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from pkcompiler.diagnostics import PkcError, fail
@@ -99,3 +99,19 @@ def _fits(want: Sequence[int | str], shape: Sequence[int], sizes: dict[str, int]
 
 def _text(shape: Sequence[int | str]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def call_node(node: fx.Node, root: nn.Module, values: Callable[[fx.Node], Any]) -> Any:
+    """What a node that calls something computes, of other values of its operands, in the modules of another tree."""
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), values)
+    return called(node, root, args, kwargs)
+
+
+def called(node: fx.Node, root: nn.Module, args: Any, kwargs: Any) -> Any:
+    """The same, of these arguments."""
+    target: Any = node.target
+    if node.op == "call_module":
+        return fetch(root, target)(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)

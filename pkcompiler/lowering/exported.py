@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._export.verifier import SpecViolationError
-from torch.export import Dim, ShapesCollection
-from torch.utils._pytree import tree_leaves, tree_map
 
 from pkcompiler.diagnostics import PkcError, fail
 from pkcompiler.frontend.export import quiet_tracing
+from pkcompiler.lowering.batch import free_batch, without_one
 from pkcompiler.lowering.buffers import Buffers, store_buffers, stored_by_export
 from pkcompiler.lowering.call import Shapes, check_shapes
 from pkcompiler.lowering.mutations import refuse_changes, state_of
@@ -29,7 +28,7 @@ def export_modes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, A
     :raises PkcError: PKC273 when export fails.
     """
     for dynamic in (True, False):
-        example = _example(args, kwargs, dynamic)
+        example = without_one(args, kwargs) if dynamic else (args, dict(kwargs))
         try:
             evaluation, training = (_export(scratch_copy(model).train(mode), *example, dynamic) for mode in (False, True))
         except PkcError:
@@ -60,29 +59,8 @@ def _failure(model: nn.Module, error: Exception) -> PkcError:
     return fail("PKC273", f"{type(model).__name__} can be neither traced nor exported: {reason}", keep)
 
 
-def _example(args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The example, repeated to a batch of two where the batch is one, which export would take for a constant."""
-    batch = _batch((args, kwargs))
-    if not dynamic or batch != 1:
-        return args, dict(kwargs)
-    return tree_map(lambda x: torch.cat([x, x]) if _is_batched(x, 1) else x, (args, dict(kwargs)))
-
-
-def _batch(inputs: Any) -> int | None:
-    return next((leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.dim()), None)
-
-
-def _is_batched(leaf: object, batch: int | None) -> bool:
-    return isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == batch
-
-
 def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic: bool) -> fx.GraphModule:
-    shapes = ShapesCollection()
-    batch = _batch((args, kwargs))
-    for leaf in tree_leaves((args, kwargs)) if dynamic else []:
-        if _is_batched(leaf, batch):
-            shapes[leaf] = {0: Dim.AUTO}
-    specification = shapes.dynamic_shapes(model, args, kwargs) if dynamic else None
+    specification = free_batch(model, args, kwargs) if dynamic else None
     state = state_of(model)
     with quiet_tracing(), torch.random.fork_rng(devices=[]):
         before = random.getstate()

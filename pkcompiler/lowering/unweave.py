@@ -6,6 +6,7 @@ What masks drop is stored in the parameters, so that the function stays the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -88,12 +89,13 @@ def _call_module(network: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _again(network: fx.GraphModule, node: fx.Node) -> tuple[str, tuple, dict] | None:
-    module, weights, args, kwargs = node.args
+    given: Any = node.args
+    module, weights, args, kwargs = given
     assert isinstance(module, fx.Node) and isinstance(weights, dict)
     path = str(module.target)
     own = network.get_submodule(path)
     if all(isinstance(w, fx.Node) and fetch(network, str(w.target)) is fetch(own, leaf) for leaf, w in weights.items()):
-        return path, tuple(args), dict(kwargs)  # type: ignore[arg-type]
+        return path, tuple(args), dict(kwargs)
     return None
 
 

@@ -60,6 +60,16 @@ def test_streams_that_are_indexed_are_no_larger(name: str) -> None:
     assert sizes[0] <= sizes[1]
 
 
+@pytest.mark.parametrize("gate", [nn.Hardswish, nn.LogSigmoid, nn.RReLU, nn.GELU])
+def test_what_computes_entry_by_entry_needs_no_zeros(gate: type[nn.Module]) -> None:
+    """Torch does not tag all of them as pointwise."""
+    model = nn.Sequential(nn.Linear(4, 12, bias=False), gate(), nn.Linear(12, 12, bias=False), gate(), nn.Linear(12, 3)).double()
+    masks = {name: torch.ones_like(p).bool() for name, p in model.named_parameters()}
+    masks["0.weight"][:6], masks["4.weight"][:, 3:9] = False, False
+    found = pkcompiler.compact(model, masks, torch.randn(2, 4, dtype=torch.float64))
+    assert found.report.put_back == () and found.gone.keys() >= {"2.weight", "4.weight"}
+
+
 def test_streams_of_another_kind_are_refused() -> None:
     model, inputs = compact_models.built("residual")
     with pytest.raises(PkcError, match="PKC211"):

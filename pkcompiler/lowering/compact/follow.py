@@ -15,8 +15,9 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pkcompiler.lowering.call import fetch
+from pkcompiler.lowering.call import call_node, fetch
 from pkcompiler.lowering.compact.cuts import Cut, positions, same
+from pkcompiler.ops import gates
 
 Settled = int | float | bool | None
 Rule = Callable[["Follow", fx.Node, Sequence[Any]], Any]
@@ -39,14 +40,17 @@ class Recorder(TorchDispatchMode):
 
 
 UNMOVED = frozenset(
-    {"_to_copy", "clone", "detach", "alias", "native_dropout", "bernoulli_", "empty_like", "lift_fresh", "copy_", "fill_"}
+    (
+        *("_to_copy", "clone", "detach", "alias", "native_dropout", "bernoulli_", "empty_like", "lift_fresh", "copy_", "fill_"),
+        *("log_sigmoid_forward", "rrelu_with_noise"),
+    )
 )
-"""Operators that treat every entry alike, beside those that torch tags as pointwise."""
+"""Operators that treat every entry alike, beside those that are pointwise."""
 
 
 def is_pointwise(seen: Sequence[Any]) -> bool:
     """Whether all that ran computes each entry from those at its place."""
-    return bool(seen) and all(torch.Tag.pointwise in op.tags or op._opname in UNMOVED for op in seen)
+    return bool(seen) and all(gates.is_pointwise(op) or op._opname in UNMOVED for op in seen)
 
 
 class Follow:
@@ -95,9 +99,9 @@ class Follow:
                     self.operand(node, given, whole_of(self.cut[given]))
             case _:
                 with Recorder() as recorder:
-                    self.dense[node] = self.call(node, self.root, self.dense)
+                    self.dense[node] = call_node(node, self.root, self.dense.__getitem__)
                 self.cut[node] = self.rule(self, node, recorder.seen)
-                self.part[node] = self.call(node, self.tree, self.part)
+                self.part[node] = call_node(node, self.tree, self.part.__getitem__)
                 self.check(node)
 
     def know(self, node: fx.Node, value: Any) -> None:
@@ -114,16 +118,6 @@ class Follow:
         self.dense[node], self.part[node] = fetch(self.root, name), fetch(self.tree, name)
         self.cut[node] = self.cuts.get(name) or Cut.whole(self.dense[node].shape)
         return None
-
-    def call(self, node: fx.Node, tree: nn.Module, values: Mapping[fx.Node, Any]) -> Any:
-        """What a node computes of other values."""
-        args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-        if node.op == "call_module":
-            return tree.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        function: Callable[..., Any] = node.target  # type: ignore[assignment]
-        return function(*args, **kwargs)
 
     def check(self, node: fx.Node) -> None:
         """Raise :class:`Unfit` where what is left has not the sizes that the rule says."""
@@ -180,7 +174,7 @@ class Follow:
         with self.graph.inserting_before(before):
             node = self.graph.call_function(function, args)
         self.part[args[0]] = value
-        self.part[node] = self.call(node, self.tree, self.part)
+        self.part[node] = call_node(node, self.tree, self.part.__getitem__)
         return node, self.part[node]
 
     def constant(self, places: Tensor) -> fx.Node:

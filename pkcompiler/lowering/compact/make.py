@@ -17,6 +17,7 @@ from pkcompiler.frontend.capture import capture
 from pkcompiler.frontend.copies import copied
 from pkcompiler.frontend.export import normalise_inputs
 from pkcompiler.lowering.assemble import Recording, assembled, recording
+from pkcompiler.lowering.batch import batch_of
 from pkcompiler.lowering.compact.cuts import Cut
 from pkcompiler.lowering.compact.follow import Follow, Unfit
 from pkcompiler.lowering.compact.result import Compact, Report
@@ -60,7 +61,8 @@ def _compact(model: nn.Module, masks: Masks, example_inputs: Any, streams: Strea
     if found.call is None and _has_opaque(found):
         found = recording(model, masks, example, export=True)
     captured = capture(found.root, example)
-    given = {n: m for n, m in found.masks.items() if any(slot.name == n for slot in captured.graph.slots)}
+    slots = {slot.name for slot in captured.graph.slots}
+    given = {n: m for n, m in found.masks.items() if n in slots}
     kept = kept_units(captured.graph, captured.tensors, given, captured.watched, streams=streams, whole=frozenset(_whole(found)))
     cuts = _by_every_name(found.root, kept.axes)
     args, kwargs = normalise_inputs(example)
@@ -157,7 +159,7 @@ def _checked(root: nn.Module, module: nn.Module, args: Any, kwargs: Any, batched
     free at twice its batch, and must agree."""
     before = module.training
     module.eval()
-    batch = next((t.shape[0] for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim()), 1)
+    batch = batch_of((args, kwargs)) or 1
     calls = [(args, kwargs)]
     if batched:
         calls.append(pytree.tree_map(lambda t: torch.cat([t, t]) if isinstance(t, Tensor) and t.dim() else t, (args, kwargs)))

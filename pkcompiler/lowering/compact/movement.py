@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from pkcompiler.lowering.call import called
 from pkcompiler.lowering.compact.cuts import Cut, cut_of, union
 from pkcompiler.lowering.compact.follow import Follow, cuts_in, whole_like
 
@@ -121,12 +122,7 @@ class Proof:
         elif "pad" in str(node.target) and len(args) > 2:
             place = 2 if isinstance(node.target, torch._ops.OpOverload) and node.target._opname == "constant_pad_nd" else 3
             args = (*args[:place], *(0 for _ in args[place : place + 1]), *args[place + 1 :])
-        if node.op == "call_module":
-            return self.follow.root.get_submodule(str(node.target))(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        function: Callable[..., Any] = node.target  # type: ignore[assignment]
-        return function(*args, **kwargs)
+        return called(node, self.follow.root, args, kwargs)
 
 
 def _floats(value: Any) -> bool:
@@ -220,7 +216,7 @@ def _bounds(node: fx.Node, name: str, own: Cut) -> tuple[Any, ...] | None:
     size = own.shape[dim]
     match name, rest:
         case "slice", _:
-            index: Any = slice(*[*rest, None, None, 1][: max(2, len(rest))])
+            index: Any = slice(*(*rest, None, None, None)[:3])
         case "narrow", [start, length]:
             index = slice(start, start + length)
         case _, [place]:

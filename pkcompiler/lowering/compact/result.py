@@ -121,7 +121,7 @@ class Compact:
 
     def _optimizer(self, state: Mapping[str, Any], names: Sequence[str], change: Any, own: str, base: Any) -> dict[str, Any]:
         for given in (state, *([] if base is None else [base])):
-            _refuse_other(given)
+            _refuse_stateless(given)
         order = [p for group in state["param_groups"] for p in group["params"]]
         listed = list(names)
         if len(listed) != len(order):
@@ -162,7 +162,7 @@ class Compact:
         return cut
 
 
-def _refuse_other(state: Mapping[str, Any]) -> None:
+def _refuse_stateless(state: Mapping[str, Any]) -> None:
     """Raise ``PKC282`` for what no optimizer of torch's gives."""
     groups, entries = state.get("param_groups"), state.get("state")
     grouped = isinstance(groups, list) and all(isinstance(g, dict) and isinstance(g.get("params"), list) for g in groups)

@@ -147,11 +147,8 @@ class Step:
         dense = self.follow.dense[self.node]
         if isinstance(dense, Tensor):
             return Cut.of(dense.shape, kept)
-        return (
-            type(dense)(Cut.of(t.shape, kept) for t in dense)
-            if type(dense) in (tuple, list)
-            else tuple(Cut.of(t.shape, kept) for t in dense)
-        )
+        cuts = [Cut.of(t.shape, kept) for t in dense]
+        return cuts if isinstance(dense, list) else tuple(cuts)
 
     def like(self, given: fx.Node) -> Any:
         """The result has the dimensions of an operand."""
